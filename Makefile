@@ -1,0 +1,43 @@
+# Two cores and no GPU are enough for every target. Everything is installed into .venv from constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DATA := data/demo
+DEMO_HANDS := 3000
+
+.PHONY: demo test lint format clean
+
+$(VENV)/installed: setup.py constraints.txt
+	@echo "== installing into $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[train,dev]"
+	@touch $@
+
+$(DEMO_DATA)/training_xyz.json: | $(VENV)/installed
+	@echo "== drawing $(DEMO_HANDS) synthetic hands, four pictures each"
+	$(BIN)/python pipelines/synthetic.py freihand --out $(DEMO_DATA) --count $(DEMO_HANDS) --seed 0 --overwrite
+
+# Draw hands, train on them, show what was reached on hands the network has not seen.
+demo: $(VENV)/installed $(DEMO_DATA)/training_xyz.json
+	@echo "== training"
+	$(BIN)/torchrun --standalone --nproc-per-node 1 hgfast/train.py --config configs/demo.yaml --data $(DEMO_DATA) --overwrite
+	@echo "== evaluating on hands that were held out"
+	@$(BIN)/python hgfast/evaluate.py exp/demo/checkpoint.pt --data $(DEMO_DATA) --split test --baselines \
+		--json exp/demo/result.json --sheet exp/demo/predictions.jpg
+	@echo "checkpoint: exp/demo/checkpoint.pt"
+
+test: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) $(DEMO_DATA) exp/demo

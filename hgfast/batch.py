@@ -1,0 +1,25 @@
+"""What every loader yields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a batch of `total` samples, on the device.
+
+    images: (n, 3, S, S) float32, normalised, channels_last. keypoints: (n, K, 2) float32 input pixels.
+    labelled: (n, K) bool. On the host: index (n,) rows of Samples, input_from_source (n, 3, 3) float64.
+    """
+
+    images: Tensor
+    keypoints: Tensor
+    labelled: Tensor
+    index: NDArray[np.int64]
+    input_from_source: NDArray[np.float64]
+    total: int

@@ -1,0 +1,165 @@
+"""The typed configuration of a training run: what a YAML file or the command line may set.
+
+Every field is a flag (`--train.lr 3e-4`) and a YAML key; the string under a field is its help.
+What may enter: dataclasses of plain values with defaults. How they are parsed is in `hgfast.cli`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from hgfast.errors import HgfastError
+from hgfast.model import Architecture, architecture
+
+
+@dataclass
+class ModelConfig:
+    preset: str = "hg2"
+    """hg1, hg2, hg8, small (a two-core CPU trains it in minutes) or tiny (for tests)"""
+    stacks: int | None = None
+    """number of hourglasses; none: the preset's"""
+    features: int | None = None
+    """channels in the hourglasses; none: the preset's"""
+    depth: int | None = None
+    """halvings inside an hourglass; none: the preset's"""
+    input_size: int | None = None
+    """side of the network's square input in pixels; none: the preset's"""
+
+    def architecture(self) -> Architecture:
+        return architecture(**asdict(self))
+
+
+@dataclass
+class AugmentConfig:
+    rotation: float = 30.0
+    """degrees, uniform in plus or minus this"""
+    scale_min: float = 0.75
+    """smallest size of the content, uniform up to scale_max"""
+    scale_max: float = 1.25
+    """largest size of the content"""
+    shift: float = 0.05
+    """share of the crop's side, uniform in plus or minus this, along x and along y"""
+    flip: float = 0.0
+    """probability of mirroring; 0 for hands, where it makes a left hand of a right one"""
+    brightness: float = 0.2
+    """factor uniform in 1 plus or minus this"""
+    contrast: float = 0.2
+    """factor uniform in 1 plus or minus this"""
+    saturation: float = 0.2
+    """factor uniform in 1 plus or minus this"""
+    hue: float = 10.0
+    """degrees around the grey axis, uniform in plus or minus this"""
+
+
+@dataclass
+class LossConfig:
+    name: Literal["cross_entropy", "mse"] = "cross_entropy"
+    """spatial cross-entropy on logits, or squared error on Gaussian maps as in the seed"""
+    sigma: float = 1.0
+    """standard deviation of the target Gaussians, heatmap cells"""
+    unlabelled: Literal["ignore", "zero"] = "ignore"
+    """joints without a label: leave them out, or (mse) train towards an empty map as the seed does"""
+
+
+@dataclass
+class TrainConfig:
+    epochs: int = 100
+    """passes over the training split"""
+    max_iters: float | None = None
+    """end after this many thousand steps instead (the seed's unit)"""
+    lr: float = 1e-3
+    """peak learning rate, stated for the whole job"""
+    warmup: float = 0.05
+    """share of all steps in which the rate rises linearly; a cosine takes it to zero afterwards"""
+    weight_decay: float = 1e-4
+    """AdamW's decoupled decay"""
+    clip: float = 10.0
+    """largest norm of the gradient"""
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    """mixed precision; auto is bf16 where the hardware has it, else fp16 on a GPU and off on a CPU"""
+    split: Literal["train", "valid", "test", "all"] = "train"
+    """which hands to train on"""
+    valid_split: Literal["train", "valid", "test", "all", "evaluation"] = "valid"
+    """which hands to validate on"""
+    valid_every: int = 1
+    """epochs between validations (the last epoch is always followed by one)"""
+
+
+@dataclass
+class Config:
+    """One training run."""
+
+    dataset: Literal["freihand"] = "freihand"
+    """layout of the files under --data"""
+    data: Path | None = None
+    """the data set's root folder"""
+    versions: list[str] = field(default_factory=lambda: ["gs", "hom", "sample", "auto"])
+    """FreiHAND: which background versions of each hand to use"""
+    exp: str = "hands"
+    """name of the experiment: its files go to exp/NAME"""
+    out: Path = Path("exp")
+    """folder that holds the experiments"""
+    resume: str | None = None
+    """name of an experiment to continue (also -c, --continue) with the configuration it was started with"""
+    overwrite: bool = False
+    """start afresh where exp/NAME already holds a checkpoint"""
+    seed: int = 0
+    """fixes order, augmentation and initial weights"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    batch_size: int = 32
+    """samples a step, over all ranks"""
+    threads: int | None = None
+    """decoding threads a rank; none: the machine's cores shared out among its ranks"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of training samples."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The loss."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Optimisation."""
+
+    def validate(self) -> None:
+        """Raise `HgfastError` for the first value out of its range."""
+        checks: list[tuple[str, Callable[[Any], bool], str]] = [
+            ("batch_size", lambda v: v >= 1, "at least 1"),
+            ("seed", lambda v: 0 <= v < 2**63, "between 0 and 2^63 - 1"),
+            ("threads", lambda v: v is None or v >= 1, "at least 1"),
+            ("train.epochs", lambda v: v >= 1, "at least 1"),
+            ("train.max_iters", lambda v: v is None or v > 0, "above 0"),
+            ("train.lr", lambda v: v > 0, "above 0"),
+            ("train.warmup", lambda v: 0 <= v < 1, "in [0, 1)"),
+            ("train.clip", lambda v: v > 0, "above 0"),
+            ("train.valid_every", lambda v: v >= 1, "at least 1"),
+            ("loss.sigma", lambda v: v > 0, "above 0"),
+            ("augment.scale_min", lambda v: 0 < v <= self.augment.scale_max, "above 0 and at most augment.scale_max"),
+            ("augment.flip", lambda v: 0 <= v <= 1, "in [0, 1]"),
+        ]
+        for name, good, wanted in checks:
+            value: Any = self
+            for part in name.split("."):
+                value = getattr(value, part)
+            if not good(value):
+                raise HgfastError(f"{name} is {value}, must be {wanted}")
+        if not self.exp or Path(self.exp).name != self.exp:
+            raise HgfastError(f"exp {self.exp!r} must be a plain name, without folders")
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as plain types, for YAML files and checkpoints."""
+        return cast(dict[str, Any], _plain(asdict(self)))
+
+    def write(self, path: Path) -> None:
+        """Write it as YAML that `--config` reads back."""
+        path.write_text(yaml.safe_dump(self.plain(), sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,97 @@
+"""Ranks: who this process is, and the few collective operations a run needs. One process is a world of one.
+
+What may enter: torch.distributed. Nothing else in the package calls it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hgfast.errors import HgfastError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place in the job, and the device it uses."""
+
+    rank: int
+    world: int
+    local_world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def start(device: str) -> Ranks:
+    """Join the job that torchrun describes in the environment, or be a job of one.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        HgfastError: a device that is not there.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    chosen = pick_device(device, local)
+    if world > 1:
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
+    return Ranks(rank, world, local_world, chosen)
+
+
+def pick_device(device: str, local_rank: int = 0) -> torch.device:
+    """auto is this rank's GPU where one is visible, else the CPU. Raises `HgfastError` for a device that is not there."""
+    gpus = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        wanted = torch.device("meta")
+    if wanted.type not in ("cpu", "cuda"):
+        raise HgfastError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N")
+    if wanted.type == "cpu":
+        return wanted
+    index = local_rank if wanted.index is None else wanted.index
+    if index >= gpus:
+        raise HgfastError(f"device {device} was asked for, but {gpus or 'no'} GPUs are visible: use --device cpu, or fewer ranks")
+    return torch.device("cuda", index)
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every rank the first rank's buffers (BatchNorm's running statistics, which each rank gathers from its own shares)."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Every rank's rows (n_rank, ...), concatenated in the order of ranks; on the CPU."""
+    rows = rows.cpu()
+    if not dist.is_initialized():
+        return rows
+    parts: list[Tensor | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows)
+    return torch.cat([part for part in parts if part is not None])
+
+
+def total(value: Tensor) -> float:
+    """The sum of a scalar over ranks."""
+    value = value.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return float(value)

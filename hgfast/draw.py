@@ -1,0 +1,73 @@
+"""Pictures for people: skeletons drawn on photographs, and sheets of many of them.
+
+Pictures are (H, W, 3) uint8 RGB; points are in their pixels, corner convention. What may enter: drawing with OpenCV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hgfast.errors import HgfastError
+from hgfast.skeletons import Skeleton
+
+Image = NDArray[np.uint8]
+_SHIFT = 4  # OpenCV's fixed-point bits: points are drawn to a sixteenth of a pixel
+
+
+def read_image(path: str | Path) -> Image:
+    """A picture of any kind OpenCV reads, as RGB. Raises `HgfastError` for one it cannot read."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise HgfastError(f"{path} is not a picture that can be read: replace it or take it out of the data set")
+    return np.ascontiguousarray(image[..., ::-1]).astype(np.uint8, copy=False)
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write RGB by the ending of the name, making its folder. Raises `HgfastError` where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = cv2.imwrite(str(path), image[..., ::-1])
+    except (OSError, cv2.error) as error:
+        raise HgfastError(f"cannot write the picture {path}: choose a folder that can be written and a .jpg or .png name") from error
+    if not written:
+        raise HgfastError(f"cannot write the picture {path}: choose a folder that can be written")
+
+
+def draw_skeleton(image: Image, points: ArrayLike, skeleton: Skeleton, shown: ArrayLike | None = None) -> Image:
+    """A copy of `image` with the edges between `points` (K, 2) drawn; `shown` (K,) bool leaves joints out."""
+    canvas = image.copy()
+    points = np.asarray(points, np.float64)
+    visible = np.isfinite(points).all(1) & (np.ones(len(points), bool) if shown is None else np.asarray(shown, bool))
+    fixed = np.round((np.clip(np.nan_to_num(points), -1e4, 1e4) - 0.5) * 2**_SHIFT).astype(int)
+    thick = max(1, round(max(image.shape[:2]) / 112))
+    for (a, b), colour in zip(skeleton.edges, skeleton.colours):
+        if visible[a] and visible[b]:
+            cv2.line(canvas, tuple(fixed[a]), tuple(fixed[b]), colour, thick, cv2.LINE_AA, _SHIFT)
+    for point, seen in zip(fixed, visible):
+        if seen:
+            cv2.circle(canvas, tuple(point), round(thick * 0.9 * 2**_SHIFT), (255, 255, 255), -1, cv2.LINE_AA, _SHIFT)
+    return canvas
+
+
+def caption(image: Image, text: str) -> Image:
+    """A copy of `image` with a line of white text on a dark band at its top."""
+    canvas = image.copy()
+    canvas[:18] = canvas[:18] // 3
+    cv2.putText(canvas, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    return canvas
+
+
+def sheet(tiles: Sequence[Image], columns: int) -> Image:
+    """Tiles of equal size in rows of `columns`, black where the last row is not full."""
+    height, width = tiles[0].shape[:2]
+    rows = -(-len(tiles) // columns)
+    canvas = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = number // columns * height, number % columns * width
+        canvas[top : top + height, left : left + width] = tile
+    return canvas

@@ -1,0 +1,25 @@
+"""The one error class for bad input, and how an entry point reports it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class HgfastError(Exception):
+    """Bad input or a missing piece. The message is one sentence: what is wrong, where, and what to do."""
+
+
+def fail(error: HgfastError) -> NoReturn:
+    """Print one sentence to stderr and leave with exit code 2."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run an entry point: a `HgfastError` becomes one sentence on stderr and exit code 2."""
+    try:
+        main()
+    except HgfastError as error:
+        fail(error)

@@ -1,0 +1,63 @@
+"""A network over a whole split: predictions in source pixels, and the table of figures.
+
+What may enter: running a network without training it, and naming its figures. Loaders and data sets come in from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from hgfast.batch import Batch
+from hgfast.distributed import Ranks, gather
+from hgfast.geometry import move
+from hgfast.heatmaps import decode
+from hgfast.model import StackedHourglass
+from hgfast.precision import Amp, autocast
+
+
+class Loader(Protocol):
+    """What every loader offers."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One row a sample, in the order of the data set: keypoints (N, K, 2) source pixels, scores (N, K), index (N,)."""
+
+    keypoints: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    index: NDArray[np.int64]
+
+
+def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:
+    """The last stack of (N, S, K, h, w) decoded as the network's meta says: (N, K, 3) x, y in input pixels, score."""
+    decoded = decode(heatmaps[:, -1], model.meta.decoder, model.meta.kind)
+    return torch.cat((decoded[..., :2] * model.meta.stride, decoded[..., 2:]), -1)
+
+
+@torch.inference_mode()
+def predict(model: StackedHourglass, loader: Loader, ranks: Ranks, amp: Amp, label: str = "validate") -> Predictions:
+    """Predictions of all ranks for every sample of the loader's plan, each exactly once. Leaves the model in eval mode."""
+    model.eval()
+    rows = []
+    for batch in tqdm(loader.epoch(0), total=len(loader), desc=label, disable=None if ranks.first else True, leave=False):
+        with autocast(amp, ranks.device):
+            heatmaps = model(batch.images)
+        decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
+        source = move(decoded[..., :2], np.linalg.inv(batch.input_from_source))
+        index = np.broadcast_to(batch.index[:, None, None], (*decoded.shape[:2], 1))
+        rows.append(np.concatenate([source, decoded[..., 2:], index], axis=-1))
+    table = gather(torch.from_numpy(np.concatenate(rows))).numpy()
+    table = table[np.argsort(table[:, 0, 3])]
+    return Predictions(table[..., :2], table[..., 2], table[:, 0, 3].astype(np.int64))

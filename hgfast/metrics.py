@@ -1,0 +1,85 @@
+"""Accuracy of predicted keypoints: arrays in, per-joint and total figures out.
+
+Shapes: predicted and true (N, K, 2) in the same pixels, labelled (N, K) bool, reference (N,) the length in those pixels
+that normalises a sample's errors. Totals pool all labelled joints. Joints never labelled are NaN.
+What may enter: metrics with a published definition, each citing it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hgfast.errors import HgfastError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure in total and for each of the K joints."""
+
+    total: float
+    joints: Array
+
+
+def distances(predicted: ArrayLike, true: ArrayLike) -> Array:
+    """Euclidean distances (N, K). Raises `HgfastError` where the shapes differ."""
+    predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    if predicted.shape != true.shape or predicted.ndim != 3 or predicted.shape[-1] != 2:
+        raise HgfastError(f"predictions {predicted.shape} and truth {true.shape} must both be (samples, joints, 2)")
+    return np.asarray(np.linalg.norm(predicted - true, axis=-1), np.float64)
+
+
+def pck(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, reference: ArrayLike, threshold: float) -> Score:
+    """Share of labelled joints with distance / reference strictly below threshold (as mmpose's PCKAccuracy)."""
+    hits = distances(predicted, true) < threshold * np.asarray(reference, np.float64)[:, None]
+    return _mean(hits.astype(np.float64), labelled)
+
+
+def epe(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike) -> Score:
+    """Mean distance over labelled joints, in the points' pixels (the end-point error of mmpose's EPE)."""
+    return _mean(distances(predicted, true), labelled)
+
+
+def auc(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, maximum: float = 30.0, rule: str = "freihand") -> Score:
+    """Area under the curve of the share of joints within t pixels, t from 0 to `maximum`, divided by `maximum`.
+
+    rule "freihand": `<=`, 100 thresholds, trapezoids (freihand's eval_util); its total is the mean of the joints.
+    rule "mmpose": `<`, the left ends of 20 steps, so that a perfect prediction has .95 (mmpose's AUC); total as there.
+    """
+    errors = distances(predicted, true)
+    if rule == "freihand":
+        thresholds = np.linspace(0, maximum, 100)
+        curve = np.stack([_mean((errors <= t).astype(np.float64), labelled).joints for t in thresholds])
+        joints = ((curve[1:] + curve[:-1]) / 2).mean(0)
+    elif rule == "mmpose":
+        thresholds = np.arange(20) / 20 * maximum
+        joints = np.mean([_mean((errors < t).astype(np.float64), labelled).joints for t in thresholds], axis=0)
+    else:
+        raise ValueError(f"auc: rule is 'freihand' or 'mmpose', not {rule!r}")
+    return Score(float(np.nanmean(joints)), joints)
+
+
+def _mean(values: Array, labelled: ArrayLike) -> Score:
+    mask = np.asarray(labelled, bool)
+    counts = mask.sum(0)
+    sums = np.where(mask, values, 0.0).sum(0)
+    joints = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    return Score(float(sums.sum() / counts.sum()) if counts.sum() else float("nan"), joints)
+
+
+def hand_table(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, reference: ArrayLike) -> dict[str, float]:
+    """The figures reported for hands, under the names that tables and JSON files carry.
+
+    PCK is of the hand's box (longer side, `reference`); AUC and EPE are in source pixels.
+    """
+    return {
+        **{f"pck@{t}": pck(predicted, true, labelled, reference, t).total for t in (0.05, 0.1, 0.2)},
+        "auc_0_30px": auc(predicted, true, labelled).total,
+        "auc_0_30px_mmpose": auc(predicted, true, labelled, rule="mmpose").total,
+        "epe_px": epe(predicted, true, labelled).total,
+        "epe_median_px": float(np.median(distances(predicted, true)[np.asarray(labelled, bool)])),
+    }

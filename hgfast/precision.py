@@ -1,0 +1,37 @@
+"""Mixed precision: which one a device gets, and the autocast context for it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from hgfast.errors import HgfastError
+
+Amp = Literal["bf16", "fp16", "off"]
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve(amp: str, device: torch.device) -> Amp:
+    """`auto` as this device wants it. Raises `HgfastError` for a precision that the device does not have."""
+    if amp == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if _cpu_has_bf16() else "off"
+    if amp == "fp16" and device.type == "cpu":
+        raise HgfastError("train.amp fp16 needs a GPU (far slower than fp32 on a CPU): use bf16 or off")
+    if amp not in ("bf16", "fp16", "off"):
+        raise ValueError(f"unknown precision {amp!r}")
+    return amp  # type: ignore[return-value]
+
+
+def autocast(amp: Amp, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which the network runs."""
+    return nullcontext() if amp == "off" else torch.autocast(device.type, _TYPES[amp])
+
+
+def _cpu_has_bf16() -> bool:
+    """As far as torch can tell: versions that cannot (before get_capabilities came) get fp32 unless bf16 is asked for."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

@@ -1,0 +1,125 @@
+"""Train a stacked hourglass.
+
+    python hgfast/train.py --dataset freihand --data DIR
+    torchrun --nproc-per-node 2 hgfast/train.py --dataset freihand --data DIR --exp hands
+    python hgfast/train.py -c hands
+
+Files go to exp/NAME: checkpoint.pt, best.pt, config.yaml, metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hgfast import checkpoints, distributed
+from hgfast.checkpoints import Meta
+from hgfast.cli import parse
+from hgfast.config import Config
+from hgfast.distributed import Ranks
+from hgfast.errors import HgfastError, run
+from hgfast.evaluation import Predictions
+from hgfast.losses import map_kind
+from hgfast.metrics import hand_table
+from hgfast.preprocessing import Preprocessing
+from hgfast.training import Trainer
+from pipelines.datasets import open_loader, open_samples
+from pipelines.samples import Samples
+
+SHORT = {"-e": "--exp", "-c": "--resume", "--continue": "--resume", "-m": "--train.max-iters", "--max-iters": "--train.max-iters"}
+
+
+def read_config(argv: list[str]) -> Config:
+    """The configuration that the flags ask for; with `--continue NAME` they change that experiment's own."""
+    config = parse(Config, argv, short=SHORT, description=__doc__ or "")
+    if config.resume is not None:
+        saved = config.out / config.resume / "config.yaml"
+        if not saved.is_file():
+            raise HgfastError(f"there is no experiment {config.resume!r} to continue: {saved} is missing")
+        config = parse(Config, ["--config", str(saved), *argv], short=SHORT)
+        config.exp = config.resume
+    config.validate()
+    return config
+
+
+def train(config: Config, ranks: Ranks) -> Path:
+    """Run (or continue) an experiment; returns its folder."""
+    folder = config.out / config.exp
+    checkpoint = folder / "checkpoint.pt"
+    if config.resume is None and checkpoint.exists() and not config.overwrite:
+        raise HgfastError(
+            f"{checkpoint} exists: continue it with -c {config.exp}, choose another name with --exp, or start afresh with --overwrite"
+        )
+    arch, preprocessing = config.model.architecture(), Preprocessing()
+    train_samples = open_samples(config.dataset, config.data, config.train.split, config.versions)
+    valid_samples = open_samples(config.dataset, config.data, config.train.valid_split, config.versions)
+    train_loader = open_loader(
+        train_samples, arch.input_size, config.batch_size, preprocessing, ranks,
+        augment=config.augment, seed=config.seed, threads=config.threads,
+    )
+    valid_loader = open_loader(valid_samples, arch.input_size, config.batch_size, preprocessing, ranks, threads=config.threads)
+
+    content = checkpoints.read(checkpoint) if config.resume is not None else None
+    if content is not None:
+        model = checkpoints.restore(content, checkpoint)
+    else:
+        torch.manual_seed(config.seed)
+        kind = map_kind(config.loss.name)
+        model = checkpoints.build(
+            arch, Meta(train_samples.skeleton, preprocessing, arch.input_size, kind, "dark", train_samples.pixel_offset)
+        )
+    model.to(ranks.device, memory_format=torch.channels_last)
+
+    def measure(predictions: Predictions) -> dict[str, float]:
+        return figures(valid_samples, predictions)
+
+    if ranks.first:
+        prepare_folder(folder, config)
+    trainer = Trainer(config, model, train_loader, valid_loader, measure, "auc_0_30px", folder, ranks)
+    if content is not None:
+        trainer.resume(content, checkpoint)
+    if ranks.first:
+        parameters = sum(p.numel() for p in model.parameters())
+        print(
+            f"{config.dataset} at {config.data}: {len(train_samples)} samples to train on, {len(valid_samples)} to validate\n"
+            f"{config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, input {arch.input_size} px, "
+            f"loss {config.loss.name}\n"
+            f"{ranks.world} rank(s) on {ranks.device.type}, precision {trainer.amp}, {config.batch_size} samples a step, "
+            f"{trainer.steps_in_all} steps ({trainer.steps_in_all / len(train_loader):.1f} epochs), files in {folder}",
+            flush=True,
+        )
+    trainer.fit()
+    return folder
+
+
+def figures(samples: Samples, predictions: Predictions) -> dict[str, float]:
+    """The table of a split's predictions."""
+    rows = predictions.index
+    return hand_table(predictions.keypoints, samples.keypoints[rows], samples.labelled[rows], samples.reference[rows])
+
+
+def prepare_folder(folder: Path, config: Config) -> None:
+    """Make the experiment's folder and write its configuration."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if config.resume is None:
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
+        replace(config, resume=None, overwrite=False).write(folder / "config.yaml")
+    except OSError as error:
+        raise HgfastError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from error
+
+
+def main() -> None:
+    config = read_config(sys.argv[1:])
+    ranks = distributed.start(config.device)
+    try:
+        train(config, ranks)
+    finally:
+        distributed.stop()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""From the official files on disk to a batch on the device."""

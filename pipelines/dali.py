@@ -1,0 +1,169 @@
+"""The DALI graph: read, decode, one warp; and the iterator that turns its output into `Batch`.
+
+One builder serves GPU ("mixed" decode, warp_affine) and CPU (warp_perspective, which does the same five times faster
+there); both put (0, 0) on the outer corner of the first pixel. Colour and normalisation are one affine map of the whole
+batch in torch, on the device.
+What may enter: DALI. It is imported on use, so that the package works without it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hgfast.errors import HgfastError
+from hgfast.preprocessing import Preprocessing, apply
+from hgfast.batch import Batch
+from pipelines.plan import Plan, PlannedBatch
+
+Warp = Literal["warp_affine", "warp_perspective"]
+
+
+def import_dali() -> Any:
+    """The nvidia.dali package, or one sentence on how to get it."""
+    try:
+        from nvidia import dali
+        from nvidia.dali import fn, types  # noqa: F401  (submodules to be reachable as attributes)
+    except ImportError as error:
+        raise HgfastError(
+            "NVIDIA DALI is not installed: pip install nvidia-dali-cuda130 (Linux only; it needs no GPU)"
+        ) from error
+    return dali
+
+
+class DaliLoader:
+    """Yields the batches of a `Plan`, decoded and warped by DALI.
+
+    Args:
+        plan: order, matrices and colours.
+        device: where batches go; a CUDA device decodes and warps there.
+        threads: DALI's worker threads.
+        preprocessing: normalisation of the network.
+        warp: the operator; by default the fastest of the device.
+        prefetch: batches prepared ahead.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: torch.device,
+        threads: int,
+        preprocessing: Preprocessing,
+        *,
+        warp: Warp | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        self.plan, self.device, self.preprocessing = plan, device, preprocessing
+        self._schedule: Iterator[tuple[int, int]] = iter(())
+        self._planned: deque[PlannedBatch] = deque()
+        on_gpu = device.type == "cuda"
+        self._pipeline = self._build(threads, warp or ("warp_affine" if on_gpu else "warp_perspective"), prefetch, on_gpu)
+
+    def __len__(self) -> int:
+        return self.plan.steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches `start`, start + 1, … of an epoch. Leaving early is fine: the next epoch starts afresh.
+
+        Raises:
+            HgfastError: a picture that cannot be read or decoded, by name. The loader is then unusable.
+        """
+        self._schedule = iter([(epoch, step) for step in range(start, self.plan.steps)])
+        self._planned.clear()
+        try:
+            for _ in range(start, self.plan.steps):
+                (images,) = self._run()
+                yield self._batch(images, self._planned.popleft())
+        finally:
+            self._drain()
+
+    def _build(self, threads: int, warp: Warp, prefetch: int, on_gpu: bool) -> Any:
+        dali = import_dali()
+        fn, types, size = dali.fn, dali.types, (self.plan.size, self.plan.size)
+        pipeline = dali.Pipeline(
+            batch_size=self.plan.largest,
+            num_threads=threads,
+            device_id=(self.device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=prefetch,
+        )
+        with pipeline:
+            paths, matrices = fn.external_source(
+                source=self._feed, num_outputs=2, batch=True, dtype=[types.UINT8, types.FLOAT], ndim=[1, 2]
+            )
+            images = fn.decoders.image(
+                fn.io.file.read(paths),
+                device="mixed" if on_gpu else "cpu",
+                output_type=types.RGB,
+                jpeg_fancy_upsampling=True,  # libjpeg's and OpenCV's chroma
+            )
+            if warp == "warp_affine":
+                rows = fn.slice(matrices, start=[0], end=[2], axes=[0])
+                images = fn.warp_affine(images, matrix=rows, size=size, inverse_map=False, fill_value=0)
+            else:
+                images = fn.experimental.warp_perspective(
+                    images, matrix=matrices, size=size, inverse_map=False, pixel_origin="corner", fill_value=0
+                )
+            pipeline.set_outputs(images)
+        pipeline.build()
+        return pipeline
+
+    def _feed(self) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
+        """DALI asks for its next batch: paths as bytes, and one matrix a sample."""
+        planned = self.plan.batch(*next(self._schedule))
+        self._planned.append(planned)
+        paths = [np.frombuffer(str(path).encode(), np.uint8) for path in self.plan.samples.paths[planned.index]]
+        return paths, planned.input_from_source.astype(np.float32)
+
+    def _run(self) -> Any:
+        try:
+            return self._pipeline.run()
+        except StopIteration:
+            raise
+        except RuntimeError as error:
+            raise HgfastError(self._blame(error)) from error
+
+    def _blame(self, error: RuntimeError) -> str:
+        """Name the pictures among those in flight that OpenCV cannot decode either; else DALI's own words."""
+        paths = [str(path) for planned in self._planned for path in self.plan.samples.paths[planned.index]]
+        bad = [path for path in paths if cv2.imread(path) is None]
+        if bad:
+            return f"{len(bad)} pictures cannot be decoded, the first {bad[0]}: replace them or take them out of the data set"
+        return f"DALI failed: {' '.join(str(error).split())[:400]}"
+
+    def _batch(self, output: Any, planned: PlannedBatch) -> Batch:
+        from nvidia.dali.plugin.pytorch import feed_ndarray
+
+        tensor = output.as_tensor()
+        images = torch.empty(tensor.shape(), dtype=torch.uint8, device=self.device)
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        feed_ndarray(tensor, images, cuda_stream=stream)
+        return Batch(
+            images=apply(images, self._to_device(planned.colour), self.preprocessing),
+            keypoints=self._to_device(planned.keypoints.astype(np.float32)),
+            labelled=self._to_device(planned.labelled),
+            index=planned.index,
+            input_from_source=planned.input_from_source,
+            total=planned.total,
+        )
+
+    def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    def _drain(self) -> None:
+        """Let the pipeline run dry, so that the next epoch's first batch is its own."""
+        self._schedule = iter(())
+        while True:
+            try:
+                self._run()
+            except StopIteration:
+                break
+            except HgfastError:
+                return  # the pipeline is gone; the error that ended the epoch is on its way up
+        self._pipeline.reset()

@@ -1,0 +1,148 @@
+"""Reader for FreiHAND_pub_v2 as its authors publish it, into `Samples`.
+
+uv = K xyz / z lies in the corner convention as it is (pixel_offset 0): the published K have their principal point at
+exactly W / 2. Image number = unique id + (number of unique ids) * version, versions in the order of `VERSIONS`; the
+four versions of a hand share one annotation, so splits are made by unique id.
+Layout: github.com/lmb-freiburg/freihand (README, utils/fh_utils.py). What may enter: this layout, nothing after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hgfast.errors import HgfastError
+from hgfast.skeletons import HAND21
+from pipelines.samples import Samples
+
+VERSIONS = ("gs", "hom", "sample", "auto")
+SPLITS = ("train", "valid", "test", "all", "evaluation")
+SIZE = 224  # side of every picture, pixels
+# The seed's ranges of the 32560 unique ids: train below the first, valid below the second, test the rest.
+SEED_IDS, SEED_TRAIN_END, SEED_VALID_END = 32560, 28000, 30800
+
+
+def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS) -> Samples:
+    """The samples of one split.
+
+    Args:
+        root: the folder that holds training/, training_K.json and training_xyz.json.
+        split: "train", "valid" or "test" (ranges of unique ids, the seed's in proportion), "all" (the whole training set),
+            or "evaluation" (the official evaluation set, only with its published annotations).
+        versions: which of `VERSIONS`; the evaluation set has no others than its own pictures.
+
+    Raises:
+        HgfastError: files missing or of the wrong shape, or an empty split; the message says which and what to do.
+    """
+    part = "evaluation" if split == "evaluation" else "training"
+    if unknown := [v for v in versions if v not in VERSIONS]:
+        raise HgfastError(f"FreiHAND version {unknown[0]!r} is unknown; choose from {', '.join(VERSIONS)}")
+    _check_present(root, part)
+    k_matrices = _read_rows(root / f"{part}_K.json", (3, 3))
+    xyz = _read_rows(root / f"{part}_xyz.json", (21, 3))
+    if len(k_matrices) != len(xyz):
+        raise HgfastError(
+            f"{part}_K.json has {len(k_matrices)} rows and {part}_xyz.json {len(xyz)} in {root}: "
+            "they must be equally long; unpack both again from the same archive"
+        )
+    uv = _project(k_matrices, xyz, root / f"{part}_xyz.json")
+    ids = _split_ids(len(uv), split, root)
+    columns = [0] if part == "evaluation" else [VERSIONS.index(v) for v in versions]
+    group = np.tile(ids, len(columns))
+    numbers = np.concatenate([ids + len(uv) * column for column in columns])
+    paths = _picture_paths(root / part / "rgb", numbers)
+    keypoints = uv[group]
+    return Samples(
+        paths=paths,
+        centre=np.full((len(paths), 2), SIZE / 2),
+        side=np.full(len(paths), float(SIZE)),
+        keypoints=keypoints,
+        labelled=np.ones(keypoints.shape[:2], bool),
+        reference=np.ptp(keypoints, axis=1).max(axis=1),
+        group=group,
+        skeleton=HAND21,
+        pixel_offset=0.0,
+    )
+
+
+def split_bounds(count: int) -> tuple[int, int]:
+    """Where train ends and where valid ends among `count` unique ids: the seed's ranges, in proportion."""
+    return round(count * SEED_TRAIN_END / SEED_IDS), round(count * SEED_VALID_END / SEED_IDS)
+
+
+def _split_ids(count: int, split: str, root: Path) -> NDArray[np.int64]:
+    train_end, valid_end = split_bounds(count)
+    starts_ends = {"train": (0, train_end), "valid": (train_end, valid_end), "test": (valid_end, count)}
+    start, end = starts_ends.get(split, (0, count))
+    if start == end:
+        raise HgfastError(f"the {split} split of the {count} hands in {root} is empty: use more hands, or the split 'all'")
+    return np.arange(start, end)
+
+
+def _check_present(root: Path, part: str) -> None:
+    missing = [n for n in (f"{part}_K.json", f"{part}_xyz.json", f"{part}/rgb") if not (root / n).exists()]
+    if missing and part == "evaluation" and (root / "training_xyz.json").exists():
+        raise HgfastError(
+            f"{missing[0]} is not in {root}: the evaluation annotations come in FreiHAND_pub_v2_eval.zip, to be unpacked there"
+        )
+    if missing:
+        raise HgfastError(
+            f"no FreiHAND data in {root} ({missing[0]} is missing): unpack FreiHAND_pub_v2.zip "
+            "(lmb.informatik.uni-freiburg.de/projects/freihand) there, or draw synthetic hands with "
+            f"'python pipelines/synthetic.py freihand --out {root}'"
+        )
+
+
+def _read_rows(path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """A json list of matrices as (N, *shape) float64; the first bad row is named."""
+    try:
+        rows: Any = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise HgfastError(f"{path} is not valid JSON ({error}): unpack it again") from error
+    if not isinstance(rows, list) or not rows:
+        raise HgfastError(f"{path} must hold a non-empty list of {shape[0]} x {shape[1]} rows")
+    table = _as_floats(rows)
+    if table is not None and table.shape[1:] == shape and np.isfinite(table).all():
+        return table
+    for number, row in enumerate(rows):
+        matrix = _as_floats(row)
+        if matrix is None or matrix.shape != shape:
+            found = "something else" if matrix is None else " x ".join(map(str, matrix.shape)) or "a single number"
+            raise HgfastError(f"{path}: row {number} is {found}, wanted {shape[0]} x {shape[1]} numbers; unpack it again")
+        if not np.isfinite(matrix).all():
+            raise HgfastError(f"{path}: row {number} holds a number that is not finite; unpack it again")
+    raise HgfastError(f"{path} could not be read as rows of {shape[0]} x {shape[1]} numbers")
+
+
+def _as_floats(value: Any) -> NDArray[np.float64] | None:
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _project(k_matrices: NDArray[np.float64], xyz: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    """(N, 3, 3) and (N, 21, 3) metres in the camera's frame -> (N, 21, 2) pixels."""
+    homogeneous = xyz @ k_matrices.transpose(0, 2, 1)
+    behind = np.nonzero((homogeneous[..., 2] <= 0).any(1))[0]
+    if len(behind):
+        raise HgfastError(f"{path}: row {behind[0]} has a joint at or behind the camera (z <= 0); unpack it again")
+    return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:], np.float64)
+
+
+def _picture_paths(folder: Path, numbers: NDArray[np.int64]) -> NDArray[np.str_]:
+    names = [f"{number:08d}.jpg" for number in numbers]
+    present = {entry.name for entry in os.scandir(folder)}
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise HgfastError(
+            f"{len(missing)} of {len(names)} pictures are missing in {folder}, the first {', '.join(missing[:3])}: "
+            "unpack the archive again, or leave out absent versions with --versions"
+        )
+    return np.array([str(folder / name) for name in names])

@@ -1,0 +1,43 @@
+"""One struct of arrays for every data set: after it nothing knows which data set a sample came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hgfast.errors import HgfastError
+from hgfast.skeletons import Skeleton
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N samples with K joints. Points and lengths are in source pixels, corner convention (hgfast.geometry).
+
+    paths: (N,) str. centre: (N, 2) and side: (N,) of the square to crop. keypoints: (N, K, 2). labelled: (N, K) bool.
+    reference: (N,) length that normalises errors. group: (N,) int, equal for samples that must not be split apart.
+    pixel_offset: what was added to the files' coordinates to reach the convention.
+    """
+
+    paths: NDArray[np.str_]
+    centre: NDArray[np.float64]
+    side: NDArray[np.float64]
+    keypoints: NDArray[np.float64]
+    labelled: NDArray[np.bool_]
+    reference: NDArray[np.float64]
+    group: NDArray[np.int64]
+    skeleton: Skeleton
+    pixel_offset: float
+
+    def __post_init__(self) -> None:
+        n, k = len(self.paths), len(self.skeleton.joints)
+        wanted = {"centre": (n, 2), "side": (n,), "keypoints": (n, k, 2), "labelled": (n, k), "reference": (n,), "group": (n,)}
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"Samples.{name} has shape {getattr(self, name).shape}, wanted {shape}")
+        if n == 0:
+            raise HgfastError("the data set has no samples")
+
+    def __len__(self) -> int:
+        return len(self.paths)

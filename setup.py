@@ -1,0 +1,25 @@
+"""Packaging: the packages are named one by one, so that tests, data and experiments never end up in a wheel."""
+
+from setuptools import setup
+
+TRAIN = [
+    "torch>=2.11",
+    "nvidia-dali-cuda130>=2.0; sys_platform == 'linux'",
+    "jsonargparse[signatures]>=4.41",
+    "PyYAML>=6",
+    "tabulate>=0.9",
+    "tqdm>=4.66",
+]
+DEV = ["mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "types-PyYAML", "types-tabulate", "types-tqdm"]
+
+setup(
+    name="hgfast",
+    version="0.1.0",
+    description="Stacked hourglass networks for poses, trained fast and shipped as an engine",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=["hgfast", "pipelines"],
+    package_data={"hgfast": ["py.typed"]},
+    install_requires=["numpy>=1.26", "opencv-python-headless>=4.9"],
+    extras_require={"train": TRAIN, "dev": DEV},
+)
