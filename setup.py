@@ -7,10 +7,11 @@ TRAIN = [
     "nvidia-dali-cuda130>=2.0; sys_platform == 'linux'",
     "jsonargparse[signatures]>=4.41",
     "PyYAML>=6",
+    "scipy>=1.15",
     "tabulate>=0.9",
     "tqdm>=4.66",
 ]
-DEV = ["mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "types-PyYAML", "types-tabulate", "types-tqdm"]
+DEV = ["mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "scipy-stubs", "types-PyYAML", "types-tabulate", "types-tqdm"]
 
 setup(
     name="hgfast",

@@ -40,10 +40,10 @@ class Meta:
 
 
 def build(arch: Architecture, meta: Meta) -> StackedHourglass:
-    """A network with fresh weights and its meta."""
+    """A network with fresh weights and its meta, in channels_last memory."""
     model = StackedHourglass(arch, len(meta.skeleton.joints))
     model.meta = meta
-    return model
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
 
 def describe(model: StackedHourglass) -> dict[str, Any]:
@@ -61,11 +61,11 @@ def save(content: dict[str, Any], path: Path) -> None:
     """Write atomically. Raises `HgfastError` where the folder cannot be written; what was there before stays."""
     beside = path.with_name(f".{path.name}.writing")
     try:
-        with open(beside, "wb") as file:
+        with beside.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
     except (OSError, RuntimeError) as error:
         beside.unlink(missing_ok=True)
         raise HgfastError(f"cannot write {path} ({error}): free some space or choose another folder") from error

@@ -29,6 +29,10 @@ class Parser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         fail(HgfastError(explain(message, self.known())))
 
+    def format_help(self, *formatter: Any) -> str:
+        """Flags with dashes, as people type them."""
+        return re.sub(r"--[\w.]+", lambda flag: flag[0].replace("_", "-"), super().format_help(*formatter))
+
     def let_switches_stand_alone(self) -> None:
         """`--overwrite` means `--overwrite true`."""
         for action in self._actions:

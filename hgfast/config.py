@@ -25,8 +25,12 @@ class ModelConfig:
     """number of hourglasses; none: the preset's"""
     features: int | None = None
     """channels in the hourglasses; none: the preset's"""
+    growth: int | None = None
+    """channels more at every halving; none: the preset's"""
     depth: int | None = None
     """halvings inside an hourglass; none: the preset's"""
+    stem: tuple[int, int, int] | None = None
+    """channels after the stem's convolution and after its first and second residual; none: the preset's"""
     input_size: int | None = None
     """side of the network's square input in pixels; none: the preset's"""
 
@@ -72,6 +76,8 @@ class TrainConfig:
     """passes over the training split"""
     max_iters: float | None = None
     """end after this many thousand steps instead (the seed's unit)"""
+    max_minutes: float | None = None
+    """end after this many minutes if the steps take longer; the learning rate's schedule is shortened to fit"""
     lr: float = 1e-3
     """peak learning rate, stated for the whole job"""
     warmup: float = 0.05
@@ -87,7 +93,7 @@ class TrainConfig:
     valid_split: Literal["train", "valid", "test", "all", "evaluation"] = "valid"
     """which hands to validate on"""
     valid_every: int = 1
-    """epochs between validations (the last epoch is always followed by one)"""
+    """epochs between validations, each followed by a checkpoint; the last epoch always has both"""
 
 
 @dataclass
@@ -133,6 +139,7 @@ class Config:
             ("threads", lambda v: v is None or v >= 1, "at least 1"),
             ("train.epochs", lambda v: v >= 1, "at least 1"),
             ("train.max_iters", lambda v: v is None or v > 0, "above 0"),
+            ("train.max_minutes", lambda v: v is None or v > 0, "above 0"),
             ("train.lr", lambda v: v > 0, "above 0"),
             ("train.warmup", lambda v: 0 <= v < 1, "in [0, 1)"),
             ("train.clip", lambda v: v > 0, "above 0"),
@@ -162,4 +169,6 @@ class Config:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

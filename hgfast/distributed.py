@@ -89,6 +89,15 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat([part for part in parts if part is not None])
 
 
+def first_rank_says(value: float, device: torch.device) -> float:
+    """The first rank's value, on every rank."""
+    if not dist.is_initialized():
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(shared, src=0)
+    return float(shared)
+
+
 def total(value: Tensor) -> float:
     """The sum of a scalar over ranks."""
     value = value.detach().clone()

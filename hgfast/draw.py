@@ -33,7 +33,7 @@ def write_image(path: Path, image: Image) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         written = cv2.imwrite(str(path), image[..., ::-1])
     except (OSError, cv2.error) as error:
-        raise HgfastError(f"cannot write the picture {path}: choose a folder that can be written and a .jpg or .png name") from error
+        raise HgfastError(f"cannot write the picture {path}: choose a folder that can be written and a name in .jpg") from error
     if not written:
         raise HgfastError(f"cannot write the picture {path}: choose a folder that can be written")
 

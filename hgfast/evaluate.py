@@ -1,6 +1,6 @@
 """Evaluate a checkpoint on one split of a data set: a table, a JSON file, a sheet of pictures.
 
-    python hgfast/evaluate.py exp/hands/best.pt --dataset freihand --data DIR --json result.json
+python hgfast/evaluate.py exp/hands/best.pt --dataset freihand --data DIR --json result.json
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from tabulate import tabulate
 
 from hgfast import distributed
@@ -64,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise HgfastError("evaluate.py runs as one process: start it with python, not torchrun")
     if config.batch_size < 1:
         raise HgfastError(f"batch_size is {config.batch_size}, must be at least 1")
-    model = load_model(config.checkpoint).to(ranks.device, memory_format=torch.channels_last)
+    model = load_model(config.checkpoint, ranks.device)
     samples = open_samples(config.dataset, config.data, config.split, config.versions)
     if samples.skeleton.joints != model.meta.skeleton.joints:
         raise HgfastError(f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {samples.skeleton.name}")

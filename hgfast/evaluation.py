@@ -5,7 +5,7 @@ What may enter: running a network without training it, and naming its figures. L
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class Loader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]: ...
 
 
 @dataclass(frozen=True)

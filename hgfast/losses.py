@@ -32,9 +32,7 @@ def spatial_cross_entropy(predictions: Tensor, keypoints: Tensor, labelled: Tens
     return (losses * counts).sum() / (total * losses.shape[1] * losses.shape[2])
 
 
-def mse(
-    predictions: Tensor, keypoints: Tensor, labelled: Tensor, total: int, sigma: float, unlabelled: str = "ignore"
-) -> Tensor:
+def mse(predictions: Tensor, keypoints: Tensor, labelled: Tensor, total: int, sigma: float, unlabelled: str = "ignore") -> Tensor:
     """Squared error *summed* over each map against Gaussians of peak 1.
 
     The seed takes the mean over the map, a factor H*W smaller: the same thing to Adam but for its epsilon and gradient

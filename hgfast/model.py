@@ -8,7 +8,7 @@ ModuleLists, and no module that a forward pass does not use (DDP would wait for 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,15 @@ STRIDE = 4
 class Architecture:
     """Everything that fixes the shapes of the weights but the number of joints.
 
-    stacks: number of hourglasses. features: channels in them. depth: halvings inside one.
+    stacks: number of hourglasses. features: channels at their full resolution, `growth` more at every halving.
+    depth: halvings inside one.
     stem: channels after the 7x7 convolution, after the first and after the second residual.
     input_size: side of the square input the network is trained at, pixels.
     """
 
     stacks: int = 1
     features: int = 256
+    growth: int = 0
     depth: int = 4
     stem: tuple[int, int, int] = (64, 128, 128)
     input_size: int = 256
@@ -43,30 +45,29 @@ class Architecture:
             raise HgfastError(
                 f"model.input_size {self.input_size} does not fit model.depth {self.depth}: take a multiple of {multiple}"
             )
-        if min(self.stacks, self.features, self.depth, *self.stem) < 1 or self.features % 2 or any(c % 2 for c in self.stem[1:]):
-            raise HgfastError("model: stacks and depth must be positive, features and the stem's widths positive and even")
+        if min(self.stacks, self.depth, self.stem[0]) < 1 or self.growth < 0:
+            raise HgfastError("model: stacks, depth and the stem's widths must be at least 1, growth at least 0")
+        if any(width < 2 or width % 2 for width in (self.features, self.features + self.growth, *self.stem[1:])):
+            raise HgfastError("model: features, growth and the stem's second and third width must be even")
 
 
 PRESETS: dict[str, Architecture] = {
     "hg1": Architecture(stacks=1),
     "hg2": Architecture(stacks=2),
     "hg8": Architecture(stacks=8),
-    "small": Architecture(features=64, stem=(24, 32, 48), input_size=128),  # a two-core CPU trains it in minutes
+    "small": Architecture(features=64, growth=32, depth=3, stem=(16, 16, 32), input_size=96),  # two CPU cores train it in minutes
     "tiny": Architecture(features=16, depth=3, stem=(8, 16, 16), input_size=64),  # for tests
 }
 
 
-def architecture(
-    preset: str,
-    stacks: int | None = None,
-    features: int | None = None,
-    depth: int | None = None,
-    input_size: int | None = None,
-) -> Architecture:
-    """The named preset with single values replaced. Raises `HgfastError` where the name or the values do not fit."""
+def architecture(preset: str, **changes: Any) -> Architecture:
+    """The named preset with the fields of `changes` that are not None replaced.
+
+    Raises:
+        HgfastError: an unknown name, or values that do not fit together.
+    """
     if preset not in PRESETS:
         raise HgfastError(f"model.preset {preset!r} is unknown; choose from {', '.join(PRESETS)}")
-    changes = {"stacks": stacks, "features": features, "depth": depth, "input_size": input_size}
     return replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
 
 
@@ -92,14 +93,18 @@ class Residual(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """Down `depth` halvings and up again, with a residual across at every resolution: (N, C, h, w) -> (N, C, h, w)."""
+    """Down `depth` halvings and up again, with a residual across at every resolution: (N, C, h, w) -> (N, C, h, w).
 
-    def __init__(self, depth: int, features: int) -> None:
+    `growth` channels are added at every halving (the seed's `increase`): capacity where it costs little.
+    """
+
+    def __init__(self, depth: int, features: int, growth: int) -> None:
         super().__init__()
+        wider = features + growth
         self.across = Residual(features, features)
-        self.down = Residual(features, features)
-        self.inner: nn.Module = Hourglass(depth - 1, features) if depth > 1 else Residual(features, features)
-        self.up = Residual(features, features)
+        self.down = Residual(features, wider)
+        self.inner: nn.Module = Hourglass(depth - 1, wider, growth) if depth > 1 else Residual(wider, wider)
+        self.up = Residual(wider, features)
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.up(self.inner(self.down(max_pool2d(x, 2))))
@@ -109,9 +114,10 @@ class Hourglass(nn.Module):
 class Head(nn.Module):
     """One hourglass and what reads it: (N, C, h, w) -> features (N, C, h, w) and heatmaps (N, K, h, w)."""
 
-    def __init__(self, depth: int, features: int, joints: int) -> None:
+    def __init__(self, arch: Architecture, joints: int) -> None:
         super().__init__()
-        self.hourglass = Hourglass(depth, features)
+        features = arch.features
+        self.hourglass = Hourglass(arch.depth, features, arch.growth)
         self.residual = Residual(features, features)
         self.linear = nn.Sequential(nn.Conv2d(features, features, 1), nn.BatchNorm2d(features), nn.ReLU())
         self.score = nn.Conv2d(features, joints, 1)
@@ -124,11 +130,11 @@ class Head(nn.Module):
 class Stage(nn.Module):
     """A head whose features and heatmaps are merged back for the next stack: all stacks but the last."""
 
-    def __init__(self, depth: int, features: int, joints: int) -> None:
+    def __init__(self, arch: Architecture, joints: int) -> None:
         super().__init__()
-        self.head = Head(depth, features, joints)
-        self.merge_features = nn.Conv2d(features, features, 1)
-        self.merge_heatmaps = nn.Conv2d(joints, features, 1)
+        self.head = Head(arch, joints)
+        self.merge_features = nn.Conv2d(arch.features, arch.features, 1)
+        self.merge_heatmaps = nn.Conv2d(joints, arch.features, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, heatmaps = self.head(x)
@@ -152,8 +158,8 @@ class StackedHourglass(nn.Module):
             Residual(second, third),
             Residual(third, arch.features),
         )
-        self.stages = nn.ModuleList(Stage(arch.depth, arch.features, joints) for _ in range(arch.stacks - 1))
-        self.last = Head(arch.depth, arch.features, joints)
+        self.stages = nn.ModuleList(Stage(arch, joints) for _ in range(arch.stacks - 1))
+        self.last = Head(arch, joints)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -23,7 +23,7 @@ def resolve(amp: str, device: torch.device) -> Amp:
         raise HgfastError("train.amp fp16 needs a GPU (far slower than fp32 on a CPU): use bf16 or off")
     if amp not in ("bf16", "fp16", "off"):
         raise ValueError(f"unknown precision {amp!r}")
-    return amp  # type: ignore[return-value]
+    return cast(Amp, amp)
 
 
 def autocast(amp: Amp, device: torch.device) -> AbstractContextManager[object]:

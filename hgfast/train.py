@@ -39,8 +39,9 @@ def read_config(argv: list[str]) -> Config:
         saved = config.out / config.resume / "config.yaml"
         if not saved.is_file():
             raise HgfastError(f"there is no experiment {config.resume!r} to continue: {saved} is missing")
+        name = config.resume
         config = parse(Config, ["--config", str(saved), *argv], short=SHORT)
-        config.exp = config.resume
+        config.exp = name
     config.validate()
     return config
 
@@ -51,14 +52,20 @@ def train(config: Config, ranks: Ranks) -> Path:
     checkpoint = folder / "checkpoint.pt"
     if config.resume is None and checkpoint.exists() and not config.overwrite:
         raise HgfastError(
-            f"{checkpoint} exists: continue it with -c {config.exp}, choose another name with --exp, or start afresh with --overwrite"
+            f"{checkpoint} exists: continue it with -c {config.exp}, choose another --exp, or start afresh with --overwrite"
         )
     arch, preprocessing = config.model.architecture(), Preprocessing()
     train_samples = open_samples(config.dataset, config.data, config.train.split, config.versions)
     valid_samples = open_samples(config.dataset, config.data, config.train.valid_split, config.versions)
     train_loader = open_loader(
-        train_samples, arch.input_size, config.batch_size, preprocessing, ranks,
-        augment=config.augment, seed=config.seed, threads=config.threads,
+        train_samples,
+        arch.input_size,
+        config.batch_size,
+        preprocessing,
+        ranks,
+        augment=config.augment,
+        seed=config.seed,
+        threads=config.threads,
     )
     valid_loader = open_loader(valid_samples, arch.input_size, config.batch_size, preprocessing, ranks, threads=config.threads)
 
@@ -71,7 +78,7 @@ def train(config: Config, ranks: Ranks) -> Path:
         model = checkpoints.build(
             arch, Meta(train_samples.skeleton, preprocessing, arch.input_size, kind, "dark", train_samples.pixel_offset)
         )
-    model.to(ranks.device, memory_format=torch.channels_last)
+    model.to(ranks.device)
 
     def measure(predictions: Predictions) -> dict[str, float]:
         return figures(valid_samples, predictions)

@@ -5,6 +5,7 @@ What may enter: optimising a network from batches. Data sets and the command lin
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import time
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from hgfast import checkpoints
 from hgfast.batch import Batch
 from hgfast.config import Config
-from hgfast.distributed import Ranks, broadcast_buffers, total
+from hgfast.distributed import Ranks, broadcast_buffers, first_rank_says, total
 from hgfast.errors import HgfastError
 from hgfast.evaluation import Loader, Predictions, predict
 from hgfast.losses import heatmap_loss
@@ -82,23 +83,41 @@ class Trainer:
         if ranks.world > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
             # BatchNorm's statistics are brought together before validation and saving, not before every step
-            self.network = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+            known = inspect.signature(DistributedDataParallel).parameters
+            buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            self.network = DistributedDataParallel(model, device_ids=devices, **{buffers: False})  # type: ignore[arg-type]
         self.steps_in_all = (
             max(1, round(config.train.max_iters * 1000)) if config.train.max_iters else config.train.epochs * len(train)
         )
         self.step = 0
         self.best = -math.inf
+        self.seconds = 0.0  # since the run began, as the first rank's clock has it; looked at only where max_minutes is set
 
     def fit(self) -> None:
-        """Train from the current step to the last."""
-        while self.step < self.steps_in_all:
+        """Train from the current step to the end of the schedule."""
+        self.began = time.perf_counter() - self.seconds
+        while self.progress < 1:
             epoch, start = divmod(self.step, len(self.train))
-            end = min(len(self.train), start + self.steps_in_all - self.step)
-            record = self._epoch(epoch, start, end)
+            record = self._epoch(epoch, start)
+            if not math.isfinite(record["loss"]):
+                raise HgfastError(f"the loss is {record['loss']} in epoch {record['epoch']}: lower --train.lr")
             broadcast_buffers(self.model)
-            if (epoch + 1) % self.config.train.valid_every == 0 or self.step == self.steps_in_all:
+            self._look_at_clock()
+            if (epoch + 1) % self.config.train.valid_every == 0 or self.progress >= 1:
                 record["valid"] = self.measure(predict(self.model, self.valid, self.ranks, self.amp))
-            self._keep(record)
+                self._save(record["valid"], record["epoch"])
+            self._report(record)
+
+    @property
+    def progress(self) -> float:
+        """How much of the schedule is done, by steps or by time, whichever is further: 1 is the end."""
+        limit = self.config.train.max_minutes
+        return max(self.step / self.steps_in_all, self.seconds / (60 * limit) if limit else 0.0)
+
+    def _look_at_clock(self) -> None:
+        """Ranks must agree on the time, or one would stop while the others wait for it."""
+        if self.config.train.max_minutes:
+            self.seconds = first_rank_says(time.perf_counter() - self.began, self.ranks.device)
 
     def resume(self, content: dict[str, Any], path: Path) -> None:
         """Go on from a checkpoint's content; the model's weights are loaded already."""
@@ -106,7 +125,7 @@ class Trainer:
             state = content["training"]
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            self.step, self.best = state["step"], state["best"]
+            self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         except (KeyError, ValueError) as error:
             raise HgfastError(f"{path} cannot be continued ({error}): it holds a network, not the state of a run") from error
         if self.step and state["steps_an_epoch"] != len(self.train):
@@ -114,50 +133,56 @@ class Trainer:
                 f"{path} was trained with {state['steps_an_epoch']} steps an epoch and this run has {len(self.train)}: "
                 "continue with the same data and batch size"
             )
-        if self.step >= self.steps_in_all:
-            raise HgfastError(f"{path} has already done all of its {self.step} steps: raise --train.epochs or --max-iters")
+        if self.progress >= 1:
+            raise HgfastError(f"{path} has done its {self.step} steps: raise --train.epochs, --max-iters or --train.max-minutes")
 
-    def _rate(self, step: int) -> float:
-        """The learning rate of a step: linear warm-up, then a cosine to zero."""
-        warm = self.config.train.warmup * self.steps_in_all
-        if step < warm:
-            return self.config.train.lr * (step + 1) / (warm + 1)
-        return self.config.train.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, self.steps_in_all - warm)))
+    def _rate(self) -> float:
+        """The learning rate of the coming step: linear warm-up, then a cosine to zero."""
+        warm, done = self.config.train.warmup, self.progress
+        if done < warm:
+            return self.config.train.lr * (done + 1 / self.steps_in_all) / (warm + 1 / self.steps_in_all)
+        return self.config.train.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warm) / (1 - warm))))
 
-    def _epoch(self, epoch: int, start: int, end: int) -> dict[str, Any]:
-        """Steps `start` to `end` of an epoch; returns its line for metrics.jsonl."""
+    def _epoch(self, epoch: int, start: int) -> dict[str, Any]:
+        """The steps of an epoch from `start` to its end or the schedule's; returns its line for metrics.jsonl."""
         self.model.train()
         clock = Clock(time.perf_counter())
         summed = torch.zeros((), device=self.ranks.device)
+        position, rate = start, 0.0
         batches = self.train.epoch(epoch, start)
-        with tqdm(total=len(self.train), initial=start, desc=f"epoch {epoch + 1}", disable=None if self.ranks.first else True) as bar:
-            for position in range(start, end):
+        hidden = None if self.ranks.first else True  # None: shown on a terminal only
+        with tqdm(total=len(self.train), initial=start, desc=f"epoch {epoch + 1}", disable=hidden, leave=False) as bar:
+            while position < len(self.train) and self.progress < 1:
                 asked = time.perf_counter()
                 batch = next(batches)
                 clock.waited += time.perf_counter() - asked
-                loss = self._step(batch)
+                rate = self._rate()
+                loss = self._step(batch, rate)
                 summed += loss
                 clock.samples += batch.total
                 self.step += 1
-                if not bar.disable and (position % SHOW_EVERY == 0 or position == end - 1):
-                    bar.set_postfix_str(
-                        f"loss {float(loss):.3f}, {clock.images_per_s:.0f} images/s, waits for data {clock.data_wait:.0%}"
-                    )
+                position += 1
+                if position % SHOW_EVERY == 0:
+                    self._look_at_clock()
+                    if not bar.disable:
+                        bar.set_postfix_str(
+                            f"loss {float(loss):.3f}, {clock.images_per_s:.0f} images/s, waits for data {clock.data_wait:.0%}"
+                        )
                 bar.update()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
         return {
             "epoch": epoch + 1,
             "step": self.step,
-            "loss": total(summed) / self.ranks.world / max(1, end - start),
-            "lr": self._rate(self.step - 1),
+            "loss": total(summed) / self.ranks.world / max(1, position - start),
+            "lr": rate,
             "images_per_s": round(clock.images_per_s, 1),
             "data_wait": round(clock.data_wait, 4),
         }
 
-    def _step(self, batch: Batch) -> Tensor:
+    def _step(self, batch: Batch, rate: float) -> Tensor:
         """One optimizer step; returns this rank's part of the loss, times the number of ranks, still on the device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(self.step)
+            group["lr"] = rate
         with autocast(self.amp, self.ranks.device):
             heatmaps = self.network(batch.images)
         settings = self.config.loss
@@ -166,7 +191,7 @@ class Trainer:
         loss = self.ranks.world * heatmap_loss(
             settings.name, heatmaps, keypoints, batch.labelled, batch.total, settings.sigma, settings.unlabelled
         )
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip)
         self.scaler.step(self.optimizer)
@@ -174,32 +199,36 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def _keep(self, record: dict[str, Any]) -> None:
-        """Write checkpoint.pt, best.pt and the line of figures; print it. Only the first rank does."""
-        figures = record.get("valid")
-        is_best = figures is not None and figures[self.best_name] > self.best
-        if figures is not None and is_best:
+    def _save(self, figures: dict[str, float], epoch: int) -> None:
+        """Write checkpoint.pt, and best.pt where this is the best yet. Only the first rank does."""
+        is_best = figures[self.best_name] > self.best
+        if is_best:
             self.best = figures[self.best_name]
         if not self.ranks.first:
             return
-        if not math.isfinite(record["loss"]):
-            raise HgfastError(f"the loss is {record['loss']} in epoch {record['epoch']}: the checkpoint of the epoch before is kept")
-        content = checkpoints.describe(self.model) | {
-            "config": self.config.plain(),
-            "metrics": figures or {},
-            "training": {
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "step": self.step,
-                "steps_an_epoch": len(self.train),
-                "best": self.best,
-            },
+        network = checkpoints.describe(self.model) | {"config": self.config.plain(), "epoch": epoch, "metrics": figures}
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "steps_an_epoch": len(self.train),
+            "best": self.best,
+            "seconds": self.seconds,
         }
-        checkpoints.save(content, self.folder / "checkpoint.pt")
+        checkpoints.save(network | {"training": state}, self.folder / "checkpoint.pt")
         if is_best:
-            checkpoints.save({key: value for key, value in content.items() if key != "training"}, self.folder / "best.pt")
-        with open(self.folder / "metrics.jsonl", "a") as file:
+            checkpoints.save(network, self.folder / "best.pt")
+
+    def _report(self, record: dict[str, Any]) -> None:
+        """Append an epoch's line to metrics.jsonl, and print it where it was validated. Only the first rank does."""
+        if not self.ranks.first:
+            return
+        with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in (figures or {}).items())
-        print(f"epoch {record['epoch']}: loss {record['loss']:.4f}, {record['images_per_s']:.0f} images/s"
-              f", waits for data {record['data_wait']:.0%}" + (f" | {shown}" if shown else ""), flush=True)
+        if "valid" in record:
+            figures = ", ".join(f"{name} {value:.3f}" for name, value in record["valid"].items())
+            print(
+                f"epoch {record['epoch']}: loss {record['loss']:.3f}, {record['images_per_s']:.0f} images/s, "
+                f"waits for data {record['data_wait']:.0%} | {figures}",
+                flush=True,
+            )

@@ -32,9 +32,7 @@ def nearest_thumbnail(train: Samples, held_out: Samples, chunk: int = 256) -> ND
     """The pose of the training sample whose 16 x 16 RGB crop is nearest (squared difference): (N, K, 2) source pixels."""
     known, asked = thumbnails(train), thumbnails(held_out)
     squares = (known**2).sum(1)
-    nearest = np.concatenate(
-        [(squares - 2 * asked[i : i + chunk] @ known.T).argmin(1) for i in range(0, len(asked), chunk)]
-    )
+    nearest = np.concatenate([(squares - 2 * asked[i : i + chunk] @ known.T).argmin(1) for i in range(0, len(asked), chunk)])
     poses = move(train.keypoints[nearest], _unit_from_source(train)[nearest])
     return move(poses, np.linalg.inv(_unit_from_source(held_out)))
 

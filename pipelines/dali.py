@@ -9,7 +9,7 @@ What may enter: DALI. It is imported on use, so that the package works without i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Literal
 
 import cv2
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hgfast.batch import Batch
 from hgfast.errors import HgfastError
 from hgfast.preprocessing import Preprocessing, apply
-from hgfast.batch import Batch
 from pipelines.plan import Plan, PlannedBatch
 
 Warp = Literal["warp_affine", "warp_perspective"]
@@ -68,7 +68,7 @@ class DaliLoader:
     def __len__(self) -> int:
         return self.plan.steps
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches `start`, start + 1, … of an epoch. Leaving early is fine: the next epoch starts afresh.
 
         Raises:
@@ -137,7 +137,7 @@ class DaliLoader:
         return f"DALI failed: {' '.join(str(error).split())[:400]}"
 
     def _batch(self, output: Any, planned: PlannedBatch) -> Batch:
-        from nvidia.dali.plugin.pytorch import feed_ndarray
+        from nvidia.dali.plugin.pytorch import feed_ndarray  # type: ignore[attr-defined]
 
         tensor = output.as_tensor()
         images = torch.empty(tensor.shape(), dtype=torch.uint8, device=self.device)

@@ -7,6 +7,7 @@ What may enter: decisions. Nothing here opens a file.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,8 +63,8 @@ class Plan:
         self.samples, self.size, self.augment, self.seed = samples, size, augment, seed
         self.rank, self.world = rank, world
         # ranks need a sample each, which nearly equal batches may miss where batch_size is close to world
-        self.steps = min(-(-len(samples) // batch_size), len(samples) // world)
-        self.largest = -(-(-(-len(samples) // self.steps)) // world)  # of this rank's shares, for allocation
+        self.steps = min(math.ceil(len(samples) / batch_size), len(samples) // world)
+        self.largest = math.ceil(math.ceil(len(samples) / self.steps) / world)  # of this rank's shares, for allocation
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
     def batch(self, epoch: int, step: int) -> PlannedBatch:

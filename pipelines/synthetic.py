@@ -25,8 +25,10 @@ from tqdm import tqdm
 
 from hgfast.cli import dispatch
 from hgfast.errors import HgfastError, run
+from pipelines.freihand import VERSIONS
+from pipelines.synthetic_hands import Viewpoints
 from pipelines.synthetic_render import Surface, blank
-from pipelines.synthetic_scene import VERSIONS, photograph
+from pipelines.synthetic_scene import photograph
 
 TRAINING, EVALUATION = 0, 1
 LISTS = ("scale", "xyz", "K")
@@ -45,6 +47,7 @@ class Job:
     split: int
     number: int
     count: int
+    viewpoints: Viewpoints
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def freihand(
     count: int = 3000,
     seed: int = 0,
     evaluation: int | None = None,
+    viewpoints: Viewpoints = "facing",
     workers: int | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -71,11 +75,13 @@ def freihand(
         count: unique hands for training, each drawn in four versions
         seed: the same seed and numbers give the same bytes, whatever the number of workers
         evaluation: hands for evaluation, one picture each; a twentieth of `count`, at least 8, if not given
+        viewpoints: "facing", mostly the palm or the back tilted by some 30 degrees, in any direction of the picture;
+            "uniform", every orientation in space equally likely, which is much harder
         workers: processes; one a core if not given
         overwrite: replace a synthetic data set that is there
     """
     start = time.perf_counter()
-    draw_freihand(out, count, seed, evaluation, workers, overwrite)
+    draw_freihand(out, count, seed, evaluation, workers, overwrite, viewpoints=viewpoints)
     held = evaluation_count(count, evaluation)
     seconds = time.perf_counter() - start
     print(f"{4 * count} training and {held} evaluation pictures in {out}, {seconds:.1f} s", flush=True)
@@ -89,6 +95,7 @@ def draw_freihand(
     workers: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    viewpoints: Viewpoints = "facing",
 ) -> None:
     """Write `count` training hands in four versions and `evaluation` others in one, with their annotations last.
 
@@ -98,8 +105,8 @@ def draw_freihand(
     check(count, seed, held, workers)
     out = Path(out)
     make_room(out, overwrite)
-    jobs = [Job(out, seed, TRAINING, i, count) for i in range(count)]
-    jobs += [Job(out, seed, EVALUATION, i, held) for i in range(held)]
+    jobs = [Job(out, seed, TRAINING, i, count, viewpoints) for i in range(count)]
+    jobs += [Job(out, seed, EVALUATION, i, held, viewpoints) for i in range(held)]
     try:
         drawn = list(tqdm(spread(jobs, workers), total=len(jobs), unit="hand", disable=None if progress else True))
         write_lists(out, "evaluation", drawn[count:])
@@ -160,7 +167,7 @@ def perform(job: Job) -> Annotation:
     """Draw one hand and write its pictures."""
     rng = np.random.default_rng([job.seed, job.split, job.number])
     training = job.split == TRAINING
-    shot = photograph(rng, scratch(), VERSIONS if training else ("real",))
+    shot = photograph(rng, scratch(), VERSIONS if training else ("real",), job.viewpoints)
     folder = job.out / ("training" if training else "evaluation")
     for version, picture in enumerate(shot.pictures):
         number = job.number + version * job.count

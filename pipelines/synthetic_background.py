@@ -3,7 +3,6 @@
 What may enter: pictures with no subject in them, BGR uint8 (P, P, 3), from a random generator.
 """
 
-# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 from functools import lru_cache

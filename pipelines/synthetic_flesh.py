@@ -3,7 +3,6 @@
 What may enter: which solids a hand is made of and where they sit. How they are drawn is `synthetic_render`.
 """
 
-# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -7,15 +7,15 @@ hand, x to the side of the little finger. Camera frame (metres): x right, y down
 0 wrist; 1-4 thumb, 5-8 index, 9-12 middle, 13-16 ring, 17-20 little, each from the palm to the tip.
 """
 
-# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 Array = NDArray[np.float64]
 Floats = NDArray[Any]
@@ -27,6 +27,11 @@ PICTURE = 224
 """Side of every picture in pixels; the principal point is its middle."""
 FOCAL = (300.0, 700.0)
 DEPTH = (0.4, 1.2)
+
+Viewpoints = Literal["facing", "uniform"]
+"""From where hands are seen, see `sample_rotation`."""
+TILT = np.radians(30)
+ANYHOW = 0.1
 
 KNUCKLES = np.array([[-0.026, 0.088, 0.000], [-0.003, 0.092, 0.002], [0.017, 0.086, 0.001], [0.034, 0.076, -0.004]])
 """Average MCP joints of index, middle, ring, little in the hand frame, metres."""
@@ -140,15 +145,15 @@ def project(points: Array, K: Array) -> Array:
     return uvw[..., :2] / uvw[..., 2:]
 
 
-def sample_hand(rng: Generator) -> Hand:
-    """A random person in a random pose seen by a random camera."""
+def sample_hand(rng: Generator, viewpoints: Viewpoints = "facing") -> Hand:
+    """A random person in a random pose seen by a random camera, see `sample_rotation`."""
     person = sample_person(rng)
     angles = sample_angles(rng, person)
     joints, dorsal = (a[0] for a in place_joints(person, angles))
     while True:
         bend, tilt = np.clip(rng.normal(0, [0.45, 0.18]), [-1.1, -0.4], [1.1, 0.4])
         forearm = np.array([np.sin(tilt), -np.cos(tilt) * np.cos(bend), -np.cos(tilt) * np.sin(bend)])
-        rotation = sample_rotation(rng)
+        rotation = sample_rotation(rng, viewpoints)
         if (rotation @ forearm)[2] > -0.75:  # an arm straight into the lens would hide the hand
             break
     translation, K = sample_camera(rng, joints @ rotation.T)
@@ -298,16 +303,18 @@ def penetration(joints: Array, person: Person) -> Array:
     return overlap + np.maximum(0.012 * person.size + thick - apart, 0).sum((1, 2))
 
 
-def sample_rotation(rng: Generator) -> Array:
-    """A rotation (3, 3) uniform over SO(3), from a uniform unit quaternion."""
-    w, x, y, z = (q := rng.standard_normal(4)) / np.linalg.norm(q)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+def sample_rotation(rng: Generator, viewpoints: Viewpoints) -> Array:
+    """A rotation (3, 3) from the hand's frame to the camera's, spun uniformly in the picture's plane.
+
+    "uniform": uniform over SO(3). "facing": so for `ANYHOW` of the hands; the others show the camera their palm or their
+    back, tilted away from it about a random axis by an angle that is half-normal with `TILT`.
+    """
+    if viewpoints == "uniform" or rng.random() < ANYHOW:
+        return np.asarray(Rotation.random(rng=rng).as_matrix())
+    spin, axis = rng.uniform(0, 2 * np.pi, 2)
+    shown = Rotation.from_euler("x", np.pi if rng.random() < 0.5 else 0.0)  # the back, or the palm
+    tilt = Rotation.from_rotvec(rng.normal(0, TILT) * np.array([np.cos(axis), np.sin(axis), 0]))
+    return np.asarray((tilt * Rotation.from_euler("z", spin) * shown).as_matrix())
 
 
 def sample_camera(rng: Generator, turned: Array) -> tuple[Array, Array]:

@@ -6,7 +6,6 @@ Solids are drawn in picture space: u, v in subpixels and w = focal * ln(z) likew
 scaling, so that a ball stays a ball and a bone stays nearly straight while its ends project exactly.
 """
 
-# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -3,7 +3,6 @@
 What may enter: how a layer and a background become a photograph. Everything is BGR.
 """
 
-# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -14,12 +13,9 @@ from numpy.random import Generator
 
 from pipelines.synthetic_background import clutter, cut, green_screen, saturate, sensor_tile
 from pipelines.synthetic_flesh import flesh_out
-from pipelines.synthetic_hands import PICTURE, Bytes, Floats, Hand, sample_hand
+from pipelines.synthetic_hands import PICTURE, Bytes, Floats, Hand, Viewpoints, sample_hand
 from pipelines.synthetic_render import Surface, draw
 from pipelines.synthetic_skin import paint, sample_look, sample_skin
-
-VERSIONS = ("gs", "hom", "sample", "auto")
-"""FreiHAND's versions of a training picture, in the order of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,9 @@ class Photographs:
     mask: Bytes
 
 
-def photograph(rng: Generator, surface: Surface, treatments: tuple[str, ...]) -> Photographs:
-    """A random hand once per treatment: one of `VERSIONS`, or `real` for a natural scene; `surface` is scratch space."""
-    hand = sample_hand(rng)
+def photograph(rng: Generator, surface: Surface, treatments: tuple[str, ...], viewpoints: Viewpoints) -> Photographs:
+    """A random hand once per treatment: a version of FreiHAND, or `real` for a natural scene; `surface` is scratch space."""
+    hand = sample_hand(rng, viewpoints)
     sleeve_from = rng.uniform(0.05, 0.18) if rng.random() < 0.45 else None
     skin = sample_skin(rng)
     look = sample_look(rng, skin)

@@ -4,7 +4,6 @@ What may enter: how a visible surface gets its colour. Colours are BGR; inside t
 picture value in [0, 1]), at its border picture values in [0, 255].
 """
 
-# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 from collections.abc import Sequence
