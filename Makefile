@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DATA := data/demo
-DEMO_HANDS := 3000
+DEMO_HANDS := 4000
 
 .PHONY: demo test lint format clean
 
@@ -21,7 +21,7 @@ $(DEMO_DATA)/training_xyz.json: | $(VENV)/installed
 # Draw hands, train on them, show what was reached on hands the network has not seen.
 demo: $(VENV)/installed $(DEMO_DATA)/training_xyz.json
 	@echo "== training"
-	$(BIN)/torchrun --standalone --nproc-per-node 1 hgfast/train.py --config configs/demo.yaml --data $(DEMO_DATA) --overwrite
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 hgfast/train.py --config configs/demo.yaml --data $(DEMO_DATA) --overwrite
 	@echo "== evaluating on hands that were held out"
 	@$(BIN)/python hgfast/evaluate.py exp/demo/checkpoint.pt --data $(DEMO_DATA) --split test --baselines \
 		--json exp/demo/result.json --sheet exp/demo/predictions.jpg

@@ -5,7 +5,7 @@ from setuptools import setup
 TRAIN = [
     "torch>=2.11",
     "nvidia-dali-cuda130>=2.0; sys_platform == 'linux'",
-    "jsonargparse[signatures]>=4.41",
+    "jsonargparse[signatures]>=4.49",
     "PyYAML>=6",
     "scipy>=1.15",
     "tabulate>=0.9",

@@ -104,7 +104,7 @@ def parse(
     parser.let_switches_stand_alone()
     namespace = parser.parse_args(spell(sys.argv[1:] if argv is None else argv, short))
     namespace.pop("config")
-    return into(**parser.instantiate_classes(namespace).as_dict())
+    return into(**parser.instantiate(namespace).as_dict())
 
 
 def dispatch(commands: dict[str, Callable[..., Any]], argv: Sequence[str] | None = None, description: str = "") -> None:

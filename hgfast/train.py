@@ -83,12 +83,11 @@ def train(config: Config, ranks: Ranks) -> Path:
     def measure(predictions: Predictions) -> dict[str, float]:
         return figures(valid_samples, predictions)
 
-    if ranks.first:
-        prepare_folder(folder, config)
     trainer = Trainer(config, model, train_loader, valid_loader, measure, "auc_0_30px", folder, ranks)
     if content is not None:
         trainer.resume(content, checkpoint)
     if ranks.first:
+        prepare_folder(folder, config)
         parameters = sum(p.numel() for p in model.parameters())
         print(
             f"{config.dataset} at {config.data}: {len(train_samples)} samples to train on, {len(valid_samples)} to validate\n"

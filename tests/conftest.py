@@ -1,0 +1,61 @@
+"""What several tests need: drawn hands, the real pictures where they lie beside the checkout, and a way to run a command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.synthetic import draw_freihand
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+HANDS = 48
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of `HANDS` synthetic hands in FreiHAND's layout."""
+    out = tmp_path_factory.mktemp("hands") / "FreiHAND"
+    draw_freihand(out, HANDS, seed=5, workers=1, progress=False)
+    return out
+
+
+@pytest.fixture
+def real_freihand() -> Path:
+    """Eight real FreiHAND pictures in the official layout."""
+    return beside("fixtures/FreiHAND_pub_v2_mini")
+
+
+def beside(name: str) -> Path:
+    """Research-licensed or foreign files that lie beside the checkout, or a skip."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"research data {name} is not on this machine")
+    return path
+
+
+@pytest.fixture
+def command() -> Command:
+    """Run a script of the project in a process of its own, on one thread."""
+
+    def run(*words: object, ranks: int = 0) -> subprocess.CompletedProcess[str]:
+        launcher = [sys.executable]
+        if ranks:
+            launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        return subprocess.run(
+            [*launcher, *map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run

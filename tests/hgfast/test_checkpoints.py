@@ -1,0 +1,81 @@
+"""Checkpoints: what goes in comes out, nothing is lost half-way, nothing in a file is executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from hgfast import load_model
+from hgfast.checkpoints import Meta, build, describe, read, save
+from hgfast.errors import HgfastError
+from hgfast.model import StackedHourglass, architecture
+from hgfast.preprocessing import Preprocessing
+from hgfast.skeletons import HAND21
+
+
+@pytest.fixture
+def model() -> StackedHourglass:
+    meta = Meta(HAND21, Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), 64, "logits", "dark", 0.5)
+    return build(architecture("tiny", stacks=2), meta).eval()
+
+
+def test_round_trip(model: StackedHourglass, tmp_path: Path) -> None:
+    save(describe(model), tmp_path / "a.pt")
+    again = load_model(tmp_path / "a.pt")
+    images = torch.randn(2, 3, 64, 64)
+    assert not again.training
+    assert again.meta == model.meta and again.arch == model.arch
+    assert torch.equal(again(images), model(images))
+
+
+def test_a_failed_write_keeps_what_was_there(model: StackedHourglass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pt"
+    save({"format": 1, "old": True}, path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(HgfastError, match="No space left"):
+        save(describe(model), path)
+    assert read(path) == {"format": 1, "old": True}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("exploded",)
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": 1, "weights": Bomb()}, "evil.pt")
+    Path("worse.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
+    for name in ("evil.pt", "worse.pt"):
+        with pytest.raises(HgfastError, match="cannot be read"):
+            load_model(name)
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+def test_broken_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken.pt").write_bytes(content)
+    with pytest.raises(HgfastError, match=r"broken\.pt cannot be read"):
+        load_model(tmp_path / "broken.pt")
+
+
+def test_missing_and_foreign_files(model: StackedHourglass, tmp_path: Path) -> None:
+    with pytest.raises(HgfastError, match="no checkpoint at"):
+        load_model(tmp_path / "nothing.pt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(HgfastError, match="not an hgfast checkpoint"):
+        load_model(tmp_path / "foreign.pt")
+    content = describe(model)
+    content["architecture"]["features"] = 32
+    torch.save(content, tmp_path / "misfit.pt")
+    with pytest.raises(HgfastError, match="does not describe a network"):
+        load_model(tmp_path / "misfit.pt")

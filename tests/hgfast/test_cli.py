@@ -1,0 +1,87 @@
+"""The command line and configuration files: what is typed is what is meant, and a typo names the right word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hgfast.cli import parse
+from hgfast.config import Config
+from hgfast.errors import HgfastError
+from hgfast.train import SHORT, read_config
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("batch_size: 8\ntrain:\n  lr: 0.5\n  epochs: 7\n")
+    config = parse(Config, ["--config", str(tmp_path / "a.yaml"), "--train.lr", "0.25", "--seed=9"])
+    assert (config.batch_size, config.train.epochs, config.train.lr, config.seed) == (8, 7, 0.25, 9)
+    assert config.train.warmup == Config().train.warmup
+
+
+def test_the_seeds_short_flags_and_dashes() -> None:
+    config = parse(Config, ["-e", "mine", "-m", "0.5", "--batch-size", "4", "--overwrite", "--train.valid-every=2"], short=SHORT)
+    assert (config.exp, config.train.max_iters, config.batch_size, config.train.valid_every) == ("mine", 0.5, 4, 2)
+    assert config.overwrite
+
+
+def test_a_written_configuration_reads_back(tmp_path: Path) -> None:
+    config = parse(Config, ["--data", "somewhere", "--model.stem", "[8,8,8]", "--versions", "[gs,hom]"])
+    config.write(tmp_path / "c.yaml")
+    assert parse(Config, ["--config", str(tmp_path / "c.yaml")]) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--train.lrr", "1"], "unknown flag --train.lrr (did you mean --train.lr?)"),
+        (["--batch-siz", "1"], "did you mean --batch-size?"),
+        (["--batch-size", "many"], "bad value for batch_size"),
+        (["--dataset", "freehand"], "bad value for dataset"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_bad_flags_are_one_sentence_and_exit_code_2(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(Config, words)
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train:\n  lrr: 1\n", "unknown key 'train.lrr' in the configuration (did you mean train.lr?)"),
+        ("trian:\n  lr: 1\n", "unknown key 'trian.lr' in the configuration (did you mean train.lr?)"),
+        ("batch_sise: 1\n", "did you mean batch_size?"),
+        ("train:\n  epochs: many\n", "train.epochs"),
+        ("data: !!python/object/apply:os.system ['touch exploded']\n", "python/object"),
+    ],
+)
+def test_bad_files(
+    text: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(text)
+    with pytest.raises(SystemExit) as end:
+        parse(Config, ["--config", "bad.yaml"])
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--train.lr", "-1"], "train.lr is -1.0, must be above 0"),
+        (["--batch-size", "0"], "batch_size is 0, must be at least 1"),
+        (["--augment.scale-min", "3"], "augment.scale_min is 3.0"),
+        (["--exp", "../elsewhere"], "must be a plain name"),
+        (["-c", "nothing"], "no experiment 'nothing' to continue"),
+    ],
+)
+def test_values_out_of_range(words: list[str], sentence: str) -> None:
+    with pytest.raises(HgfastError, match=sentence.replace(".", r"\.")):
+        read_config(words)

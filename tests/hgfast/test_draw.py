@@ -1,0 +1,51 @@
+"""Pictures: joints are drawn where they are, sheets hold what they were given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hgfast.draw import caption, draw_skeleton, read_image, sheet, write_image
+from hgfast.errors import HgfastError
+from hgfast.skeletons import HAND21
+
+
+def test_joints_are_drawn_where_they_are() -> None:
+    blank = np.zeros((224, 224, 3), np.uint8)
+    points = np.full((21, 2), np.nan)
+    points[4] = (60.5, 170.25)
+    drawn = draw_skeleton(blank, points, HAND21)[..., 0].astype(float)
+    centres = np.arange(224) + 0.5
+    found = ((drawn * centres).sum() / drawn.sum(), (drawn * centres[:, None]).sum() / drawn.sum())
+    assert found == pytest.approx((60.5, 170.25), abs=0.25)
+    assert not blank.any()
+
+
+def test_edges_have_their_colours_and_hidden_joints_are_left_out() -> None:
+    blank, points = np.zeros((224, 224, 3), np.uint8), np.full((21, 2), -50.0)
+    points[0], points[5] = (20, 100), (200, 100)
+    edge = HAND21.edges.index((0, 5))
+    assert tuple(draw_skeleton(blank, points, HAND21)[100, 110]) == HAND21.colours[edge]
+    shown = np.ones(21, bool)
+    shown[5] = False
+    assert not draw_skeleton(blank, points, HAND21, shown)[100, 110].any()
+
+
+def test_sheet() -> None:
+    tiles = [np.full((20, 30, 3), value, np.uint8) for value in (10, 20, 30)]
+    whole = sheet(tiles, 2)
+    assert whole.shape == (40, 60, 3)
+    assert [whole[5, 5, 0], whole[5, 35, 0], whole[25, 5, 0], whole[25, 35, 0]] == [10, 20, 30, 0]
+
+
+def test_files(tmp_path: Path) -> None:
+    image = np.zeros((40, 50, 3), np.uint8)
+    image[..., 0] = 200
+    write_image(tmp_path / "new" / "a.png", caption(image, "red"))
+    assert tuple(read_image(tmp_path / "new" / "a.png")[30, 30]) == (200, 0, 0)
+    with pytest.raises(HgfastError, match="not a picture"):
+        read_image(tmp_path / "none.jpg")
+    with pytest.raises(HgfastError, match="cannot write the picture"):
+        write_image(tmp_path / "a.unknown", image)

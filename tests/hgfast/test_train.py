@@ -1,0 +1,248 @@
+"""Training from the command line to the checkpoint: runs, resumes to the bit, shares work between ranks, refuses bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import Command
+
+from hgfast import checkpoints, distributed, load_model
+from hgfast.checkpoints import Meta
+from hgfast.config import Config
+from hgfast.distributed import pick_device
+from hgfast.errors import HgfastError, run
+from hgfast.evaluation import Loader
+from hgfast.losses import heatmap_loss
+from hgfast.model import PRESETS
+from hgfast.precision import resolve
+from hgfast.preprocessing import Preprocessing
+from hgfast.train import main, train
+from hgfast.training import Trainer
+from pipelines.datasets import open_loader, open_samples
+
+
+def small(data: Path, out: Path, epochs: int = 2) -> Config:
+    config = Config(data=data, out=out, exp="small", batch_size=16, threads=1, device="cpu", versions=["gs", "hom"])
+    config.model.preset = "tiny"
+    config.train.epochs, config.train.lr = epochs, 3e-3
+    return config
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command: Command) -> None:
+    done = command(
+        "hgfast/train.py", "--dataset", "freihand", "--data", hands, "--out", tmp_path, "-e", "one", "--model.preset", "tiny",
+        "--batch-size", 16, "--train.epochs", 3, "--train.lr", 0.003, "--versions", "[gs]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "one"
+    assert {f.name for f in folder.iterdir()} == {"checkpoint.pt", "best.pt", "config.yaml", "metrics.jsonl"}
+    records = lines(folder)
+    assert [r["epoch"] for r in records] == [1, 2, 3]
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert all(0 <= r["data_wait"] <= 1 and r["images_per_s"] > 0 for r in records)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["train"]["epochs"] == 3
+
+    done = command(
+        "hgfast/evaluate.py", folder / "checkpoint.pt", "--data", hands, "--split", "test", "--baselines",
+        "--json", tmp_path / "r.json", "--sheet", tmp_path / "s.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "nearest 16 x 16 thumbnail" in done.stdout
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert [row["method"] for row in result["rows"]] == ["network", "mean pose", "nearest 16 x 16 thumbnail"]
+    assert all(0 <= row["pck@0.05"] <= row["pck@0.1"] <= row["pck@0.2"] <= 1 for row in result["rows"])
+    assert (tmp_path / "s.png").stat().st_size > 10_000
+
+
+def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run broken off after two of four epochs and continued ends with the weights of one that was not."""
+    ranks = distributed.start("cpu")
+    torch.set_num_threads(1)
+    whole = train(small(hands, tmp_path / "whole", 4), ranks)
+
+    report = Trainer._report
+
+    def break_off(self: Trainer, record: dict[str, float]) -> None:
+        report(self, record)
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_report", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        train(small(hands, tmp_path / "parts", 4), ranks)
+    monkeypatch.setattr(Trainer, "_report", report)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path / "parts")])
+    main()
+
+    one, other = (checkpoints.read(folder / "checkpoint.pt") for folder in (whole, tmp_path / "parts/small"))
+    assert all(torch.equal(one["weights"][name], other["weights"][name]) for name in one["weights"])
+    losses = [[r["loss"] for r in lines(folder)] for folder in (whole, tmp_path / "parts/small")]
+    assert losses[0] == losses[1]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--continue", "small", "--out", str(tmp_path / "parts")])
+    with pytest.raises(HgfastError, match=r"has done its .* steps"):
+        main()
+
+
+def test_two_ranks(hands: Path, tmp_path: Path, command: Command) -> None:
+    done = command(Path(__file__).parent / "two_ranks.py", hands, tmp_path, ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.split("RESULT ")[1].splitlines()[0])
+    assert sorted(result["seen"]) == list(range(result["samples"]))
+    assert min(result["shares"]) > 0
+    assert result["parameters_apart"] == 0
+    assert result["buffers_apart"] == 0
+    assert result["validated"] == [result["valid"]]
+    assert not result["unused"]
+    assert "unused" not in done.stderr
+    assert load_model(tmp_path / "checkpoint.pt").meta.skeleton.name == "hand21"
+
+
+def test_ranks_gradients_average_to_the_whole_batchs(hands: Path) -> None:
+    """What DDP would average over two ranks, by hand: equal to one process with the whole batch, BatchNorm held still."""
+    samples = open_samples("freihand", hands, "train", ["hom"])
+    meta = Meta(samples.skeleton, Preprocessing(), 64, "logits", "dark", 0.0)
+    torch.manual_seed(0)
+    model = checkpoints.build(PRESETS["tiny"], meta).eval()
+
+    def gradient(world: int) -> torch.Tensor:
+        total = torch.zeros(sum(p.numel() for p in model.parameters()))
+        for rank in range(world):
+            ranks = distributed.Ranks(rank, world, world, torch.device("cpu"))
+            loader = open_loader(samples, 64, 11, Preprocessing(), ranks, augment=Config().augment, threads=1)
+            batch = next(loader.epoch(0))
+            model.zero_grad()
+            loss = world * heatmap_loss(
+                "cross_entropy", model(batch.images), batch.keypoints / 4, batch.labelled, batch.total, 1.0, "ignore"
+            )
+            loss.backward()
+            total += torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]) / world
+        return total
+
+    assert torch.allclose(gradient(2), gradient(1), rtol=1e-3, atol=1e-6)
+
+
+def test_schedule_warms_up_and_ends_at_zero(hands: Path, tmp_path: Path) -> None:
+    config = small(hands, tmp_path)
+    trainer = bare_trainer(config, tmp_path, hands)
+    trainer.steps_in_all = 1000
+    config.train.warmup = 0.1
+    rates = []
+    for trainer.step in range(1000):
+        rates.append(trainer._rate())
+    assert np.argmax(rates) == pytest.approx(100, abs=1)
+    assert max(rates) == pytest.approx(config.train.lr)
+    assert rates[0] < 0.02 * config.train.lr
+    assert rates[-1] < 1e-5 * config.train.lr
+    assert rates[550] == pytest.approx(config.train.lr / 2)
+    config.train.max_minutes = 2.0
+    trainer.step, trainer.seconds = 10, 66.0  # more of the time is gone than of the steps
+    assert trainer.progress == pytest.approx(0.55)
+
+
+def bare_trainer(config: Config, folder: Path, hands: Path) -> Trainer:
+    samples = open_samples("freihand", hands, "train", ["gs"])
+    ranks = distributed.start("cpu")
+    loader: Loader = open_loader(samples, 64, config.batch_size, Preprocessing(), ranks, threads=1)
+    model = checkpoints.build(PRESETS["tiny"], Meta(samples.skeleton, Preprocessing(), 64, "logits", "dark", 0.0))
+    return Trainer(config, model, loader, loader, lambda _: {"x": 0.0}, "x", folder, ranks)
+
+
+def test_time_limit_ends_a_run(hands: Path, tmp_path: Path) -> None:
+    config = small(hands, tmp_path, epochs=10_000)
+    config.train.max_minutes = 0.03
+    records = lines(train(config, distributed.start("cpu")))
+    assert len(records) < 10_000
+    assert "valid" in records[-1]
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_both_losses_learn(hands: Path, tmp_path: Path, loss: str, amp: str) -> None:
+    config = small(hands, tmp_path, epochs=4)
+    config.loss.name, config.train.amp = loss, amp  # type: ignore[assignment]
+    records = lines(train(config, distributed.start("cpu")))
+    assert all(math.isfinite(r["loss"]) for r in records)
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert load_model(tmp_path / "small/checkpoint.pt").meta.kind == {"mse": "gaussian", "cross_entropy": "logits"}[loss]
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_eight_real_pictures_are_learnt_by_heart(real_freihand: Path, tmp_path: Path, command: Command) -> None:
+    done = command(
+        "hgfast/train.py", "--config", "configs/overfit.yaml", "--data", real_freihand, "--out", tmp_path,
+        "--train.epochs", 200, "--train.valid-every", 200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert lines(tmp_path / "overfit")[-1]["valid"]["epe_px"] < 2  # type: ignore[index]
+
+
+def test_a_run_is_not_overwritten_by_accident(hands: Path, tmp_path: Path) -> None:
+    ranks = distributed.start("cpu")
+    train(small(hands, tmp_path, 1), ranks)
+    with pytest.raises(HgfastError, match=r"continue it with -c small.*--overwrite"):
+        train(small(hands, tmp_path, 1), ranks)
+
+
+BAD = [
+    (["--data", "nowhere"], "no folder at nowhere"),
+    (["--data", "tests"], "no FreiHAND data in tests"),
+    ([], "--data DIR is missing"),
+    (["--data", "{hands}", "--lr", "1"], "unknown flag --lr"),
+    (["--data", "{hands}", "--device", "cuda"], "no GPUs are visible"),
+    (["--data", "{hands}", "--device", "gpu"], "device 'gpu' is unknown"),
+    (["--data", "{hands}", "--model.preset", "hg3"], "choose from hg1"),
+    (["--data", "{hands}", "--train.amp", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    words: list[str], sentence: str, hands: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--out", str(tmp_path), *(w.format(hands=hands) for w in words)])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    printed = capsys.readouterr().err
+    assert end.value.code == 2
+    assert sentence in printed
+    assert printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_from_the_shell(command: Command, tmp_path: Path) -> None:
+    done = command("hgfast/train.py", "--data", tmp_path)
+    assert done.returncode == 2
+    assert "synthetic.py freihand --out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_devices_and_precisions() -> None:
+    cpu = torch.device("cpu")
+    assert pick_device("cpu") == cpu
+    assert resolve("auto", cpu) in ("bf16", "off")
+    assert resolve("bf16", cpu) == "bf16"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("amp", ["bf16", "fp16", "off"])
+def test_training_on_a_gpu(hands: Path, tmp_path: Path, amp: str) -> None:
+    config = small(hands, tmp_path, epochs=4)
+    config.device, config.train.amp = "cuda", amp  # type: ignore[assignment]
+    records = lines(train(config, distributed.start("cuda")))
+    assert records[-1]["loss"] < records[0]["loss"]

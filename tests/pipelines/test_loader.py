@@ -1,0 +1,159 @@
+"""The DALI loader: marks land where keypoints are moved to, pictures equal OpenCV's, and nothing is skipped or kept back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hgfast.config import AugmentConfig
+from hgfast.draw import read_image
+from hgfast.errors import HgfastError
+from hgfast.geometry import warp
+from hgfast.preprocessing import Preprocessing
+from hgfast.skeletons import Skeleton
+from pipelines.dali import DaliLoader
+from pipelines.freihand import read_freihand
+from pipelines.plan import Plan
+from pipelines.samples import Samples
+
+CPU = torch.device("cpu")
+RAW = Preprocessing((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # leaves grey levels as they are
+STRONG = AugmentConfig(
+    rotation=180, scale_min=0.7, scale_max=1.3, shift=0.1, flip=0.5, brightness=0, contrast=0, saturation=0, hue=0
+)
+SIZE, PICTURE, MARK = 160, 224, 3.0  # pixels; MARK is the standard deviation of a drawn mark
+GRID = Skeleton("grid", tuple(map(str, range(9))), (), tuple(range(9)), ())
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    """200 black pictures with a Gaussian mark at each of nine keypoints, too far apart to touch."""
+    folder, rng = tmp_path_factory.mktemp("marked"), np.random.default_rng(6)
+    cells = np.stack(np.meshgrid([1, 3, 5], [1, 3, 5]), -1).reshape(9, 2) * PICTURE / 6
+    points = cells + rng.uniform(-14, 14, (200, 9, 2))
+    centres = np.arange(PICTURE) + 0.5
+    paths = []
+    for number, marks in enumerate(points):
+        columns, rows = (np.exp(-((centres - marks[:, axis, None]) ** 2) / (2 * MARK**2)) for axis in (0, 1))
+        picture = np.einsum("kr,kc->rc", rows, columns)
+        paths.append(str(folder / f"{number}.png"))
+        cv2.imwrite(paths[-1], np.repeat(np.round(255 * picture).astype(np.uint8)[..., None], 3, axis=2))
+    ones = np.ones(200)
+    return Samples(
+        np.array(paths), np.full((200, 2), PICTURE / 2), ones * PICTURE, points, np.ones((200, 9), bool), ones,
+        np.arange(200), GRID, 0.0,
+    )  # fmt: skip
+
+
+def worst_centroid(picture: NDArray[np.float64], points: NDArray[np.float64], zoom: float) -> tuple[float, int]:
+    """The largest distance between a mark's centroid in (S, S) and its keypoint, over marks wholly inside; and their number."""
+    reach = 4.5 * MARK * zoom
+    centres = np.arange(SIZE) + 0.5
+    distances = []
+    for x, y in points:
+        if min(x, y, SIZE - x, SIZE - y) < reach:
+            continue
+        window = picture * (np.abs(centres - x) < reach) * (np.abs(centres - y) < reach)[:, None]
+        found = np.array([(window * centres).sum(), (window * centres[:, None]).sum()]) / window.sum()
+        distances.append(float(np.hypot(*(found - (x, y)))))
+    return max(distances, default=0.0), len(distances)
+
+
+def check_marks(samples: Samples, pictures: dict[int, NDArray[np.float64]], plan: Plan) -> None:
+    worst, count = 0.0, 0
+    for step in range(plan.steps):
+        batch = plan.batch(0, step)
+        for row, points, matrix in zip(batch.index, batch.keypoints, batch.input_from_source):
+            off, seen = worst_centroid(pictures[int(row)], points, float(np.sqrt(abs(np.linalg.det(matrix[:2, :2])))))
+            worst, count = max(worst, off), count + seen
+    assert len(pictures) == len(samples) == 200
+    assert count > 800  # of 1800; the others lie at or beyond the border
+    assert worst < 0.25
+
+
+def through_dali(plan: Plan, device: torch.device, warp_operator: str) -> dict[int, NDArray[np.float64]]:
+    loader = DaliLoader(plan, device, 1, RAW, warp=warp_operator)  # type: ignore[arg-type]
+    return {
+        int(row): image[0].double().cpu().numpy() for batch in loader.epoch(0) for row, image in zip(batch.index, batch.images)
+    }
+
+
+@pytest.mark.parametrize("operator", ["warp_affine", "warp_perspective"])
+def test_marks_land_on_the_moved_keypoints(marked: Samples, operator: str) -> None:
+    plan = Plan(marked, SIZE, 32, augment=STRONG, seed=8)
+    check_marks(marked, through_dali(plan, CPU, operator), plan)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("operator", ["warp_affine", "warp_perspective"])
+def test_marks_land_on_the_moved_keypoints_on_a_gpu(marked: Samples, operator: str) -> None:
+    plan = Plan(marked, SIZE, 32, augment=STRONG, seed=8)
+    check_marks(marked, through_dali(plan, torch.device("cuda", 0), operator), plan)
+
+
+def test_marks_land_on_the_moved_keypoints_with_opencv(marked: Samples) -> None:
+    plan = Plan(marked, SIZE, 32, augment=STRONG, seed=8)
+    pictures = {}
+    for step in range(plan.steps):
+        batch = plan.batch(0, step)
+        for row, matrix in zip(batch.index, batch.input_from_source):
+            pictures[int(row)] = warp(read_image(marked.paths[row]), matrix, SIZE)[..., 0].astype(np.float64)
+    check_marks(marked, pictures, plan)
+
+
+@pytest.mark.parametrize("operator", ["warp_affine", "warp_perspective"])
+def test_pictures_equal_opencvs(hands: Path, operator: str) -> None:
+    """The same files, matrices and colours through OpenCV and numpy."""
+    samples = read_freihand(hands, "train", ["hom"])
+    plan = Plan(samples, 128, 8, augment=AugmentConfig(), seed=4)
+    loader = DaliLoader(plan, CPU, 1, Preprocessing((0.5, 0.4, 0.3), (0.2, 0.25, 0.3)), warp=operator)  # type: ignore[arg-type]
+    for step, batch in enumerate(loader.epoch(1)):
+        colour = plan.batch(1, step).colour.astype(np.float64)
+        for n, row in enumerate(batch.index):
+            rgb = warp(read_image(samples.paths[row]), batch.input_from_source[n], 128) / 255
+            wanted = (rgb @ colour[n, :, :3].T + colour[n, :, 3] - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.3]
+            off = np.abs(batch.images[n].permute(1, 2, 0).numpy() - wanted) * 0.2 * 255  # about grey levels
+            assert off.max() < 2.5
+            assert off.mean() < 0.02
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_sample_once_and_in_the_plans_order(hands: Path) -> None:
+    samples = read_freihand(hands, "all")
+    plan = Plan(samples, 32, 10, augment=AugmentConfig(), seed=4)
+    loader = DaliLoader(plan, CPU, 2, RAW)
+    for epoch in range(2):
+        seen = [batch.index for batch in loader.epoch(epoch)]
+        assert len(seen) == len(loader) == plan.steps
+        assert all(np.array_equal(index, plan.batch(epoch, step).index) for step, index in enumerate(seen))
+        assert sorted(np.concatenate(seen)) == list(range(len(samples)))
+
+
+def test_an_epoch_may_start_late_and_end_early(hands: Path) -> None:
+    plan = Plan(read_freihand(hands, "all"), 32, 16, augment=AugmentConfig(), seed=4)
+    loader = DaliLoader(plan, CPU, 1, RAW)
+    whole = [batch.images for batch in loader.epoch(3)]
+    left = loader.epoch(0)
+    next(left)
+    left.close()
+    late = [batch.images for batch in loader.epoch(3, start=5)]
+    assert len(late) == plan.steps - 5
+    assert all(torch.equal(a, b) for a, b in zip(late, whole[5:]))
+
+
+@pytest.mark.parametrize("content", [b"", b"a text file", None])
+def test_a_picture_that_cannot_be_decoded_is_named(hands: Path, tmp_path: Path, content: bytes | None) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(hands, root)
+    bad = root / "training/rgb/00000003.jpg"
+    bad.write_bytes(bad.read_bytes()[:200] if content is None else content)
+    loader = DaliLoader(Plan(read_freihand(root, "train", ["gs"]), 32, 4), CPU, 1, RAW)
+    with pytest.raises(HgfastError, match=r"00000003\.jpg"):
+        list(loader.epoch(0))

@@ -1,0 +1,38 @@
+"""The package as installed: light to import, and no module name that hides another."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+SCRIPTS = ("hgfast", "pipelines")
+
+
+def test_importing_hgfast_imports_no_torch() -> None:
+    code = "import sys, hgfast; assert 'torch' not in sys.modules; assert hgfast.__version__"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    import hgfast
+
+    with pytest.raises(AttributeError, match="no attribute 'load_modle'"):
+        hgfast.load_modle  # noqa: B018
+
+
+@pytest.mark.parametrize("folder", SCRIPTS)
+def test_no_module_hides_the_standard_library(folder: str) -> None:
+    """A script's folder comes first on sys.path."""
+    names = {file.stem for file in (ROOT / folder).glob("*.py")} - {"__init__"}
+    assert names & set(sys.stdlib_module_names) == set()
+    assert names & {"torch", "numpy", "cv2", "nvidia", "onnx", "tensorrt", "triton", "tqdm", "yaml"} == set()
+
+
+def test_arrows_point_one_way() -> None:
+    """Only the entry points of hgfast know the pipelines."""
+    entries = {"train.py", "evaluate.py"}
+    users = {file.name for file in (ROOT / "hgfast").glob("*.py") if "from pipelines" in file.read_text()}
+    assert users == entries
