@@ -2,24 +2,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_DATA := data/demo
 DEMO_HANDS := 4000
+DEMO_DATA := data/demo-$(DEMO_HANDS)
 
 .PHONY: demo test lint format clean
 
 $(VENV)/installed: setup.py constraints.txt
 	@echo "== installing into $(VENV)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[train,dev]"
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[train,dev]"
 	@touch $@
 
-$(DEMO_DATA)/training_xyz.json: | $(VENV)/installed
+$(DEMO_DATA)/training_K.json: | $(VENV)/installed
 	@echo "== drawing $(DEMO_HANDS) synthetic hands, four pictures each"
 	$(BIN)/python pipelines/synthetic.py freihand --out $(DEMO_DATA) --count $(DEMO_HANDS) --seed 0 --overwrite
 
 # Draw hands, train on them, show what was reached on hands the network has not seen.
-demo: $(VENV)/installed $(DEMO_DATA)/training_xyz.json
+demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	@echo "== training"
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 hgfast/train.py --config configs/demo.yaml --data $(DEMO_DATA) --overwrite
 	@echo "== evaluating on hands that were held out"

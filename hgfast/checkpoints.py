@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from hgfast.errors import HgfastError
+from hgfast.heatmaps import KINDS, METHODS
 from hgfast.model import STRIDE, Architecture, StackedHourglass
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import Skeleton
@@ -37,6 +38,10 @@ class Meta:
     decoder: str
     pixel_offset: float
     stride: int = STRIDE
+
+    def __post_init__(self) -> None:
+        if self.decoder not in METHODS or self.kind not in KINDS:
+            raise ValueError(f"unknown decoder {self.decoder!r} or kind of maps {self.kind!r}")
 
 
 def build(arch: Architecture, meta: Meta) -> StackedHourglass:
@@ -77,10 +82,15 @@ def read(path: Path) -> dict[str, Any]:
         raise HgfastError(f"no checkpoint at {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise HgfastError(f"{path} cannot be read as a checkpoint ({reason}): take an older one") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    except pickle.UnpicklingError as error:
+        raise HgfastError(
+            f"{path} cannot be read as a checkpoint: it is none, or holds more than tensors and plain types"
+        ) from error
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError) as error:
+        raise HgfastError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is none, or was cut short"
+        ) from error
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] != FORMAT:
         raise HgfastError(f"{path} is not an hgfast checkpoint of format {FORMAT}: foreign weights are not read yet")
     return content
 
@@ -94,7 +104,7 @@ def restore(content: dict[str, Any], path: Path) -> StackedHourglass:
         meta["preprocessing"] = Preprocessing(**{key: tuple(value) for key, value in meta["preprocessing"].items()})
         model = build(arch, Meta(**meta))
         model.load_state_dict(content["weights"])
-    except (KeyError, TypeError, RuntimeError, AssertionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise HgfastError(f"{path} does not describe a network of this version ({' '.join(str(error).split())[:300]})") from error
     return model.eval()
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
+import yaml
 
-from hgfast.errors import HgfastError, fail
+from hgfast.errors import HgfastError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 T = TypeVar("T")
@@ -27,36 +29,132 @@ class Parser(jsonargparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        fail(HgfastError(explain(message, self.known())))
+        raise HgfastError(explain(message, self.known())) from None
 
     def format_help(self, *formatter: Any) -> str:
         """Flags with dashes, as people type them."""
         return re.sub(r"--[\w.]+", lambda flag: flag[0].replace("_", "-"), super().format_help(*formatter))
 
-    def let_switches_stand_alone(self) -> None:
-        """`--overwrite` means `--overwrite true`."""
-        for action in self._actions:
-            if getattr(action, "_typehint", None) is bool:
-                action.nargs, action.const = "?", True
-
     def known(self) -> list[str]:
-        """Every option of this parser as typed on a command line, `--train.lr` say."""
+        """Every option of this parser as jsonargparse has it, `--train.lr` say."""
         return [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+
+    def spell(self, argv: Sequence[str], short: Mapping[str, str] | None = None) -> list[str]:
+        """The words as jsonargparse wants them: `--batch_size` for `--batch-size`, `--overwrite=true` for `--overwrite`."""
+        switches = {o for a in self._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
+        words: list[str] = []
+        for word, following in zip(argv, [*argv[1:], ""]):
+            name, equals, value = (short or {}).get(word, word).partition("=")
+            if name.startswith("--"):
+                name = "--" + name[2:].replace("-", "_")
+                if name in switches and not equals and following not in ("true", "false"):
+                    equals, value = "=", "true"
+            words.append(name + equals + value)
+        return words
+
+
+def parse(
+    into: type[T],
+    argv: Sequence[str] | None = None,
+    *,
+    positional: str | None = None,
+    short: Mapping[str, str] | None = None,
+    description: str = "",
+) -> T:
+    """The command line (default: `sys.argv`) as an instance of the dataclass `into`; `--config FILE` reads YAML.
+
+    Flags win over the file, the file over the defaults. `positional` names a field that is a bare path; `short` maps other
+    spellings of flags to their names.
+
+    Raises:
+        HgfastError: anything unknown, missing or of the wrong type, in one sentence.
+    """
+    parser = Parser(description=description, formatter_class=jsonargparse.DefaultHelpFormatter)
+    parser.add_argument("--config", action="config", help="YAML file; flags win over it")
+    if positional is not None:
+        parser.add_argument(positional, type=Path)
+    parser.add_class_arguments(into, as_group=False, skip={positional} if positional else set())
+    words = parser.spell(sys.argv[1:] if argv is None else argv, short)
+    groups = [field.name for field in fields(into) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]
+    for word, following in zip(words, [*words[1:], ""]):
+        name, _, value = word.partition("=")
+        if name == "--config":
+            check_file(Path(value or following), groups)
+    namespace = parser.parse_args(words)
+    namespace.pop("config")
+    return into(**parser.instantiate(namespace).as_dict())
+
+
+def dispatch(commands: dict[str, Callable[..., Any]], argv: Sequence[str] | None = None, description: str = "") -> None:
+    """Call the function that the first word names with the flags its signature and docstring declare.
+
+    Raises:
+        HgfastError: as `parse`.
+    """
+    parser = Parser(description=description)
+    sub = parser.add_subcommands()
+    children = {}
+    for name, function in commands.items():
+        children[name] = Parser(description=(function.__doc__ or "").strip().split("\n")[0])
+        children[name].add_function_arguments(function, as_group=False)
+        sub.add_subcommand(name, children[name])
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in children:
+        words[1:] = children[words[0]].spell(words[1:])
+    namespace = parser.parse_args(words)
+    chosen = namespace.subcommand
+    commands[chosen](**namespace[chosen].as_dict())
+
+
+def check_file(path: Path, groups: Iterable[str]) -> None:
+    """Refuse a YAML file that is not a mapping of keys to values, by name. `groups` are keys that hold mappings themselves."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise HgfastError(f"the configuration {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HgfastError(f"the configuration {path} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict):
+        raise HgfastError(f"the configuration {path} must hold lines such as 'batch_size: 32'")
+    for group in groups:
+        if not isinstance(content.get(group, {}), dict):
+            raise HgfastError(f"{group} in the configuration {path} must hold indented lines, or be left out")
 
 
 def explain(message: str, known: Iterable[str]) -> str:
     """jsonargparse's message as one line, with a suggestion where it complains about a name."""
     line = " ".join(message.split())
+    if found := re.match(r"unrecognized arguments?: ([^-]\S*)", line):
+        return f"unexpected word {found[1]!r}; --help lists what can be given"
     if found := re.match(r"unrecognized arguments?: (\S+)", line):
-        word = found[1].split("=")[0]
+        word = found[1].split("=")[0].replace("_", "-")
         return f"unknown flag {word}{suggest(word, known)}; --help lists them all"
     if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", line):
         return unknown_key(f"{found[1]}.{found[2]}", known)
     if found := re.search(r"Option '([^']+)' is not accepted", line):
         return unknown_key(found[1], known)
     if found := re.search(r"Parser key \"([^\"]+)\": (.*)", line):
-        return f"bad value for {found[1]}: {found[2]}"
+        return f"bad value for {found[1]}: {in_words(found[2])}"
     return line
+
+
+KINDS = {
+    "Literal": "one of {}",
+    "tuple": "three whole numbers such as [8,8,8]",
+    "list": "a list such as [a,b]",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+
+
+def in_words(complaint: str) -> str:
+    """jsonargparse's complaint about a value, short: what was given, and what would do."""
+    given = re.findall(r"(?:Got|Given) value: (.+?)(?= Subtypes:| - |$)", complaint)
+    for kind, words in KINDS.items():
+        if found := re.search(rf"\b{kind}\b(?:\[([^\]]*)\])?", complaint):
+            return f"{given[-1] if given else 'it'} is not {words.format((found[1] or '').replace(chr(39), ''))}"
+    return complaint
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -69,54 +167,3 @@ def suggest(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word.replace("-", "_").lstrip("_"), [k.lstrip("-") for k in known], n=1, cutoff=0.5)
     dashes = "--" if word.startswith("-") else ""
     return f" (did you mean {dashes}{near[0].replace('_', '-') if dashes else near[0]}?)" if near else ""
-
-
-def spell(argv: Sequence[str], short: dict[str, str] | None = None) -> list[str]:
-    """`--batch-size=4` as jsonargparse wants it, `--batch_size=4`; short flags replaced by their long ones."""
-    words = []
-    for word in argv:
-        word = (short or {}).get(word, word)
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            word = "--" + name[2:].replace("-", "_") + equals + value
-        words.append(word)
-    return words
-
-
-def parse(
-    into: type[T],
-    argv: Sequence[str] | None = None,
-    *,
-    positional: str | None = None,
-    short: dict[str, str] | None = None,
-    description: str = "",
-) -> T:
-    """The command line (default: `sys.argv`) as an instance of the dataclass `into`; `--config FILE` reads YAML.
-
-    Flags win over the file, the file over the defaults. Anything unknown or of the wrong type ends the program with one
-    sentence. `positional` names a field that is a bare path; `short` maps other spellings of flags to their names.
-    """
-    parser = Parser(description=description, formatter_class=jsonargparse.DefaultHelpFormatter)
-    parser.add_argument("--config", action="config", help="YAML file; flags win over it")
-    if positional is not None:
-        parser.add_argument(positional, type=Path)
-    parser.add_class_arguments(into, as_group=False, skip={positional} if positional else set())
-    parser.let_switches_stand_alone()
-    namespace = parser.parse_args(spell(sys.argv[1:] if argv is None else argv, short))
-    namespace.pop("config")
-    return into(**parser.instantiate(namespace).as_dict())
-
-
-def dispatch(commands: dict[str, Callable[..., Any]], argv: Sequence[str] | None = None, description: str = "") -> None:
-    """Call the function that the first word names with the flags its signature and docstring declare."""
-    parser = Parser(description=description)
-    sub = parser.add_subcommands()
-    children = {}
-    for name, function in commands.items():
-        children[name] = Parser(description=(function.__doc__ or "").strip().split("\n")[0])
-        children[name].add_function_arguments(function, as_group=False)
-        children[name].let_switches_stand_alone()
-        sub.add_subcommand(name, children[name])
-    namespace = parser.parse_args(spell(sys.argv[1:] if argv is None else argv))
-    chosen = namespace.subcommand
-    commands[chosen](**namespace[chosen].as_dict())

@@ -142,6 +142,7 @@ class Config:
             ("train.max_minutes", lambda v: v is None or v > 0, "above 0"),
             ("train.lr", lambda v: v > 0, "above 0"),
             ("train.warmup", lambda v: 0 <= v < 1, "in [0, 1)"),
+            ("train.weight_decay", lambda v: v >= 0, "at least 0"),
             ("train.clip", lambda v: v > 0, "above 0"),
             ("train.valid_every", lambda v: v >= 1, "at least 1"),
             ("loss.sigma", lambda v: v > 0, "above 0"),
@@ -154,7 +155,7 @@ class Config:
                 value = getattr(value, part)
             if not good(value):
                 raise HgfastError(f"{name} is {value}, must be {wanted}")
-        if not self.exp or Path(self.exp).name != self.exp:
+        if not self.exp or self.exp == ".." or Path(self.exp).name != self.exp:
             raise HgfastError(f"exp {self.exp!r} must be a plain name, without folders")
 
     def plain(self) -> dict[str, Any]:

@@ -41,9 +41,11 @@ def start(device: str) -> Ranks:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     chosen = pick_device(device, local)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     if world > 1:
-        if chosen.type == "cuda":
-            torch.cuda.set_device(chosen)
+        if ":" in device:
+            raise HgfastError(f"--device {device} is one GPU for {world} ranks: use --device cuda, and each takes its own")
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
     return Ranks(rank, world, local_world, chosen)
 
@@ -51,10 +53,8 @@ def start(device: str) -> Ranks:
 def pick_device(device: str, local_rank: int = 0) -> torch.device:
     """auto is this rank's GPU where one is visible, else the CPU. Raises `HgfastError` for a device that is not there."""
     gpus = torch.cuda.device_count()
-    if device == "auto":
-        device = "cuda" if gpus else "cpu"
     try:
-        wanted = torch.device(device)
+        wanted = torch.device(("cuda" if gpus else "cpu") if device == "auto" else device)
     except RuntimeError:
         wanted = torch.device("meta")
     if wanted.type not in ("cpu", "cuda"):
@@ -62,8 +62,10 @@ def pick_device(device: str, local_rank: int = 0) -> torch.device:
     if wanted.type == "cpu":
         return wanted
     index = local_rank if wanted.index is None else wanted.index
-    if index >= gpus:
-        raise HgfastError(f"device {device} was asked for, but {gpus or 'no'} GPUs are visible: use --device cpu, or fewer ranks")
+    if not 0 <= index < gpus:
+        raise HgfastError(
+            f"--device {device} on rank {local_rank}: {gpus or 'no'} GPUs are visible; use --device cpu, or fewer ranks"
+        )
     return torch.device("cuda", index)
 
 

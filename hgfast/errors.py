@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -12,12 +13,16 @@ class HgfastError(Exception):
 
 
 def fail(error: HgfastError) -> NoReturn:
-    """Print one sentence to stderr and leave with exit code 2."""
+    """Print one sentence to stderr and leave with exit code 2; under torchrun, also have it in torchrun's own last words."""
     print(f"error: {error}", file=sys.stderr, flush=True)
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
     raise SystemExit(2)
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], object]) -> None:
     """Run an entry point: a `HgfastError` becomes one sentence on stderr and exit code 2."""
     try:
         main()

@@ -6,6 +6,7 @@ python hgfast/evaluate.py exp/hands/best.pt --dataset freihand --data DIR --json
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +14,16 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from hgfast import distributed
 from hgfast.checkpoints import load_model
 from hgfast.cli import parse
+from hgfast.distributed import Ranks, pick_device
 from hgfast.draw import Image, caption, draw_skeleton, read_image, sheet, write_image
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import Predictions, predict
-from hgfast.metrics import distances, hand_table
+from hgfast.metrics import distances
 from hgfast.precision import resolve
 from pipelines.baselines import mean_pose, nearest_thumbnail
-from pipelines.datasets import open_loader, open_samples
+from pipelines.datasets import open_loader, open_samples, score
 from pipelines.samples import Samples
 
 
@@ -56,29 +57,33 @@ class EvaluateConfig:
     """write a contact sheet here: ground truth beside prediction, from the best sample to the worst"""
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """The figures of a checkpoint on a split, by way of `rows`: one for the network and one a baseline."""
-    ranks = distributed.start(config.device)
-    if ranks.world > 1:
+def check(config: EvaluateConfig) -> None:
+    """Refuse what could only fail after the work is done."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise HgfastError("evaluate.py runs as one process: start it with python, not torchrun")
-    if config.batch_size < 1:
-        raise HgfastError(f"batch_size is {config.batch_size}, must be at least 1")
+    if config.batch_size < 1 or (config.threads is not None and config.threads < 1):
+        raise HgfastError("--batch-size and --threads must be at least 1")
+    if config.sheet is not None and config.sheet.suffix.lower() not in (".jpg", ".png"):
+        raise HgfastError(f"--sheet {config.sheet} must end in .jpg or .png")
+
+
+def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, Predictions]:
+    """The figures of a checkpoint on a split (`rows`: one for the network and one a baseline), and what they are made from."""
+    check(config)
+    ranks = Ranks(0, 1, 1, pick_device(config.device))
     model = load_model(config.checkpoint, ranks.device)
     samples = open_samples(config.dataset, config.data, config.split, config.versions)
     if samples.skeleton.joints != model.meta.skeleton.joints:
         raise HgfastError(f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {samples.skeleton.name}")
-    loader = open_loader(
-        samples, model.meta.input_size, config.batch_size, model.meta.preprocessing, ranks, threads=config.threads
-    )
+    meta = model.meta
+    loader = open_loader(samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads)
     predictions = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate")
-    rows = [{"method": "network", **score(samples, predictions.keypoints)}]
+    rows: list[dict[str, Any]] = [{"method": "network", **score(samples, predictions.keypoints)}]
     if config.baselines:
         train = open_samples(config.dataset, config.data, "train", config.versions)
         rows.append({"method": "mean pose", **score(samples, mean_pose(train, samples))})
         rows.append({"method": "nearest 16 x 16 thumbnail", **score(samples, nearest_thumbnail(train, samples))})
-    if config.sheet is not None:
-        write_image(config.sheet, contact_sheet(samples, predictions))
-    return {
+    result = {
         "checkpoint": str(config.checkpoint),
         "dataset": config.dataset,
         "data": str(config.data),
@@ -87,11 +92,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "samples": len(samples),
         "rows": rows,
     }
-
-
-def score(samples: Samples, keypoints: np.ndarray) -> dict[str, float]:
-    """The table of (N, K, 2) predictions in source pixels, one row a sample."""
-    return hand_table(keypoints, samples.keypoints, samples.labelled, samples.reference)
+    return result, samples, predictions
 
 
 def contact_sheet(samples: Samples, predictions: Predictions, count: int = 24, columns: int = 8) -> Image:
@@ -111,19 +112,20 @@ def contact_sheet(samples: Samples, predictions: Predictions, count: int = 24, c
 
 def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
-    result = evaluate(config)
-    print(f"{result['samples']} samples of {config.dataset}, split {config.split}, at {config.data}")
+    result, samples, predictions = evaluate(config)
+    print(f"{len(samples)} samples of {config.dataset}, split {config.split}, at {config.data}")
     print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
-    print("PCK: of the longer side of the hand's box; AUC, EPE: source pixels")
+    print("PCK: of the longer side of the hand's box; AUC, EPE: source pixels", flush=True)
     if config.json is not None:
         try:
             config.json.parent.mkdir(parents=True, exist_ok=True)
             config.json.write_text(json.dumps(result, indent=2) + "\n")
         except OSError as error:
             raise HgfastError(f"cannot write {config.json} ({error.strerror}): choose another file") from error
-    for what, path in (("figures", config.json), ("pictures", config.sheet)):
-        if path is not None:
-            print(f"{what}: {path}")
+        print(f"figures: {config.json}")
+    if config.sheet is not None:
+        write_image(config.sheet, contact_sheet(samples, predictions))
+        print(f"pictures: {config.sheet}")
 
 
 if __name__ == "__main__":

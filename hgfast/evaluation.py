@@ -33,11 +33,10 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row a sample, in the order of the data set: keypoints (N, K, 2) source pixels, scores (N, K), index (N,)."""
+    """Row i is sample i of the data set: keypoints (N, K, 2) source pixels, scores (N, K) as the decoder gives them."""
 
     keypoints: NDArray[np.float64]
     scores: NDArray[np.float64]
-    index: NDArray[np.int64]
 
 
 def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:
@@ -59,5 +58,7 @@ def predict(model: StackedHourglass, loader: Loader, ranks: Ranks, amp: Amp, lab
         index = np.broadcast_to(batch.index[:, None, None], (*decoded.shape[:2], 1))
         rows.append(np.concatenate([source, decoded[..., 2:], index], axis=-1))
     table = gather(torch.from_numpy(np.concatenate(rows))).numpy()
-    table = table[np.argsort(table[:, 0, 3])]
-    return Predictions(table[..., :2], table[..., 2], table[:, 0, 3].astype(np.int64))
+    order = np.argsort(table[:, 0, 3])
+    if not np.array_equal(table[order, 0, 3], np.arange(len(table))):
+        raise RuntimeError("the ranks' shares do not make up the data set: the loader's plan is broken")
+    return Predictions(table[order, :, :2], table[order, :, 2])

@@ -14,13 +14,13 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve(amp: str, device: torch.device) -> Amp:
-    """`auto` as this device wants it. Raises `HgfastError` for a precision that the device does not have."""
+    """`auto` as this device wants it. Raises `HgfastError` for fp16 on a CPU, which is slower there than fp32."""
     if amp == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return "bf16" if _cpu_has_bf16() else "off"
     if amp == "fp16" and device.type == "cpu":
-        raise HgfastError("train.amp fp16 needs a GPU (far slower than fp32 on a CPU): use bf16 or off")
+        raise HgfastError("fp16 needs a GPU (on a CPU it is far slower than fp32): use bf16 or off")
     if amp not in ("bf16", "fp16", "off"):
         raise ValueError(f"unknown precision {amp!r}")
     return cast(Amp, amp)

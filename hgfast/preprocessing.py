@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -16,21 +18,33 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
 
 
-def apply(images: Tensor, colour: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Colour change and normalisation as one affine map of each picture's RGB values.
+def fold(colour: NDArray[np.float32], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Colour change and normalisation as one affine map of grey levels to the network's input.
+
+    Args:
+        colour: (N, 3, 4), maps (r, g, b, 1) in [0, 1] to the changed colour; the identity leaves it alone.
+
+    Returns:
+        (N, 3, 4) float32, to be applied to (r, g, b, 1) in [0, 255].
+    """
+    folded = colour.astype(np.float64)
+    folded[:, :, 3] -= preprocessing.mean
+    folded /= np.asarray(preprocessing.std)[:, None]
+    folded[:, :, :3] /= 255
+    return folded.astype(np.float32)
+
+
+def apply(images: Tensor, affine: Tensor) -> Tensor:
+    """Map every pixel's RGB values: one product for the whole batch, on its device.
 
     Args:
         images: (N, H, W, 3) uint8 RGB.
-        colour: (N, 3, 4) float32, maps (r, g, b, 1) in [0, 1] to the changed colour; the identity leaves it alone.
+        affine: (N, 3, 4) float32 from `fold`.
 
     Returns:
         (N, 3, H, W) float32 in channels_last memory. Values are not clipped.
     """
     count, height, width, _ = images.shape
-    std = torch.tensor(preprocessing.std, device=images.device)
-    mean = torch.tensor(preprocessing.mean, device=images.device)
-    factors = colour[:, :, :3] / std[:, None] / 255
-    offset = (colour[:, :, 3] - mean) / std
     pixels = images.view(count, height * width, 3).float()
-    out = torch.baddbmm(offset[:, None, :], pixels, factors.transpose(1, 2))
+    out = torch.baddbmm(affine[:, None, :, 3], pixels, affine[:, :, :3].transpose(1, 2))
     return out.view(count, height, width, 3).permute(0, 3, 1, 2)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hgfast.errors import HgfastError
-
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -18,8 +16,8 @@ class Skeleton:
     colours: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
-        assert sorted(self.swap) == list(range(len(self.joints))), "swap is a permutation of the joints"
-        assert len(self.colours) == len(self.edges), "one colour an edge"
+        if sorted(self.swap) != list(range(len(self.joints))) or len(self.colours) != len(self.edges):
+            raise ValueError(f"skeleton {self.name}: swap must be a permutation of the joints, and every edge have a colour")
 
 
 _FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
@@ -33,12 +31,3 @@ HAND21 = Skeleton(
     swap=tuple(range(21)),
     colours=tuple(colour for colour in _FINGER_COLOURS for _ in range(4)),
 )
-
-SKELETONS = {skeleton.name: skeleton for skeleton in (HAND21,)}
-
-
-def by_name(name: str) -> Skeleton:
-    """The skeleton a checkpoint or data set names; `HgfastError` where this version does not know it."""
-    if name not in SKELETONS:
-        raise HgfastError(f"skeleton {name!r} is unknown; this version knows {', '.join(SKELETONS)}")
-    return SKELETONS[name]

@@ -23,11 +23,9 @@ from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import Predictions
 from hgfast.losses import map_kind
-from hgfast.metrics import hand_table
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
-from pipelines.datasets import open_loader, open_samples
-from pipelines.samples import Samples
+from pipelines.datasets import open_loader, open_samples, score
 
 SHORT = {"-e": "--exp", "-c": "--resume", "--continue": "--resume", "-m": "--train.max-iters", "--max-iters": "--train.max-iters"}
 
@@ -39,6 +37,8 @@ def read_config(argv: list[str]) -> Config:
         saved = config.out / config.resume / "config.yaml"
         if not saved.is_file():
             raise HgfastError(f"there is no experiment {config.resume!r} to continue: {saved} is missing")
+        if config.exp not in (Config.exp, config.resume):
+            raise HgfastError(f"-c {config.resume} continues an experiment under its own name: leave out --exp {config.exp}")
         name = config.resume
         config = parse(Config, ["--config", str(saved), *argv], short=SHORT)
         config.exp = name
@@ -69,42 +69,41 @@ def train(config: Config, ranks: Ranks) -> Path:
     )
     valid_loader = open_loader(valid_samples, arch.input_size, config.batch_size, preprocessing, ranks, threads=config.threads)
 
+    kind = map_kind(config.loss.name)
     content = checkpoints.read(checkpoint) if config.resume is not None else None
     if content is not None:
         model = checkpoints.restore(content, checkpoint)
+        if model.arch != arch or model.meta.kind != kind:
+            raise HgfastError(
+                f"{checkpoint} holds another network or loss than these flags ask for: leave out --model and --loss"
+            )
     else:
         torch.manual_seed(config.seed)
-        kind = map_kind(config.loss.name)
         model = checkpoints.build(
             arch, Meta(train_samples.skeleton, preprocessing, arch.input_size, kind, "dark", train_samples.pixel_offset)
         )
     model.to(ranks.device)
 
     def measure(predictions: Predictions) -> dict[str, float]:
-        return figures(valid_samples, predictions)
+        return score(valid_samples, predictions.keypoints)
 
     trainer = Trainer(config, model, train_loader, valid_loader, measure, "auc_0_30px", folder, ranks)
     if content is not None:
         trainer.resume(content, checkpoint)
     if ranks.first:
         prepare_folder(folder, config)
+        limit = f" or {config.train.max_minutes:g} minutes" if config.train.max_minutes else ""
         parameters = sum(p.numel() for p in model.parameters())
         print(
             f"{config.dataset} at {config.data}: {len(train_samples)} samples to train on, {len(valid_samples)} to validate\n"
             f"{config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, input {arch.input_size} px, "
             f"loss {config.loss.name}\n"
             f"{ranks.world} rank(s) on {ranks.device.type}, precision {trainer.amp}, {config.batch_size} samples a step, "
-            f"{trainer.steps_in_all} steps ({trainer.steps_in_all / len(train_loader):.1f} epochs), files in {folder}",
+            f"{trainer.steps_in_all} steps ({trainer.steps_in_all / len(train_loader):.1f} epochs){limit}, files in {folder}",
             flush=True,
         )
     trainer.fit()
     return folder
-
-
-def figures(samples: Samples, predictions: Predictions) -> dict[str, float]:
-    """The table of a split's predictions."""
-    rows = predictions.index
-    return hand_table(predictions.keypoints, samples.keypoints[rows], samples.labelled[rows], samples.reference[rows])
 
 
 def prepare_folder(folder: Path, config: Config) -> None:
@@ -112,7 +111,8 @@ def prepare_folder(folder: Path, config: Config) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if config.resume is None:
-            (folder / "metrics.jsonl").unlink(missing_ok=True)
+            for name in ("checkpoint.pt", "best.pt", "metrics.jsonl"):
+                (folder / name).unlink(missing_ok=True)
         replace(config, resume=None, overwrite=False).write(folder / "config.yaml")
     except OSError as error:
         raise HgfastError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from error

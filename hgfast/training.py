@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,13 @@ class Trainer:
                 raise HgfastError(f"the loss is {record['loss']} in epoch {record['epoch']}: lower --train.lr")
             broadcast_buffers(self.model)
             self._look_at_clock()
-            if (epoch + 1) % self.config.train.valid_every == 0 or self.progress >= 1:
+            validates = (epoch + 1) % self.config.train.valid_every == 0 or self.progress >= 1
+            if validates:
                 record["valid"] = self.measure(predict(self.model, self.valid, self.ranks, self.amp))
-                self._save(record["valid"], record["epoch"])
+                self._look_at_clock()
             self._report(record)
+            if validates:
+                self._save(record["valid"], record["epoch"])
 
     @property
     def progress(self) -> float:
@@ -124,17 +128,29 @@ class Trainer:
         try:
             state = content["training"]
             self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
+            if state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
             self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise HgfastError(f"{path} cannot be continued ({error}): it holds a network, not the state of a run") from error
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.config.train.weight_decay
         if self.step and state["steps_an_epoch"] != len(self.train):
             raise HgfastError(
                 f"{path} was trained with {state['steps_an_epoch']} steps an epoch and this run has {len(self.train)}: "
                 "continue with the same data and batch size"
             )
+        if self.ranks.first:
+            self._forget_lines_after_checkpoint()
         if self.progress >= 1:
             raise HgfastError(f"{path} has done its {self.step} steps: raise --train.epochs, --max-iters or --train.max-minutes")
+
+    def _forget_lines_after_checkpoint(self) -> None:
+        """Epochs that were reported but not saved are done again: drop their lines from metrics.jsonl."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            path.write_text("".join(line + "\n" for line in lines))
 
     def _rate(self) -> float:
         """The learning rate of the coming step: linear warm-up, then a cosine to zero."""
@@ -149,9 +165,9 @@ class Trainer:
         clock = Clock(time.perf_counter())
         summed = torch.zeros((), device=self.ranks.device)
         position, rate = start, 0.0
-        batches = self.train.epoch(epoch, start)
         hidden = None if self.ranks.first else True  # None: shown on a terminal only
-        with tqdm(total=len(self.train), initial=start, desc=f"epoch {epoch + 1}", disable=hidden, leave=False) as bar:
+        bar = tqdm(total=len(self.train), initial=start, desc=f"epoch {epoch + 1}", disable=hidden, leave=False)
+        with bar, closing(self.train.epoch(epoch, start)) as batches:
             while position < len(self.train) and self.progress < 1:
                 asked = time.perf_counter()
                 batch = next(batches)
@@ -162,14 +178,13 @@ class Trainer:
                 clock.samples += batch.total
                 self.step += 1
                 position += 1
-                if position % SHOW_EVERY == 0:
+                if position % SHOW_EVERY == 0 or position == len(self.train):
                     self._look_at_clock()
                     if not bar.disable:
                         bar.set_postfix_str(
                             f"loss {float(loss):.3f}, {clock.images_per_s:.0f} images/s, waits for data {clock.data_wait:.0%}"
                         )
                 bar.update()
-        batches.close()
         return {
             "epoch": epoch + 1,
             "step": self.step,

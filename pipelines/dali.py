@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import Any, Literal
 
 import cv2
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from hgfast.batch import Batch
 from hgfast.errors import HgfastError
-from hgfast.preprocessing import Preprocessing, apply
+from hgfast.preprocessing import Preprocessing, apply, fold
 from pipelines.plan import Plan, PlannedBatch
 
 Warp = Literal["warp_affine", "warp_perspective"]
@@ -62,6 +63,7 @@ class DaliLoader:
         self.plan, self.device, self.preprocessing = plan, device, preprocessing
         self._schedule: Iterator[tuple[int, int]] = iter(())
         self._planned: deque[PlannedBatch] = deque()
+        self._busy = False  # stays so after an error: DALI does not recover
         on_gpu = device.type == "cuda"
         self._pipeline = self._build(threads, warp or ("warp_affine" if on_gpu else "warp_perspective"), prefetch, on_gpu)
 
@@ -74,14 +76,19 @@ class DaliLoader:
         Raises:
             HgfastError: a picture that cannot be read or decoded, by name. The loader is then unusable.
         """
+        if self._busy:
+            raise RuntimeError("the epoch before is still being read: exhaust or close its iterator first")
+        self._busy = True
         self._schedule = iter([(epoch, step) for step in range(start, self.plan.steps)])
         self._planned.clear()
         try:
             for _ in range(start, self.plan.steps):
                 (images,) = self._run()
                 yield self._batch(images, self._planned.popleft())
-        finally:
             self._drain()
+        except GeneratorExit:
+            self._drain()
+            raise
 
     def _build(self, threads: int, warp: Warp, prefetch: int, on_gpu: bool) -> Any:
         dali = import_dali()
@@ -123,8 +130,6 @@ class DaliLoader:
     def _run(self) -> Any:
         try:
             return self._pipeline.run()
-        except StopIteration:
-            raise
         except RuntimeError as error:
             raise HgfastError(self._blame(error)) from error
 
@@ -144,7 +149,7 @@ class DaliLoader:
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         feed_ndarray(tensor, images, cuda_stream=stream)
         return Batch(
-            images=apply(images, self._to_device(planned.colour), self.preprocessing),
+            images=apply(images, self._to_device(fold(planned.colour, self.preprocessing))),
             keypoints=self._to_device(planned.keypoints.astype(np.float32)),
             labelled=self._to_device(planned.labelled),
             index=planned.index,
@@ -159,11 +164,8 @@ class DaliLoader:
     def _drain(self) -> None:
         """Let the pipeline run dry, so that the next epoch's first batch is its own."""
         self._schedule = iter(())
-        while True:
-            try:
+        with suppress(StopIteration):
+            while True:
                 self._run()
-            except StopIteration:
-                break
-            except HgfastError:
-                return  # the pipeline is gone; the error that ended the epoch is on its way up
         self._pipeline.reset()
+        self._busy = False

@@ -9,7 +9,6 @@ Layout: github.com/lmb-freiburg/freihand (README, utils/fh_utils.py). What may e
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hgfast.draw import read_image
 from hgfast.errors import HgfastError
 from hgfast.skeletons import HAND21
 from pipelines.samples import Samples
 
 VERSIONS = ("gs", "hom", "sample", "auto")
 SPLITS = ("train", "valid", "test", "all", "evaluation")
+WHERE_FROM = (
+    "unpack FreiHAND_pub_v2.zip (lmb.informatik.uni-freiburg.de/projects/freihand) there, "
+    "or draw synthetic hands with 'python pipelines/synthetic.py freihand --out {root}'"
+)
 SIZE = 224  # side of every picture, pixels
 # The seed's ranges of the 32560 unique ids: train below the first, valid below the second, test the rest.
 SEED_IDS, SEED_TRAIN_END, SEED_VALID_END = 32560, 28000, 30800
@@ -43,6 +47,8 @@ def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS) ->
     part = "evaluation" if split == "evaluation" else "training"
     if unknown := [v for v in versions if v not in VERSIONS]:
         raise HgfastError(f"FreiHAND version {unknown[0]!r} is unknown; choose from {', '.join(VERSIONS)}")
+    if not versions or len(set(versions)) < len(versions):
+        raise HgfastError(f"--versions must name one or more of {', '.join(VERSIONS)}, each once")
     _check_present(root, part)
     k_matrices = _read_rows(root / f"{part}_K.json", (3, 3))
     xyz = _read_rows(root / f"{part}_xyz.json", (21, 3))
@@ -78,31 +84,31 @@ def split_bounds(count: int) -> tuple[int, int]:
 
 def _split_ids(count: int, split: str, root: Path) -> NDArray[np.int64]:
     train_end, valid_end = split_bounds(count)
-    starts_ends = {"train": (0, train_end), "valid": (train_end, valid_end), "test": (valid_end, count)}
-    start, end = starts_ends.get(split, (0, count))
+    ranges = {"train": (0, train_end), "valid": (train_end, valid_end), "test": (valid_end, count)}
+    start, end = {**ranges, "all": (0, count), "evaluation": (0, count)}[split]
     if start == end:
         raise HgfastError(f"the {split} split of the {count} hands in {root} is empty: use more hands, or the split 'all'")
     return np.arange(start, end)
 
 
 def _check_present(root: Path, part: str) -> None:
-    missing = [n for n in (f"{part}_K.json", f"{part}_xyz.json", f"{part}/rgb") if not (root / n).exists()]
+    missing = [name for name in (f"{part}_K.json", f"{part}_xyz.json") if not (root / name).is_file()]
+    missing += [f"{part}/rgb"] if not (root / part / "rgb").is_dir() else []
     if missing and part == "evaluation" and (root / "training_xyz.json").exists():
         raise HgfastError(
             f"{missing[0]} is not in {root}: the evaluation annotations come in FreiHAND_pub_v2_eval.zip, to be unpacked there"
         )
     if missing:
-        raise HgfastError(
-            f"no FreiHAND data in {root} ({missing[0]} is missing): unpack FreiHAND_pub_v2.zip "
-            "(lmb.informatik.uni-freiburg.de/projects/freihand) there, or draw synthetic hands with "
-            f"'python pipelines/synthetic.py freihand --out {root}'"
-        )
+        what = f"{missing[0]} is missing" if root.is_dir() else "there is no such folder"
+        raise HgfastError(f"no FreiHAND data in {root} ({what}): {WHERE_FROM.format(root=root)}")
 
 
 def _read_rows(path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
     """A json list of matrices as (N, *shape) float64; the first bad row is named."""
     try:
         rows: Any = json.loads(path.read_bytes())
+    except OSError as error:
+        raise HgfastError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     except (ValueError, RecursionError) as error:
         raise HgfastError(f"{path} is not valid JSON ({error}): unpack it again") from error
     if not isinstance(rows, list) or not rows:
@@ -138,11 +144,17 @@ def _project(k_matrices: NDArray[np.float64], xyz: NDArray[np.float64], path: Pa
 
 def _picture_paths(folder: Path, numbers: NDArray[np.int64]) -> NDArray[np.str_]:
     names = [f"{number:08d}.jpg" for number in numbers]
-    present = {entry.name for entry in os.scandir(folder)}
+    try:
+        present = {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise HgfastError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
     missing = [name for name in names if name not in present]
     if missing:
         raise HgfastError(
             f"{len(missing)} of {len(names)} pictures are missing in {folder}, the first {', '.join(missing[:3])}: "
             "unpack the archive again, or leave out absent versions with --versions"
         )
+    height, width, _ = read_image(folder / names[0]).shape
+    if (height, width) != (SIZE, SIZE):
+        raise HgfastError(f"{folder / names[0]} is {width} x {height} pixels, FreiHAND's are {SIZE} x {SIZE}: unpack it again")
     return np.array([str(folder / name) for name in names])

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from hgfast.cli import dispatch
 from hgfast.errors import HgfastError, run
+from hgfast.machine import cores
 from pipelines.freihand import VERSIONS
 from pipelines.synthetic_hands import Viewpoints
 from pipelines.synthetic_render import Surface, blank
@@ -154,7 +155,7 @@ def leftovers(out: Path) -> Iterator[Path]:
 
 def spread(jobs: list[Job], workers: int | None) -> Iterator[Annotation]:
     """The annotations of all jobs in their order, drawn by this process or by several."""
-    workers = min(workers or len(os.sched_getaffinity(0)), math.ceil(len(jobs) / CHUNK))
+    workers = min(workers or cores(), math.ceil(len(jobs) / CHUNK))
     if workers == 1:
         yield from map(perform, jobs)
         return

@@ -61,7 +61,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest
     assert not Path("exploded").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short", b"exp: demo\nbatch_size: 32\n", b"."])
 def test_broken_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.pt").write_bytes(content)
     with pytest.raises(HgfastError, match=r"broken\.pt cannot be read"):
@@ -74,8 +74,24 @@ def test_missing_and_foreign_files(model: StackedHourglass, tmp_path: Path) -> N
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
     with pytest.raises(HgfastError, match="not an hgfast checkpoint"):
         load_model(tmp_path / "foreign.pt")
+    with pytest.raises(HgfastError, match="no checkpoint at"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("architecture", "features", 32),
+        ("architecture", "stem", [8]),
+        ("architecture", "wings", 2),
+        ("meta", "skeleton", "hand"),
+        ("meta", "decoder", "soft"),
+        ("meta", "preprocessing", 3),
+    ],
+)
+def test_misfits(model: StackedHourglass, tmp_path: Path, part: str, key: str, value: object) -> None:
     content = describe(model)
-    content["architecture"]["features"] = 32
+    content[part][key] = value
     torch.save(content, tmp_path / "misfit.pt")
-    with pytest.raises(HgfastError, match="does not describe a network"):
+    with pytest.raises(HgfastError, match=r"misfit\.pt does not describe a network"):
         load_model(tmp_path / "misfit.pt")

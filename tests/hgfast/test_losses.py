@@ -53,6 +53,13 @@ def test_joints_that_do_not_count_have_no_gradient(name: str, hidden: str) -> No
     assert maps.grad[1, :, 1].any()
 
 
+def test_coordinates_of_unlabelled_joints_may_be_anything() -> None:
+    labelled, points = ALL.clone(), POINTS.clone()
+    labelled[0, 0], points[0, 0] = False, float("nan")
+    for name in ("cross_entropy", "mse"):
+        assert heatmap_loss(name, MAPS, points, labelled, N, 1.0, "zero").isfinite()
+
+
 def test_unlabelled_joints_can_be_trained_to_zero() -> None:
     labelled, maps = ALL.clone(), MAPS.clone().requires_grad_()
     labelled[0, 0] = False

@@ -17,11 +17,23 @@ from hgfast.model import PRESETS, Architecture, StackedHourglass, architecture
 TINY = PRESETS["tiny"]
 
 
-@pytest.mark.parametrize(("preset", "millions"), [("hg1", 3.0), ("hg2", 6.0), ("hg8", 23.9)])
-def test_published_sizes(preset: str, millions: float) -> None:
-    """Parameters with 16 joints; the paper's 8-stack network is known as 25.6 M with an unused skip convolution a block."""
+def residual(inputs: int, outputs: int) -> int:
+    """Weights of a pre-activation bottleneck, counted by hand."""
+    middle = outputs // 2
+    convs = (inputs * middle + middle) + (9 * middle * middle + middle) + (middle * outputs + outputs)
+    skip = inputs * outputs + outputs if inputs != outputs else 0
+    return convs + skip + 2 * (inputs + middle + middle)
+
+
+@pytest.mark.parametrize(("preset", "stacks"), [("hg1", 1), ("hg2", 2), ("hg8", 8)])
+def test_sizes_counted_by_hand(preset: str, stacks: int) -> None:
+    """Figure 4 of the paper: 3 residuals a level and one at the bottom, four levels, then a residual and two 1x1 layers."""
+    stem = (3 * 49 * 64 + 64) + 2 * 64 + residual(64, 128) + residual(128, 128) + residual(128, 256)
+    square = 256 * 256 + 256
+    head = (3 * 4 + 1) * residual(256, 256) + residual(256, 256) + square + 2 * 256 + (256 * 16 + 16)
+    merge = square + 16 * 256 + 256
     model = StackedHourglass(PRESETS[preset], 16)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.15)
+    assert sum(p.numel() for p in model.parameters()) == stem + stacks * head + (stacks - 1) * merge
 
 
 def test_shapes_and_every_parameter_is_used() -> None:

@@ -14,18 +14,19 @@ import yaml
 from conftest import Command
 
 from hgfast import checkpoints, distributed, load_model
+from hgfast.batch import Batch
 from hgfast.checkpoints import Meta
 from hgfast.config import Config
 from hgfast.distributed import pick_device
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import Loader
-from hgfast.losses import heatmap_loss
 from hgfast.model import PRESETS
 from hgfast.precision import resolve
 from hgfast.preprocessing import Preprocessing
 from hgfast.train import main, train
 from hgfast.training import Trainer
 from pipelines.datasets import open_loader, open_samples
+from pipelines.plan import Plan
 
 
 def small(data: Path, out: Path, epochs: int = 2) -> Config:
@@ -63,6 +64,28 @@ def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command:
     assert [row["method"] for row in result["rows"]] == ["network", "mean pose", "nearest 16 x 16 thumbnail"]
     assert all(0 <= row["pck@0.05"] <= row["pck@0.1"] <= row["pck@0.2"] <= 1 for row in result["rows"])
     assert (tmp_path / "s.png").stat().st_size > 10_000
+
+
+def test_resume_within_an_epoch(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ended in the middle of an epoch goes on with the samples that the epoch still had."""
+    config = small(hands, tmp_path)
+    config.train.max_iters, config.train.valid_every = 0.003, 1
+    train(config, distributed.start("cpu"))
+    seen: list[int] = []
+    step = Trainer._step
+
+    def spy(self: Trainer, batch: Batch, rate: float) -> torch.Tensor:
+        seen.extend(batch.index.tolist())
+        return step(self, batch, rate)
+
+    monkeypatch.setattr(Trainer, "_step", spy)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path), "-m", "0.006"])
+    main()
+    samples = open_samples("freihand", hands, "train", config.versions)
+    plan = Plan(samples, 64, config.batch_size, augment=config.augment, seed=config.seed)
+    assert plan.steps == 6
+    assert seen == [i for n in (3, 4, 5) for i in plan.batch(0, n).index]
+    assert [r["step"] for r in lines(tmp_path / "small")] == [3, 6]
 
 
 def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,32 +127,12 @@ def test_two_ranks(hands: Path, tmp_path: Path, command: Command) -> None:
     assert result["buffers_apart"] == 0
     assert result["validated"] == [result["valid"]]
     assert not result["unused"]
+    # the first step's gradient, BatchNorm held still: two ranks' average equals one process with the whole batch
+    assert result["gradient_norm"] > 0.01
+    assert result["gradient_off"] < 1e-3 * result["gradient_norm"]
+    assert result["loss_of_two"] == pytest.approx(result["loss_of_one"], rel=1e-4)
     assert "unused" not in done.stderr
     assert load_model(tmp_path / "checkpoint.pt").meta.skeleton.name == "hand21"
-
-
-def test_ranks_gradients_average_to_the_whole_batchs(hands: Path) -> None:
-    """What DDP would average over two ranks, by hand: equal to one process with the whole batch, BatchNorm held still."""
-    samples = open_samples("freihand", hands, "train", ["hom"])
-    meta = Meta(samples.skeleton, Preprocessing(), 64, "logits", "dark", 0.0)
-    torch.manual_seed(0)
-    model = checkpoints.build(PRESETS["tiny"], meta).eval()
-
-    def gradient(world: int) -> torch.Tensor:
-        total = torch.zeros(sum(p.numel() for p in model.parameters()))
-        for rank in range(world):
-            ranks = distributed.Ranks(rank, world, world, torch.device("cpu"))
-            loader = open_loader(samples, 64, 11, Preprocessing(), ranks, augment=Config().augment, threads=1)
-            batch = next(loader.epoch(0))
-            model.zero_grad()
-            loss = world * heatmap_loss(
-                "cross_entropy", model(batch.images), batch.keypoints / 4, batch.labelled, batch.total, 1.0, "ignore"
-            )
-            loss.backward()
-            total += torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]) / world
-        return total
-
-    assert torch.allclose(gradient(2), gradient(1), rtol=1e-3, atol=1e-6)
 
 
 def test_schedule_warms_up_and_ends_at_zero(hands: Path, tmp_path: Path) -> None:
@@ -196,9 +199,19 @@ def test_a_run_is_not_overwritten_by_accident(hands: Path, tmp_path: Path) -> No
 
 
 BAD = [
-    (["--data", "nowhere"], "no folder at nowhere"),
-    (["--data", "tests"], "no FreiHAND data in tests"),
+    (["--data", "nowhere"], "no such folder): unpack FreiHAND_pub_v2.zip"),
+    (["--data", "nowhere"], "synthetic.py freihand --out nowhere"),
+    (["--data", "{hands}/training"], "training_K.json is missing"),
+    (["--data", "{hands}/training_K.json"], "no FreiHAND data in"),
     ([], "--data DIR is missing"),
+    (["--data", "{hands}", "--versions", "[]"], "--versions must name one or more"),
+    (["--data", "{hands}", "--versions", "[gs,gs]"], "each once"),
+    (["--data", "{hands}", "--versions", "gs"], "gs is not a list such as"),
+    (["--data", "{hands}", "--model.stem", "[8,8]"], "[8,8] is not three whole numbers"),
+    (["--data", "{hands}", "--train.lr", "fast"], "fast is not a number"),
+    (["--data", "{hands}", "--loss.name", "hinge"], "hinge is not one of cross_entropy, mse"),
+    (["--data", "{hands}", "--device", "cuda:99999"], "GPUs are visible"),
+    (["{hands}"], "unexpected word"),
     (["--data", "{hands}", "--lr", "1"], "unknown flag --lr"),
     (["--data", "{hands}", "--device", "cuda"], "no GPUs are visible"),
     (["--data", "{hands}", "--device", "gpu"], "device 'gpu' is unknown"),
@@ -231,11 +244,45 @@ def test_bad_input_from_the_shell(command: Command, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_devices_and_precisions() -> None:
-    cpu = torch.device("cpu")
-    assert pick_device("cpu") == cpu
-    assert resolve("auto", cpu) in ("bf16", "off")
-    assert resolve("bf16", cpu) == "bf16"
+@pytest.mark.parametrize(("has", "gets"), [({"avx512_bf16": True}, "bf16"), ({"avx2": True, "avx512_bf16": False}, "off")])
+def test_auto_precision_on_a_cpu(has: dict[str, bool], gets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert resolve("auto", torch.device("cpu")) == gets
+    assert resolve("bf16", torch.device("cpu")) == "bf16"
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_continuing_with_another_network_or_name_is_refused(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(small(hands, tmp_path, 1), distributed.start("cpu"))
+    start = ["train.py", "-c", "small", "--out", str(tmp_path), "--train.epochs", "3"]
+    for words, sentence in (
+        (["--model.input-size", "96"], "another network or loss"),
+        (["--loss.name", "mse"], "another network or loss"),
+        (["--batch-size", "8"], "steps an epoch"),
+        (["-e", "other"], "under its own name"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*start, *words])
+        with pytest.raises(HgfastError, match=sentence):
+            main()
+    monkeypatch.setattr(sys, "argv", [*start, "--train.weight-decay", "0.5"])
+    main()
+    state = checkpoints.read(tmp_path / "small/checkpoint.pt")["training"]
+    assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+
+
+def test_a_fresh_start_leaves_nothing_of_the_old_run(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = distributed.start("cpu")
+    train(small(hands, tmp_path, 1), ranks)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_epoch", killed)
+    config = small(hands, tmp_path, 1)
+    config.overwrite = True
+    with pytest.raises(KeyboardInterrupt):
+        train(config, ranks)
+    assert {file.name for file in (tmp_path / "small").iterdir()} == {"config.yaml"}
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def main() -> None:
 
     seen = torch.tensor(np.concatenate([batch.index for batch in loader.epoch(0)]))
     counts: list[int] = []
-    trainer = Trainer(config, model, loader, valid, lambda p: counts.append(len(p.index)) or {"x": 1.0}, "x", out, ranks)
+    trainer = Trainer(config, model, loader, valid, lambda p: counts.append(len(p.keypoints)) or {"x": 1.0}, "x", out, ranks)
     different_statistics = 0.0
     original = trainer._save
 
@@ -42,8 +43,17 @@ def main() -> None:
         original(figures, epoch)
 
     trainer._save = save  # type: ignore[method-assign]
+    gradient, loss = first_gradient(trainer)
+    alone = distributed.Ranks(0, 1, 1, ranks.device)
+    whole = open_loader(samples, 64, config.batch_size, Preprocessing(), alone, augment=config.augment, threads=1)
+    one_gradient, one_loss = first_gradient(Trainer(config, model, whole, valid, lambda _: {}, "x", out, alone))
+    loss_of_two = distributed.total(loss) / 2
     trainer.fit()
     result = {
+        "gradient_norm": float(one_gradient.norm()),
+        "gradient_off": float((gradient - one_gradient).norm()),
+        "loss_of_two": loss_of_two,
+        "loss_of_one": float(one_loss),
         "samples": len(samples),
         "seen": distributed.gather(seen).tolist(),
         "shares": [len(share) for share in gather_objects(seen)],
@@ -56,6 +66,22 @@ def main() -> None:
     if ranks.first:
         print("RESULT " + json.dumps(result), flush=True)
     distributed.stop()
+
+
+def first_gradient(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient that the trainer's own step hands to its optimizer for the first batch, and the loss it reports."""
+    caught: list[torch.Tensor] = []
+    update = trainer.optimizer.step
+
+    def catch() -> None:
+        caught.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
+
+    trainer.network.eval()
+    trainer.optimizer.step = catch  # type: ignore[method-assign, assignment]
+    with closing(trainer.train.epoch(1)) as batches:
+        loss = trainer._step(next(batches), 0.0)
+    trainer.optimizer.step = update  # type: ignore[method-assign]
+    return caught[0], loss
 
 
 def gather_objects(value: torch.Tensor) -> list[torch.Tensor]:

@@ -117,6 +117,13 @@ def test_missing_pictures_are_counted_and_named(hands: Path, tmp_path: Path) -> 
     assert len(read_freihand(root, "all", ["hom"])) == HANDS
 
 
+def test_pictures_of_another_size_are_refused(hands: Path, tmp_path: Path) -> None:
+    shutil.copytree(hands, tmp_path / "copy")
+    cv2.imwrite(str(tmp_path / "copy/training/rgb/00000000.jpg"), np.zeros((256, 200, 3), np.uint8))
+    with pytest.raises(HgfastError, match="is 200 x 256 pixels"):
+        read_freihand(tmp_path / "copy", "train")
+
+
 def test_nothing_there(tmp_path: Path, hands: Path) -> None:
     with pytest.raises(HgfastError, match=r"FreiHAND_pub_v2.zip.*synthetic.py freihand --out"):
         read_freihand(tmp_path, "train")

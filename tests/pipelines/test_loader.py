@@ -142,6 +142,8 @@ def test_an_epoch_may_start_late_and_end_early(hands: Path) -> None:
     whole = [batch.images for batch in loader.epoch(3)]
     left = loader.epoch(0)
     next(left)
+    with pytest.raises(RuntimeError, match="still being read"):
+        next(loader.epoch(1))
     left.close()
     late = [batch.images for batch in loader.epoch(3, start=5)]
     assert len(late) == plan.steps - 5

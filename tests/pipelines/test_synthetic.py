@@ -16,7 +16,7 @@ from hgfast.errors import HgfastError
 from pipelines import synthetic
 from pipelines.synthetic import draw_freihand
 from pipelines.synthetic_flesh import Part
-from pipelines.synthetic_hands import Hand, sample_hand
+from pipelines.synthetic_hands import Hand, sample_hand, sample_rotation
 from pipelines.synthetic_render import FINE, blank, draw
 
 COUNT, HELD, SEED = 40, 8, 3
@@ -284,3 +284,18 @@ def test_command_says_what_it_wrote(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"8 training and 1 evaluation pictures in {tmp_path}")
     assert done.stderr == ""
+
+
+def test_viewpoints() -> None:
+    """How far the palm or the back is tilted out of the picture, in degrees; its cosine is uniform where orientation is."""
+    tilts = {}
+    for viewpoints in ("facing", "uniform"):
+        turned = [sample_rotation(np.random.default_rng([7, i]), viewpoints) for i in range(2000)]
+        palm = np.array([rotation[2, 2] for rotation in turned])  # the hand's z is its back, the camera's points away
+        assert abs((palm > 0).mean() - 0.5) < 0.04
+        spin = np.array([np.arctan2(rotation[1, 1], rotation[0, 1]) for rotation in turned])
+        assert np.histogram(spin, 8, (-np.pi, np.pi))[0].min() > 190  # every direction in the picture, of 250 each
+        tilts[viewpoints] = np.degrees(np.arccos(np.abs(palm)))
+    assert np.median(tilts["uniform"]) == pytest.approx(60, abs=2)
+    assert 18 < np.median(tilts["facing"]) < 26
+    assert 0.05 < (tilts["facing"] > 60).mean() < 0.15
