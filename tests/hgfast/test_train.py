@@ -207,7 +207,7 @@ BAD = [
     (["--data", "{hands}", "--versions", "[]"], "--versions must name one or more"),
     (["--data", "{hands}", "--versions", "[gs,gs]"], "each once"),
     (["--data", "{hands}", "--versions", "gs"], "gs is not a list such as"),
-    (["--data", "{hands}", "--model.stem", "[8,8]"], "[8,8] is not three whole numbers"),
+    (["--data", "{hands}", "--model.stem", "[8,8]"], "[8, 8] is not three whole numbers"),
     (["--data", "{hands}", "--train.lr", "fast"], "fast is not a number"),
     (["--data", "{hands}", "--loss.name", "hinge"], "hinge is not one of cross_entropy, mse"),
     (["--data", "{hands}", "--device", "cuda:99999"], "GPUs are visible"),
