@@ -87,7 +87,8 @@ class DaliLoader:
                 yield self._batch(images, self._planned.popleft())
             self._drain()
         except GeneratorExit:
-            self._drain()
+            with suppress(HgfastError):  # a bad picture that nobody asked for any more
+                self._drain()
             raise
 
     def _build(self, threads: int, warp: Warp, prefetch: int, on_gpu: bool) -> Any:
