@@ -22,7 +22,6 @@ from hgfast.skeletons import HAND21
 from pipelines.samples import Samples
 
 VERSIONS = ("gs", "hom", "sample", "auto")
-SPLITS = ("train", "valid", "test", "all", "evaluation")
 WHERE_FROM = (
     "unpack FreiHAND_pub_v2.zip (lmb.informatik.uni-freiburg.de/projects/freihand) there, "
     "or draw synthetic hands with 'python pipelines/synthetic.py freihand --out {root}'"
