@@ -4,6 +4,7 @@
     torchrun --nproc-per-node 2 hgfast/train.py --dataset freihand --data DIR --exp hands
     python hgfast/train.py -c hands
 
+-e NAME is --exp, -c NAME or --continue NAME goes on with an experiment, -m N or --max-iters N ends after N thousand steps.
 Files go to exp/NAME: checkpoint.pt, best.pt, config.yaml, metrics.jsonl.
 """
 
