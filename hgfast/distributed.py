@@ -40,12 +40,12 @@ def start(device: str) -> Ranks:
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if world > 1 and ":" in device:
+        raise HgfastError(f"--device {device} is one GPU for {world} ranks: use --device cuda, and each takes its own")
     chosen = pick_device(device, local)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world > 1:
-        if ":" in device:
-            raise HgfastError(f"--device {device} is one GPU for {world} ranks: use --device cuda, and each takes its own")
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
     return Ranks(rank, world, local_world, chosen)
 
@@ -56,8 +56,8 @@ def pick_device(device: str, local_rank: int = 0) -> torch.device:
     try:
         wanted = torch.device(("cuda" if gpus else "cpu") if device == "auto" else device)
     except RuntimeError:
-        wanted = torch.device("meta")
-    if wanted.type not in ("cpu", "cuda"):
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
         raise HgfastError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N")
     if wanted.type == "cpu":
         return wanted

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tabulate import tabulate
 
 from hgfast.checkpoints import load_model
@@ -19,11 +20,12 @@ from hgfast.cli import parse
 from hgfast.distributed import Ranks, pick_device
 from hgfast.draw import Image, caption, draw_skeleton, read_image, sheet, write_image
 from hgfast.errors import HgfastError, run
-from hgfast.evaluation import Predictions, predict
+from hgfast.evaluation import predict
 from hgfast.metrics import distances
 from hgfast.precision import resolve
 from pipelines.baselines import mean_pose, nearest_thumbnail
 from pipelines.datasets import open_loader, open_samples, score
+from pipelines.freihand import VERSIONS
 from pipelines.samples import Samples
 
 
@@ -39,7 +41,7 @@ class EvaluateConfig:
     """the data set's root folder"""
     split: Literal["train", "valid", "test", "all", "evaluation"] = "test"
     """which hands"""
-    versions: list[str] = field(default_factory=lambda: ["gs", "hom", "sample", "auto"])
+    versions: list[str] = field(default_factory=lambda: list(VERSIONS))
     """FreiHAND: which background versions of each hand to use"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
@@ -67,8 +69,9 @@ def check(config: EvaluateConfig) -> None:
         raise HgfastError(f"--sheet {config.sheet} must end in .jpg or .png")
 
 
-def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, Predictions]:
-    """The figures of a checkpoint on a split (`rows`: one for the network and one a baseline), and what they are made from."""
+def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[np.float64]]:
+    """The figures of a checkpoint on a split (`rows`: one for the network and one a baseline), and the samples and
+    keypoints that they are made from."""
     check(config)
     ranks = Ranks(0, 1, 1, pick_device(config.device))
     model = load_model(config.checkpoint, ranks.device)
@@ -77,8 +80,8 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, Predictio
         raise HgfastError(f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {samples.skeleton.name}")
     meta = model.meta
     loader = open_loader(samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads)
-    predictions = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate")
-    rows: list[dict[str, Any]] = [{"method": "network", **score(samples, predictions.keypoints)}]
+    predicted = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate")
+    rows: list[dict[str, Any]] = [{"method": "network", **score(samples, predicted)}]
     if config.baselines:
         train = open_samples(config.dataset, config.data, "train", config.versions)
         rows.append({"method": "mean pose", **score(samples, mean_pose(train, samples))})
@@ -92,27 +95,25 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, Predictio
         "samples": len(samples),
         "rows": rows,
     }
-    return result, samples, predictions
+    return result, samples, predicted
 
 
-def contact_sheet(samples: Samples, predictions: Predictions, count: int = 24, columns: int = 8) -> Image:
+def contact_sheet(samples: Samples, predicted: NDArray[np.float64], count: int = 24, columns: int = 8) -> Image:
     """`count` samples spread evenly from the smallest mean error to the largest: ground truth left, prediction right."""
     labelled = samples.labelled
-    errors = np.where(labelled, distances(predictions.keypoints, samples.keypoints), 0).sum(1) / np.maximum(labelled.sum(1), 1)
+    errors = np.where(labelled, distances(predicted, samples.keypoints), 0).sum(1) / np.maximum(labelled.sum(1), 1)
     chosen = np.argsort(errors)[np.linspace(0, len(errors) - 1, min(count, len(errors))).round().astype(int)]
     tiles = []
     for row in chosen:
         image = read_image(samples.paths[row])
         tiles.append(caption(draw_skeleton(image, samples.keypoints[row], samples.skeleton, labelled[row]), "truth"))
-        tiles.append(
-            caption(draw_skeleton(image, predictions.keypoints[row], samples.skeleton), f"predicted, {errors[row]:.1f} px off")
-        )
+        tiles.append(caption(draw_skeleton(image, predicted[row], samples.skeleton), f"predicted, {errors[row]:.1f} px off"))
     return sheet(tiles, columns)
 
 
 def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
-    result, samples, predictions = evaluate(config)
+    result, samples, predicted = evaluate(config)
     print(f"{len(samples)} samples of {config.dataset}, split {config.split}, at {config.data}")
     print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
     print("PCK: of the longer side of the hand's box; AUC, EPE: source pixels", flush=True)
@@ -124,7 +125,7 @@ def main() -> None:
             raise HgfastError(f"cannot write {config.json} ({error.strerror}): choose another file") from error
         print(f"figures: {config.json}")
     if config.sheet is not None:
-        write_image(config.sheet, contact_sheet(samples, predictions))
+        write_image(config.sheet, contact_sheet(samples, predicted))
         print(f"pictures: {config.sheet}")
 
 

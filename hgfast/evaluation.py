@@ -6,7 +6,6 @@ What may enter: running a network without training it, and naming its figures. L
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -31,14 +30,6 @@ class Loader(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]: ...
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Row i is sample i of the data set: keypoints (N, K, 2) source pixels, scores (N, K) as the decoder gives them."""
-
-    keypoints: NDArray[np.float64]
-    scores: NDArray[np.float64]
-
-
 def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:
     """The last stack of (N, S, K, h, w) decoded as the network's meta says: (N, K, 3) x, y in input pixels, score."""
     decoded = decode(heatmaps[:, -1], model.meta.decoder, model.meta.kind)
@@ -46,8 +37,8 @@ def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(model: StackedHourglass, loader: Loader, ranks: Ranks, amp: Amp, label: str = "validate") -> Predictions:
-    """Predictions of all ranks for every sample of the loader's plan, each exactly once. Leaves the model in eval mode."""
+def predict(model: StackedHourglass, loader: Loader, ranks: Ranks, amp: Amp, label: str = "validate") -> NDArray[np.float64]:
+    """Keypoints (N, K, 2) in source pixels, row i being sample i, on every rank. Leaves the model in eval mode."""
     model.eval()
     rows = []
     for batch in tqdm(loader.epoch(0), total=len(loader), desc=label, disable=None if ranks.first else True, leave=False):
@@ -55,10 +46,10 @@ def predict(model: StackedHourglass, loader: Loader, ranks: Ranks, amp: Amp, lab
             heatmaps = model(batch.images)
         decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
         source = move(decoded[..., :2], np.linalg.inv(batch.input_from_source))
-        index = np.broadcast_to(batch.index[:, None, None], (*decoded.shape[:2], 1))
-        rows.append(np.concatenate([source, decoded[..., 2:], index], axis=-1))
+        index = np.broadcast_to(batch.index[:, None, None], (*source.shape[:2], 1))
+        rows.append(np.concatenate([source, index], axis=-1))
     table = gather(torch.from_numpy(np.concatenate(rows))).numpy()
-    order = np.argsort(table[:, 0, 3])
-    if not np.array_equal(table[order, 0, 3], np.arange(len(table))):
+    table = table[np.argsort(table[:, 0, 2])]
+    if not np.array_equal(table[:, 0, 2], np.arange(len(table))):
         raise RuntimeError("the ranks' shares do not make up the data set: the loader's plan is broken")
-    return Predictions(table[order, :, :2], table[order, :, 2])
+    return table[..., :2]

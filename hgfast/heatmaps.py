@@ -65,25 +65,25 @@ def decode(heatmaps: Tensor, method: str = "dark", kind: str = "gaussian") -> Te
     if kind == "gaussian":
         score = maps.flatten(2).amax(-1)
     else:
-        score = _patch(maps.flatten(2).softmax(-1).view_as(maps), column, row, 1, outside=0.0).sum((-2, -1))
+        score = _patch(maps.flatten(2).softmax(-1).view_as(maps), column, row, outside=0.0).sum((-2, -1))
     x, y = column.float() + 0.5, row.float() + 0.5
     if method == "quarter":
-        near = _patch(maps, column, row, 1, outside=None)
+        near = _patch(maps, column, row, outside=None)
         x = x + 0.25 * torch.sign(near[..., 1, 2] - near[..., 1, 0])
         y = y + 0.25 * torch.sign(near[..., 2, 1] - near[..., 0, 1])
     elif method == "dark":
         logs = maps if kind == "logits" else _smooth(maps).clamp_min(1e-10).log()
-        dx, dy = _newton(_patch(logs, column, row, 1, outside=None))
+        dx, dy = _newton(_patch(logs, column, row, outside=None))
         on_edge = (column == 0) | (column == width - 1) | (row == 0) | (row == height - 1)
         x = torch.where(on_edge, x, x + dx)
         y = torch.where(on_edge, y, y + dy)
     return torch.stack((x, y, score), -1)
 
 
-def _patch(maps: Tensor, column: Tensor, row: Tensor, radius: int, outside: float | None) -> Tensor:
-    """The (2r+1) x (2r+1) cells around (column, row) of each map; beyond the border `outside`, or the border cell for None."""
+def _patch(maps: Tensor, column: Tensor, row: Tensor, outside: float | None) -> Tensor:
+    """The 3 x 3 cells around (column, row) of each map; beyond the border `outside`, or the border cell for None."""
     height, width = maps.shape[-2:]
-    steps = torch.arange(-radius, radius + 1, device=maps.device)
+    steps = torch.arange(-1, 2, device=maps.device)
     rows, columns = row[..., None, None] + steps[:, None], column[..., None, None] + steps[None, :]
     flat = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
     values = maps.flatten(2).gather(-1, flat.flatten(2)).view_as(flat)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ from hgfast.cli import parse
 from hgfast.config import Config
 from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError, run
-from hgfast.evaluation import Predictions
 from hgfast.losses import map_kind
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
@@ -85,9 +85,7 @@ def train(config: Config, ranks: Ranks) -> Path:
         )
     model.to(ranks.device)
 
-    def measure(predictions: Predictions) -> dict[str, float]:
-        return score(valid_samples, predictions.keypoints)
-
+    measure = partial(score, valid_samples)
     trainer = Trainer(config, model, train_loader, valid_loader, measure, "auc_0_30px", folder, ranks)
     if content is not None:
         trainer.resume(content, checkpoint)

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -25,13 +27,13 @@ from hgfast.batch import Batch
 from hgfast.config import Config
 from hgfast.distributed import Ranks, broadcast_buffers, first_rank_says, total
 from hgfast.errors import HgfastError
-from hgfast.evaluation import Loader, Predictions, predict
+from hgfast.evaluation import Loader, predict
 from hgfast.losses import heatmap_loss
 from hgfast.model import StackedHourglass
 from hgfast.precision import autocast, resolve
 
 SHOW_EVERY = 10  # steps between looks at the loss, each of which waits for the device
-Measure = Callable[[Predictions], dict[str, float]]
+Measure = Callable[[NDArray[np.float64]], dict[str, float]]
 
 
 @dataclass
@@ -58,8 +60,9 @@ class Trainer:
         config: the run's configuration.
         model: on the device, with `model.meta`.
         train, valid: loaders of this rank's shares.
-        measure: predictions for the validation split -> named figures; `best` names the one that picks best.pt, and
-            higher is better.
+        measure: what `predict` gives for the validation split -> named figures.
+        best: the figure that picks best.pt; higher is better.
+        folder: where the files go, on the first rank.
     """
 
     def __init__(
@@ -103,7 +106,6 @@ class Trainer:
             if not math.isfinite(record["loss"]):
                 raise HgfastError(f"the loss is {record['loss']} in epoch {record['epoch']}: lower --train.lr")
             broadcast_buffers(self.model)
-            self._look_at_clock()
             validates = (epoch + 1) % self.config.train.valid_every == 0 or self.progress >= 1
             if validates:
                 record["valid"] = self.measure(predict(self.model, self.valid, self.ranks, self.amp))
@@ -149,8 +151,9 @@ class Trainer:
         """Epochs that were reported but not saved are done again: drop their lines from metrics.jsonl."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            path.write_text("".join(line + "\n" for line in lines))
+            lines = path.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
+            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= self.step))
 
     def _rate(self) -> float:
         """The learning rate of the coming step: linear warm-up, then a cosine to zero."""
@@ -216,11 +219,10 @@ class Trainer:
 
     def _save(self, figures: dict[str, float], epoch: int) -> None:
         """Write checkpoint.pt, and best.pt where this is the best yet. Only the first rank does."""
-        is_best = figures[self.best_name] > self.best
-        if is_best:
-            self.best = figures[self.best_name]
         if not self.ranks.first:
             return
+        is_best = figures[self.best_name] > self.best
+        self.best = max(self.best, figures[self.best_name])
         network = checkpoints.describe(self.model) | {"config": self.config.plain(), "epoch": epoch, "metrics": figures}
         state = {
             "optimizer": self.optimizer.state_dict(),

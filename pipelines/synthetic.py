@@ -27,7 +27,7 @@ from hgfast.cli import dispatch
 from hgfast.errors import HgfastError, run
 from hgfast.machine import cores
 from pipelines.freihand import VERSIONS
-from pipelines.synthetic_hands import Viewpoints
+from pipelines.synthetic_camera import Viewpoints
 from pipelines.synthetic_render import Surface, blank
 from pipelines.synthetic_scene import photograph
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic_hands import Array, Hand
+from pipelines.synthetic_camera import Array
+from pipelines.synthetic_hands import Hand
 
 PALM, FOREARM, SLEEVE = 0, 6, 7
 """Limbs; 1..5 are thumb, index, middle, ring, little."""

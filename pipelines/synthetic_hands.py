@@ -1,6 +1,6 @@
-"""Right hands as skeletons before a camera: people, poses, joint limits, forward kinematics, viewpoint.
+"""Right hands as skeletons: people, poses, joint limits, forward kinematics.
 
-What may enter: anatomy and projective geometry of the 21 joints. Nothing here knows about flesh, colours or files.
+What may enter: anatomy of the 21 joints. Nothing here knows about flesh, colours or files.
 
 Hand frame (metres, right-handed): origin at the wrist, y to the knuckle of the middle finger, z out of the back of the
 hand, x to the side of the little finger. Camera frame (metres): x right, y down, z forward. Joint order as in FreiHAND:
@@ -10,28 +10,11 @@ hand, x to the side of the little finger. Camera frame (metres): x right, y down
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-Array = NDArray[np.float64]
-Floats = NDArray[Any]
-"""float32; the stubs of cv2 promise no more than some array."""
-Bytes = NDArray[Any]
-"""uint8."""
-
-PICTURE = 224
-"""Side of every picture in pixels; the principal point is its middle."""
-FOCAL = (300.0, 700.0)
-DEPTH = (0.4, 1.2)
-
-Viewpoints = Literal["facing", "uniform"]
-"""From where hands are seen, see `sample_rotation`."""
-TILT = np.radians(30)
-ANYHOW = 0.1
+from pipelines.synthetic_camera import Array, Viewpoints, sample_camera, sample_rotation
 
 KNUCKLES = np.array([[-0.026, 0.088, 0.000], [-0.003, 0.092, 0.002], [0.017, 0.086, 0.001], [0.034, 0.076, -0.004]])
 """Average MCP joints of index, middle, ring, little in the hand frame, metres."""
@@ -137,12 +120,6 @@ class Hand:
     def xyz(self) -> Array:
         """The 21 joints (21, 3) in the camera frame, metres."""
         return self.to_camera(self.joints)
-
-
-def project(points: Array, K: Array) -> Array:
-    """Camera-frame points (..., 3) as continuous pixel coordinates (..., 2)."""
-    uvw = points @ K.T
-    return uvw[..., :2] / uvw[..., 2:]
 
 
 def sample_hand(rng: Generator, viewpoints: Viewpoints = "facing") -> Hand:
@@ -301,35 +278,3 @@ def penetration(joints: Array, person: Person) -> Array:
     palm = (np.array([0.35, 0.6, 0.85])[:, None] * fingers[:, 1:, None, 0]).reshape(-1, 1, 12, 3)
     apart = np.linalg.norm(outer - palm, axis=-1)
     return overlap + np.maximum(0.012 * person.size + thick - apart, 0).sum((1, 2))
-
-
-def sample_rotation(rng: Generator, viewpoints: Viewpoints) -> Array:
-    """A rotation (3, 3) from the hand's frame to the camera's, spun uniformly in the picture's plane.
-
-    "uniform": uniform over SO(3). "facing": so for `ANYHOW` of the hands; the others show the camera their palm or their
-    back, tilted away from it about a random axis by an angle that is half-normal with `TILT`.
-    """
-    if viewpoints == "uniform" or rng.random() < ANYHOW:
-        return np.asarray(Rotation.random(rng=rng).as_matrix())
-    spin, axis = rng.uniform(0, 2 * np.pi, 2)
-    shown = Rotation.from_euler("x", np.pi if rng.random() < 0.5 else 0.0)  # the back, or the palm
-    tilt = Rotation.from_rotvec(rng.normal(0, TILT) * np.array([np.cos(axis), np.sin(axis), 0]))
-    return np.asarray((tilt * Rotation.from_euler("z", spin) * shown).as_matrix())
-
-
-def sample_camera(rng: Generator, turned: Array) -> tuple[Array, Array]:
-    """Translation (3,) and K (3, 3) that put rotated joints (21, 3) at a random size and near the middle of the picture."""
-    low, high = turned.min(0), turned.max(0)
-    side = (high - low)[:2].max()
-    fill = rng.uniform(0.38, 0.85)
-    ratio = np.clip(fill * PICTURE / side, FOCAL[0] / DEPTH[1], FOCAL[1] / DEPTH[0])  # pixels a metre
-    depth = rng.uniform(max(DEPTH[0], FOCAL[0] / ratio), min(DEPTH[1], FOCAL[1] / ratio))
-    focal = ratio * depth
-    K = np.array([[focal, 0, PICTURE / 2], [0, focal, PICTURE / 2], [0, 0, 1]])
-    room = PICTURE * (1 - fill) / 2
-    aim = PICTURE / 2 + np.clip(rng.normal(0, 0.45, 2) * (room + 6), -room - 6, room + 6)
-    translation = np.append(-(low + high)[:2] / 2, depth - (low + high)[2] / 2)
-    for _ in range(3):  # perspective moves the middle of the box: correct until it is at `aim`
-        pixels = project(turned + translation, K)
-        translation[:2] += (aim - (pixels.min(0) + pixels.max(0)) / 2) / ratio
-    return translation, K

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.synthetic_camera import PICTURE, Array, Floats, project
 from pipelines.synthetic_flesh import Part, grown_together
-from pipelines.synthetic_hands import PICTURE, Array, Floats, project
 
 FINE = 2
 """Subpixels a pixel in each direction."""

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.random import Generator
 
 from pipelines.synthetic_background import clutter, cut, green_screen, saturate, sensor_tile
+from pipelines.synthetic_camera import PICTURE, Bytes, Floats, Viewpoints
 from pipelines.synthetic_flesh import flesh_out
-from pipelines.synthetic_hands import PICTURE, Bytes, Floats, Hand, Viewpoints, sample_hand
+from pipelines.synthetic_hands import Hand, sample_hand
 from pipelines.synthetic_render import Surface, draw
 from pipelines.synthetic_skin import paint, sample_look, sample_skin
 

@@ -15,8 +15,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from pipelines.synthetic_background import noise_tile
+from pipelines.synthetic_camera import PICTURE, Array, Floats
 from pipelines.synthetic_flesh import PALM, SLEEVE, Part
-from pipelines.synthetic_hands import PICTURE, Array, Floats, Hand
+from pipelines.synthetic_hands import Hand
 from pipelines.synthetic_render import EMPTY, FINE, SIDE, Surface, lay_out, to_picture
 
 TONES = np.array(

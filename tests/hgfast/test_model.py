@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import beside
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hgfast.errors import HgfastError
 from hgfast.model import PRESETS, Architecture, StackedHourglass, architecture
-
-TINY = PRESETS["tiny"]
 
 
 def residual(inputs: int, outputs: int) -> int:
@@ -78,6 +77,13 @@ def rename(weights: Mapping[str, Tensor], rules: list[tuple[str, str]], model: S
     return ours
 
 
+def assert_outputs(model: StackedHourglass, images: NDArray[np.float32], heatmaps: NDArray[np.float32]) -> None:
+    """The network maps (N, 3, H, W) to the other project's (N, S, K, H/4, W/4), to rounding."""
+    with torch.no_grad():
+        found = model.eval()(torch.tensor(images)).numpy()
+    assert np.abs(found - heatmaps).max() < 1e-4 * np.abs(heatmaps).max()
+
+
 @pytest.mark.real_data
 def test_princetons_network() -> None:
     content = torch.load(beside("reference/princeton_2hg_dim32.pt"), weights_only=True)
@@ -105,11 +111,9 @@ def test_princetons_network() -> None:
         (r"^heads\.1", "last"),
         (r"^heads\.0", "stages.0.head"),
     ]
-    model.load_state_dict(rename(content["state_dict"], rules, model))
     z = np.load(beside("reference/princeton_2hg_dim32.npz"))
-    with torch.no_grad():
-        found = model.eval()(torch.tensor(z["image_nhwc"]).permute(0, 3, 1, 2)).numpy()
-    assert np.abs(found - z["heatmaps"]).max() < 1e-4 * np.abs(z["heatmaps"]).max()
+    model.load_state_dict(rename(content["state_dict"], rules, model))
+    assert_outputs(model, z["image_nhwc"].transpose(0, 3, 1, 2), z["heatmaps"])
 
 
 @pytest.mark.real_data
@@ -139,8 +143,6 @@ def test_bearpaws_network() -> None:
         (r"^heads\.1", "last"),
         (r"^heads\.0", "stages.0.head"),
     ]
-    model.load_state_dict(rename(weights, rules, model))
     z = np.load(beside("reference/bearpaw_2hg_feats16.npz"))
-    with torch.no_grad():
-        found = model.eval()(torch.tensor(z["image_nchw"])).numpy()
-    assert np.abs(found - z["heatmaps"]).max() < 1e-4 * np.abs(z["heatmaps"]).max()
+    model.load_state_dict(rename(weights, rules, model))
+    assert_outputs(model, z["image_nchw"], z["heatmaps"])

@@ -105,6 +105,8 @@ def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         train(small(hands, tmp_path / "parts", 4), ranks)
     monkeypatch.setattr(Trainer, "_report", report)
+    with (tmp_path / "parts/small/metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "st')  # killed while writing
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path / "parts")])
     main()
 

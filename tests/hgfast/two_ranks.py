@@ -33,7 +33,7 @@ def main() -> None:
 
     seen = torch.tensor(np.concatenate([batch.index for batch in loader.epoch(0)]))
     counts: list[int] = []
-    trainer = Trainer(config, model, loader, valid, lambda p: counts.append(len(p.keypoints)) or {"x": 1.0}, "x", out, ranks)
+    trainer = Trainer(config, model, loader, valid, lambda p: counts.append(len(p)) or {"x": 1.0}, "x", out, ranks)
     different_statistics = 0.0
     original = trainer._save
 

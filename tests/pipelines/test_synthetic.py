@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from hgfast.errors import HgfastError
 from pipelines import synthetic
 from pipelines.synthetic import draw_freihand
+from pipelines.synthetic_camera import sample_rotation
 from pipelines.synthetic_flesh import Part
-from pipelines.synthetic_hands import Hand, sample_hand, sample_rotation
+from pipelines.synthetic_hands import Hand, sample_hand
 from pipelines.synthetic_render import FINE, blank, draw
 
 COUNT, HELD, SEED = 40, 8, 3
