@@ -5,6 +5,7 @@ from setuptools import setup
 TRAIN = [
     "torch>=2.11",
     "nvidia-dali-cuda130>=2.0; sys_platform == 'linux'",
+    "h5py>=3.11",
     "jsonargparse[signatures]>=4.49",
     "PyYAML>=6",
     "scipy>=1.15",

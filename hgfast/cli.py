@@ -58,13 +58,14 @@ def parse(
     argv: Sequence[str] | None = None,
     *,
     positional: str | None = None,
+    rest: str | None = None,
     short: Mapping[str, str] | None = None,
     description: str = "",
 ) -> T:
     """The command line (default: `sys.argv`) as an instance of the dataclass `into`; `--config FILE` reads YAML.
 
-    Flags win over the file, the file over the defaults. `positional` names a field that is a bare path; `short` maps other
-    spellings of flags to their names.
+    Flags win over the file, the file over the defaults. `positional` names a field that is a bare path, `rest` one that is a
+    list of one or more of them; `short` maps other spellings of flags to their names.
 
     Raises:
         HgfastError: anything unknown, missing or of the wrong type, in one sentence.
@@ -73,7 +74,9 @@ def parse(
     parser.add_argument("--config", action="config", help="YAML file; flags win over it")
     if positional is not None:
         parser.add_argument(positional, type=Path)
-    parser.add_class_arguments(into, as_group=False, skip={positional} if positional else set())
+    if rest is not None:
+        parser.add_argument(rest, type=Path, nargs="+")
+    parser.add_class_arguments(into, as_group=False, skip={name for name in (positional, rest) if name})
     words = parser.spell(sys.argv[1:] if argv is None else argv, short)
     groups = [field.name for field in fields(into) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]
     for word, following in zip(words, [*words[1:], ""]):

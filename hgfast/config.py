@@ -48,8 +48,8 @@ class AugmentConfig:
     """largest size of the content"""
     shift: float = 0.05
     """share of the crop's side, uniform in plus or minus this, along x and along y"""
-    flip: float = 0.0
-    """probability of mirroring; 0 for hands, where it makes a left hand of a right one"""
+    flip: float | None = None
+    """probability of mirroring; none: 0.5 for bodies, 0 for hands, where it makes a left hand of a right one"""
     brightness: float = 0.2
     """factor uniform in 1 plus or minus this"""
     contrast: float = 0.2
@@ -89,25 +89,33 @@ class TrainConfig:
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """mixed precision; auto is bf16 where the hardware has it, else fp16 on a GPU and off on a CPU"""
     split: Literal["train", "valid", "test", "all"] = "train"
-    """which hands to train on"""
+    """which samples to train on; MPII has train and valid"""
     valid_split: Literal["train", "valid", "test", "all", "evaluation"] = "valid"
-    """which hands to validate on"""
+    """which samples to validate on"""
     valid_every: int = 1
     """epochs between validations, each followed by a checkpoint; the last epoch always has both"""
 
 
-@dataclass
-class Config:
-    """One training run."""
+@dataclass(kw_only=True)
+class DataChoice:
+    """Which files to read."""
 
-    dataset: Literal["freihand"] = "freihand"
+    dataset: Literal["freihand", "mpii"] = "freihand"
     """layout of the files under --data"""
     data: Path | None = None
     """the data set's root folder"""
     versions: list[str] = field(default_factory=lambda: ["gs", "hom", "sample", "auto"])
     """FreiHAND: which background versions of each hand to use"""
-    exp: str = "hands"
-    """name of the experiment: its files go to exp/NAME"""
+    skip_missing: bool = False
+    """leave out samples whose picture is missing, instead of refusing"""
+
+
+@dataclass(kw_only=True)
+class Config(DataChoice):
+    """One training run."""
+
+    exp: str = ""
+    """name of the experiment, whose files go to exp/NAME; empty: the data set's name"""
     out: Path = Path("exp")
     """folder that holds the experiments"""
     resume: str | None = None
@@ -131,6 +139,9 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     """Optimisation."""
 
+    def __post_init__(self) -> None:
+        self.exp = self.exp or self.dataset
+
     def validate(self) -> None:
         """Raise `HgfastError` for the first value out of its range."""
         checks: list[tuple[str, Callable[[Any], bool], str]] = [
@@ -147,7 +158,7 @@ class Config:
             ("train.valid_every", lambda v: v >= 1, "at least 1"),
             ("loss.sigma", lambda v: v > 0, "above 0"),
             ("augment.scale_min", lambda v: 0 < v <= self.augment.scale_max, "above 0 and at most augment.scale_max"),
-            ("augment.flip", lambda v: 0 <= v <= 1, "in [0, 1]"),
+            ("augment.flip", lambda v: v is None or 0 <= v <= 1, "in [0, 1]"),
         ]
         for name, good, wanted in checks:
             value: Any = self
@@ -155,7 +166,7 @@ class Config:
                 value = getattr(value, part)
             if not good(value):
                 raise HgfastError(f"{name} is {value}, must be {wanted}")
-        if not self.exp or self.exp == ".." or Path(self.exp).name != self.exp:
+        if self.exp == ".." or Path(self.exp).name != self.exp:
             raise HgfastError(f"exp {self.exp!r} must be a plain name, without folders")
 
     def plain(self) -> dict[str, Any]:

@@ -20,11 +20,26 @@ _SHIFT = 4  # OpenCV's fixed-point bits: points are drawn to a sixteenth of a pi
 
 
 def read_image(path: str | Path) -> Image:
-    """A picture of any kind OpenCV reads, as RGB. Raises `HgfastError` for one it cannot read."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    """A picture of any kind OpenCV reads, as it is meant to be seen: turned as its EXIF orientation says, 8 bits a channel,
+    RGB, without transparency.
+
+    Raises:
+        HgfastError: a file that is missing or no such picture; it names the file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise HgfastError(f"{path} is a folder, not a picture")
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise HgfastError(f"{path} cannot be read ({error.strerror})") from error
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    except cv2.error as error:
+        raise HgfastError(f"{path} cannot be decoded ({' '.join(str(error).split())[:200]})") from error
     if image is None:
-        raise HgfastError(f"{path} is not a picture that can be read: replace it or take it out of the data set")
-    return np.ascontiguousarray(image[..., ::-1]).astype(np.uint8, copy=False)
+        raise HgfastError(f"{path} is not a picture that OpenCV can read: replace it or leave it out")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def write_image(path: Path, image: Image) -> None:
@@ -44,7 +59,8 @@ def draw_skeleton(image: Image, points: ArrayLike, skeleton: Skeleton, shown: Ar
     points = np.asarray(points, np.float64)
     visible = np.isfinite(points).all(1) & (np.ones(len(points), bool) if shown is None else np.asarray(shown, bool))
     fixed = np.round((np.clip(np.nan_to_num(points), -1e4, 1e4) - 0.5) * 2**_SHIFT).astype(int)
-    thick = max(1, round(max(image.shape[:2]) / 112))
+    extent = np.ptp(points[visible], axis=0).max() if visible.any() else 0.0
+    thick = max(1, round(min(extent, max(image.shape[:2])) / 80))
     for (a, b), colour in zip(skeleton.edges, skeleton.colours):
         if visible[a] and visible[b]:
             cv2.line(canvas, tuple(fixed[a]), tuple(fixed[b]), colour, thick, cv2.LINE_AA, _SHIFT)
@@ -71,3 +87,12 @@ def sheet(tiles: Sequence[Image], columns: int) -> Image:
         top, left = number // columns * height, number % columns * width
         canvas[top : top + height, left : left + width] = tile
     return canvas
+
+
+def overlay(image: Image, heat: NDArray[np.float32]) -> Image:
+    """Heat (h, w) in [0, 1] over an (H, W, 3) picture: the hotter, the less of the picture is left."""
+    height, width = image.shape[:2]
+    full = cv2.resize(np.clip(heat, 0, 1), (width, height), interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap((255 * full).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
+    share = (0.8 * np.sqrt(full))[..., None]
+    return np.asarray(image * (1 - share) + colours * share, np.uint8)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,32 +17,29 @@ from tabulate import tabulate
 
 from hgfast.checkpoints import load_model
 from hgfast.cli import parse
+from hgfast.config import DataChoice
 from hgfast.distributed import Ranks, pick_device
 from hgfast.draw import Image, caption, draw_skeleton, read_image, sheet, write_image
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import predict
+from hgfast.geometry import move, square_matrices, warp
 from hgfast.metrics import distances
 from hgfast.precision import resolve
 from pipelines.baselines import mean_pose, nearest_thumbnail
-from pipelines.datasets import open_loader, open_samples, score
-from pipelines.freihand import VERSIONS
+from pipelines.datasets import DATASETS, open_loader, open_samples
 from pipelines.samples import Samples
 
+TILE = 224  # side of a picture on the contact sheet, pixels
 
-@dataclass
-class EvaluateConfig:
+
+@dataclass(kw_only=True)
+class EvaluateConfig(DataChoice):
     """One evaluation."""
 
     checkpoint: Path
     """file written by training"""
-    dataset: Literal["freihand"] = "freihand"
-    """layout of the files under --data"""
-    data: Path | None = None
-    """the data set's root folder"""
-    split: Literal["train", "valid", "test", "all", "evaluation"] = "test"
-    """which hands"""
-    versions: list[str] = field(default_factory=lambda: list(VERSIONS))
-    """FreiHAND: which background versions of each hand to use"""
+    split: Literal["train", "valid", "test", "all", "evaluation"] | None = None
+    """which samples; none: test for FreiHAND, valid for MPII"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     batch_size: int = 32
@@ -51,6 +48,8 @@ class EvaluateConfig:
     """decoding threads; none: one a core"""
     amp: Literal["auto", "bf16", "fp16", "off"] = "off"
     """mixed precision"""
+    flip_test: bool = False
+    """average with the mirrored picture's heatmaps; for networks that were trained on mirrored pictures"""
     baselines: bool = False
     """also print what the mean pose and the nearest training picture reach"""
     json: Path | None = None
@@ -73,26 +72,29 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
     """The figures of a checkpoint on a split (`rows`: one for the network and one a baseline), and the samples and
     keypoints that they are made from."""
     check(config)
+    dataset, split = DATASETS[config.dataset], config.split or DATASETS[config.dataset].held_out
     ranks = Ranks(0, 1, 1, pick_device(config.device))
     model = load_model(config.checkpoint, ranks.device)
-    samples = open_samples(config.dataset, config.data, config.split, config.versions)
+    samples = open_samples(config, split)
     if samples.skeleton.joints != model.meta.skeleton.joints:
         raise HgfastError(f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {samples.skeleton.name}")
     meta = model.meta
     loader = open_loader(samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads)
-    predicted = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate")
-    rows: list[dict[str, Any]] = [{"method": "network", **score(samples, predicted)}]
+    predicted = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate", config.flip_test)
+    rows: list[dict[str, Any]] = [{"method": "network", **dataset.table(samples, predicted)}]
     if config.baselines:
-        train = open_samples(config.dataset, config.data, "train", config.versions)
-        rows.append({"method": "mean pose", **score(samples, mean_pose(train, samples))})
-        rows.append({"method": "nearest 16 x 16 thumbnail", **score(samples, nearest_thumbnail(train, samples))})
+        train = open_samples(config, "train")
+        rows.append({"method": "mean pose", **dataset.table(samples, mean_pose(train, samples))})
+        rows.append({"method": "nearest 16 x 16 thumbnail", **dataset.table(samples, nearest_thumbnail(train, samples))})
     result = {
         "checkpoint": str(config.checkpoint),
         "dataset": config.dataset,
         "data": str(config.data),
-        "split": config.split,
+        "split": split,
         "versions": config.versions,
+        "flip_test": config.flip_test,
         "samples": len(samples),
+        "skipped": samples.skipped,
         "rows": rows,
     }
     return result, samples, predicted
@@ -103,20 +105,22 @@ def contact_sheet(samples: Samples, predicted: NDArray[np.float64], count: int =
     labelled = samples.labelled
     errors = np.where(labelled, distances(predicted, samples.keypoints), 0).sum(1) / np.maximum(labelled.sum(1), 1)
     chosen = np.argsort(errors)[np.linspace(0, len(errors) - 1, min(count, len(errors))).round().astype(int)]
+    matrices = square_matrices(samples.centre[chosen], samples.side[chosen], TILE)
+    true, found = move(samples.keypoints[chosen], matrices), move(predicted[chosen], matrices)
     tiles = []
-    for row in chosen:
-        image = read_image(samples.paths[row])
-        tiles.append(caption(draw_skeleton(image, samples.keypoints[row], samples.skeleton, labelled[row]), "truth"))
-        tiles.append(caption(draw_skeleton(image, predicted[row], samples.skeleton), f"predicted, {errors[row]:.1f} px off"))
+    for n, row in enumerate(chosen):
+        crop = warp(read_image(samples.paths[row]), matrices[n], TILE)
+        tiles.append(caption(draw_skeleton(crop, true[n], samples.skeleton, labelled[row]), "truth"))
+        tiles.append(caption(draw_skeleton(crop, found[n], samples.skeleton), f"predicted, {errors[row]:.1f} px off"))
     return sheet(tiles, columns)
 
 
 def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
     result, samples, predicted = evaluate(config)
-    print(f"{len(samples)} samples of {config.dataset}, split {config.split}, at {config.data}")
+    print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {config.data}")
     print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
-    print("PCK: of the longer side of the hand's box; AUC, EPE: source pixels", flush=True)
+    print(DATASETS[config.dataset].note, flush=True)
     if config.json is not None:
         try:
             config.json.parent.mkdir(parents=True, exist_ok=True)

@@ -11,13 +11,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from hgfast.batch import Batch
 from hgfast.distributed import Ranks, gather
 from hgfast.geometry import move
-from hgfast.heatmaps import decode
+from hgfast.inference import keypoints_of, last_heatmaps
 from hgfast.model import StackedHourglass
 from hgfast.precision import Amp, autocast
 
@@ -30,20 +29,16 @@ class Loader(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]: ...
 
 
-def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:
-    """The last stack of (N, S, K, h, w) decoded as the network's meta says: (N, K, 3) x, y in input pixels, score."""
-    decoded = decode(heatmaps[:, -1], model.meta.decoder, model.meta.kind)
-    return torch.cat((decoded[..., :2] * model.meta.stride, decoded[..., 2:]), -1)
-
-
 @torch.inference_mode()
-def predict(model: StackedHourglass, loader: Loader, ranks: Ranks, amp: Amp, label: str = "validate") -> NDArray[np.float64]:
+def predict(
+    model: StackedHourglass, loader: Loader, ranks: Ranks, amp: Amp, label: str = "validate", flip_test: bool = False
+) -> NDArray[np.float64]:
     """Keypoints (N, K, 2) in source pixels, row i being sample i, on every rank. Leaves the model in eval mode."""
     model.eval()
     rows = []
     for batch in tqdm(loader.epoch(0), total=len(loader), desc=label, disable=None if ranks.first else True, leave=False):
         with autocast(amp, ranks.device):
-            heatmaps = model(batch.images)
+            heatmaps = last_heatmaps(model, batch.images, flip_test)
         decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
         source = move(decoded[..., :2], np.linalg.inv(batch.input_from_source))
         index = np.broadcast_to(batch.index[:, None, None], (*source.shape[:2], 1))

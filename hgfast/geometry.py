@@ -62,6 +62,70 @@ def opencv_matrix(matrix: ArrayLike) -> Array:
 
 
 def warp(image: NDArray[np.uint8], input_from_source: ArrayLike, size: int) -> NDArray[np.uint8]:
-    """One bilinear warp of an (H, W, C) picture to (size, size, C), black outside, by OpenCV."""
-    m = opencv_matrix(input_from_source)[:2]
+    """An (H, W, C) picture through a matrix to (size, size, C), black outside: `shrink` where need be, then one bilinear
+    warp by OpenCV."""
+    matrix = np.asarray(input_from_source, np.float64)
+    low, high, ratio = (values[0] for values in regions(matrix[None], size))
+    if ratio < 1:
+        image, source_from_small = shrink(image, low, high, ratio)
+        matrix = matrix @ source_from_small
+    m = opencv_matrix(matrix)[:2]
     return np.asarray(cv2.warpAffine(image, m, (size, size), flags=cv2.INTER_LINEAR), np.uint8)
+
+
+SHRINK_BELOW = 0.75  # input pixels a source pixel; from there on bilinear interpolation alone would skip too much
+
+
+def regions(matrices: ArrayLike, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """What each input shows of its source, and by how much that is shrunk before the warp.
+
+    Args:
+        matrices: (N, 3, 3) `input_from_source`.
+        size: side of the input, pixels.
+
+    Returns:
+        low, high: (N, 2) float32, whole source pixels x, y of a box with some margin, not clipped to the picture.
+        ratio: (N,) float32 of shrunk pixels to source pixels: the input's resolution, or 1 where it is not worth the work.
+    """
+    m = np.asarray(matrices, np.float64)
+    zoom = np.sqrt(np.abs(np.linalg.det(m[:, :2, :2])))
+    ratio = np.where(zoom < SHRINK_BELOW, zoom, 1.0)
+    corners = np.array([(0.0, 0.0), (size, 0.0), (0.0, size), (size, size)])
+    seen = move(np.broadcast_to(corners, (len(m), 4, 2)), np.linalg.inv(m))
+    margin = np.ceil(2 / ratio)[:, None]
+    low, high = np.floor(seen.min(1)) - margin, np.ceil(seen.max(1)) + margin
+    return low.astype(np.float32), high.astype(np.float32), ratio.astype(np.float32)
+
+
+def shrink(
+    image: NDArray[np.uint8], low: NDArray[np.float32], high: NDArray[np.float32], ratio: np.float32
+) -> tuple[NDArray[np.uint8], Array]:
+    """One of `regions` of an (H, W, C) picture, shrunk with a triangular filter (as PIL and DALI do it), and the matrix
+    `source_from_small` (3, 3)."""
+    limits = np.array([image.shape[1], image.shape[0]], np.float32)
+    low = np.clip(low, 0, limits - 1)
+    high = np.clip(high, low + 1, limits)
+    small = np.maximum(1, np.floor((high - low) * ratio + np.float32(0.5))).astype(int)
+    zoom = (high - low).astype(np.float64) / small
+    across, left = _triangles(image.shape[1], low[0], zoom[0], small[0])
+    down, top = _triangles(image.shape[0], low[1], zoom[1], small[1])
+    part = image[top : top + down.shape[1], left : left + across.shape[1]].astype(np.float32)
+    columns = down @ part.reshape(len(part), -1)
+    rows = across @ columns.reshape(small[1], -1, image.shape[2])
+    moved = np.array([[zoom[0], 0, low[0]], [0, zoom[1], low[1]], [0, 0, 1]])
+    return np.rint(rows).astype(np.uint8), moved
+
+
+def _triangles(count: int, low: float, zoom: float, small: int) -> tuple[NDArray[np.float32], int]:
+    """The weights (small, n) of n source pixels from the returned one on; pixels beyond the picture repeat its border."""
+    support = max(zoom, 1.0)
+    centres = low + (np.arange(small) + 0.5) * zoom
+    first, last = int(np.floor(centres[0] - support)), int(np.ceil(centres[-1] + support))
+    cells = np.arange(first, last)
+    weights = np.maximum(0, 1 - np.abs(cells + 0.5 - centres[:, None]) / support)
+    weights /= weights.sum(1, keepdims=True)
+    start, end = max(first, 0), min(last, count)
+    inside = weights[:, start - first : end - first]
+    inside[:, 0] += weights[:, : start - first].sum(1)
+    inside[:, -1] += weights[:, end - first :].sum(1)
+    return inside.astype(np.float32), start

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hgfast.errors import HgfastError
+from hgfast.skeletons import Skeleton
 
 Array = NDArray[np.float64]
 
@@ -23,6 +24,13 @@ class Score:
 
     total: float
     joints: Array
+
+
+@dataclass(frozen=True)
+class GroupScore(Score):
+    """A `Score` with a figure for each of the skeleton's groups."""
+
+    groups: dict[str, float]
 
 
 def distances(predicted: ArrayLike, true: ArrayLike) -> Array:
@@ -37,6 +45,28 @@ def pck(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, reference: A
     """Share of labelled joints with distance / reference strictly below threshold (as mmpose's PCKAccuracy)."""
     hits = distances(predicted, true) < threshold * np.asarray(reference, np.float64)[:, None]
     return _mean(hits.astype(np.float64), labelled)
+
+
+def pckh(
+    predicted: ArrayLike,
+    true: ArrayLike,
+    labelled: ArrayLike,
+    head: ArrayLike,
+    skeleton: Skeleton,
+    threshold: float = 0.5,
+) -> GroupScore:
+    """MPII's PCKh by the official rule (evalMPII.m): distance / head size `<=` threshold, in percent.
+
+    `head` (N,): 0.6 times the diagonal of the head's box, pixels (`normalize` in the h5 files). Occluded joints count,
+    absent ones do not. The total pools the joints of `skeleton.groups`; a group is the plain mean of its joints.
+    """
+    near = distances(predicted, true) <= threshold * np.asarray(head, np.float64)[:, None]
+    hits = np.where(near, 100.0, 0.0)
+    score = _mean(hits, labelled)
+    counted = skeleton.grouped
+    total = _mean(hits[:, counted], np.asarray(labelled)[:, counted]).total
+    groups = {name: _nanmean(score.joints[list(joints)]) for name, joints in skeleton.groups}
+    return GroupScore(total, score.joints, groups)
 
 
 def epe(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike) -> Score:
@@ -60,7 +90,7 @@ def auc(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, maximum: flo
         joints = np.mean([_mean((errors < t).astype(np.float64), labelled).joints for t in thresholds], axis=0)
     else:
         raise ValueError(f"auc: rule is 'freihand' or 'mmpose', not {rule!r}")
-    return Score(float(np.nanmean(joints)), joints)
+    return Score(_nanmean(joints), joints)
 
 
 def _mean(values: Array, labelled: ArrayLike) -> Score:
@@ -69,6 +99,12 @@ def _mean(values: Array, labelled: ArrayLike) -> Score:
     sums = np.where(mask, values, 0.0).sum(0)
     joints = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
     return Score(float(sums.sum() / counts.sum()) if counts.sum() else float("nan"), joints)
+
+
+def _nanmean(values: Array) -> float:
+    """The mean of the figures that there are; NaN, without numpy's warning, where there are none."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else float("nan")
 
 
 def hand_table(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, reference: ArrayLike) -> dict[str, float]:
@@ -83,3 +119,16 @@ def hand_table(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, refer
         "epe_px": epe(predicted, true, labelled).total,
         "epe_median_px": float(np.median(distances(predicted, true)[np.asarray(labelled, bool)])),
     }
+
+
+def body_table(
+    predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, head: ArrayLike, skeleton: Skeleton
+) -> dict[str, float]:
+    """The figures reported for bodies, in percent: PCKh by joint group and in total, by the official rule of `pckh`.
+
+    auc is the area under the total's curve from 0 to 0.5 of the head, 51 thresholds, trapezoids (evalMPII.m).
+    """
+    curve = [pckh(predicted, true, labelled, head, skeleton, t / 100).total for t in range(51)]
+    half = pckh(predicted, true, labelled, head, skeleton, 0.5)
+    area = (sum(curve) - (curve[0] + curve[-1]) / 2) / 50
+    return {**half.groups, "pckh@0.5": half.total, "pckh@0.1": curve[10], "auc": area}

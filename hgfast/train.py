@@ -2,6 +2,7 @@
 
     python hgfast/train.py --dataset freihand --data DIR
     torchrun --nproc-per-node 2 hgfast/train.py --dataset freihand --data DIR --exp hands
+    python hgfast/train.py --dataset mpii --data DIR
     python hgfast/train.py -c hands
 
 -e NAME is --exp, -c NAME or --continue NAME goes on with an experiment, -m N or --max-iters N ends after N thousand steps.
@@ -26,7 +27,7 @@ from hgfast.errors import HgfastError, run
 from hgfast.losses import map_kind
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
-from pipelines.datasets import open_loader, open_samples, score
+from pipelines.datasets import DATASETS, open_loader, open_samples
 
 SHORT = {"-e": "--exp", "-c": "--resume", "--continue": "--resume", "-m": "--train.max-iters", "--max-iters": "--train.max-iters"}
 
@@ -38,7 +39,7 @@ def read_config(argv: list[str]) -> Config:
         saved = config.out / config.resume / "config.yaml"
         if not saved.is_file():
             raise HgfastError(f"there is no experiment {config.resume!r} to continue: {saved} is missing")
-        if config.exp not in (Config.exp, config.resume):
+        if config.exp not in (config.dataset, config.resume):
             raise HgfastError(f"-c {config.resume} continues an experiment under its own name: leave out --exp {config.exp}")
         name = config.resume
         config = parse(Config, ["--config", str(saved), *argv], short=SHORT)
@@ -56,8 +57,8 @@ def train(config: Config, ranks: Ranks) -> Path:
             f"{checkpoint} exists: continue it with -c {config.exp}, choose another --exp, or start afresh with --overwrite"
         )
     arch, preprocessing = config.model.architecture(), Preprocessing()
-    train_samples = open_samples(config.dataset, config.data, config.train.split, config.versions)
-    valid_samples = open_samples(config.dataset, config.data, config.train.valid_split, config.versions)
+    train_samples = open_samples(config, config.train.split)
+    valid_samples = open_samples(config, config.train.valid_split)
     train_loader = open_loader(
         train_samples,
         arch.input_size,
@@ -85,8 +86,9 @@ def train(config: Config, ranks: Ranks) -> Path:
         )
     model.to(ranks.device)
 
-    measure = partial(score, valid_samples)
-    trainer = Trainer(config, model, train_loader, valid_loader, measure, "auc_0_30px", folder, ranks)
+    dataset = DATASETS[config.dataset]
+    measure = partial(dataset.table, valid_samples)
+    trainer = Trainer(config, model, train_loader, valid_loader, measure, dataset.best, folder, ranks)
     if content is not None:
         trainer.resume(content, checkpoint)
     if ranks.first:
@@ -94,7 +96,7 @@ def train(config: Config, ranks: Ranks) -> Path:
         limit = f" or {config.train.max_minutes:g} minutes" if config.train.max_minutes else ""
         parameters = sum(p.numel() for p in model.parameters())
         print(
-            f"{config.dataset} at {config.data}: {len(train_samples)} samples to train on, {len(valid_samples)} to validate\n"
+            f"{config.dataset} at {config.data}: {train_samples.in_words} to train on, {valid_samples.in_words} to validate\n"
             f"{config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, input {arch.input_size} px, "
             f"loss {config.loss.name}\n"
             f"{ranks.world} rank(s) on {ranks.device.type}, precision {trainer.amp}, {config.batch_size} samples a step, "

@@ -243,7 +243,7 @@ class Trainer:
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
         if "valid" in record:
-            figures = ", ".join(f"{name} {value:.3f}" for name, value in record["valid"].items())
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in record["valid"].items())
             print(
                 f"epoch {record['epoch']}: loss {record['loss']:.3f}, {record['images_per_s']:.0f} images/s, "
                 f"waits for data {record['data_wait']:.0%} | {figures}",

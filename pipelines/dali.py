@@ -1,4 +1,4 @@
-"""The DALI graph: read, decode, one warp; and the iterator that turns its output into `Batch`.
+"""The DALI graph: read, decode, shrink, warp; and the iterator that turns its output into `Batch`.
 
 One builder serves GPU ("mixed" decode, warp_affine) and CPU (warp_perspective, which does the same five times faster
 there); both put (0, 0) on the outer corner of the first pixel. Colour and normalisation are one affine map of the whole
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hgfast.batch import Batch
 from hgfast.errors import HgfastError
+from hgfast.geometry import regions
 from hgfast.preprocessing import Preprocessing, apply, fold
 from pipelines.plan import Plan, PlannedBatch
 
@@ -94,15 +95,15 @@ class DaliLoader:
     def _build(self, threads: int, warp: Warp, prefetch: int, on_gpu: bool) -> Any:
         dali = import_dali()
         fn, types, size = dali.fn, dali.types, (self.plan.size, self.plan.size)
-        pipeline = dali.Pipeline(
-            batch_size=self.plan.largest,
-            num_threads=threads,
-            device_id=(self.device.index or 0) if on_gpu else None,
-            prefetch_queue_depth=prefetch,
-        )
-        with pipeline:
-            paths, matrices = fn.external_source(
-                source=self._feed, num_outputs=2, batch=True, dtype=[types.UINT8, types.FLOAT], ndim=[1, 2]
+
+        @dali.pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+        def graph() -> Any:
+            paths, matrix, low, high, ratio = fn.external_source(
+                source=self._feed,
+                num_outputs=5,
+                batch=True,
+                dtype=[types.UINT8, types.FLOAT, types.FLOAT, types.FLOAT, types.FLOAT],
+                layout=["*", "**", "*", "*", ""],  # those that fn.transforms gives, so that both branches below agree
             )
             images = fn.decoders.image(
                 fn.io.file.read(paths),
@@ -110,23 +111,48 @@ class DaliLoader:
                 output_type=types.RGB,
                 jpeg_fancy_upsampling=True,  # libjpeg's and OpenCV's chroma
             )
-            if warp == "warp_affine":
-                rows = fn.slice(matrices, start=[0], end=[2], axes=[0])
-                images = fn.warp_affine(images, matrix=rows, size=size, inverse_map=False, fill_value=0)
-            else:
-                images = fn.experimental.warp_perspective(
-                    images, matrix=matrices, size=size, inverse_map=False, pixel_origin="corner", fill_value=0
+            if ratio < 1.0:  # hgfast.geometry.shrink; DALI's order is y, x
+                limits = fn.cast(images.shape()[:2], dtype=types.FLOAT)
+                low = dali.math.clamp(low, 0.0, limits - 1.0)
+                high = dali.math.clamp(high, low + 1.0, limits)
+                small = dali.math.max(1.0, dali.math.floor((high - low) * ratio + 0.5))
+                zoom = (high - low) / small
+                images = fn.resize(
+                    images, roi_start=low, roi_end=high, size=small, interp_type=types.INTERP_TRIANGULAR, antialias=True
                 )
-            pipeline.set_outputs(images)
+                matrix = fn.transforms.combine(
+                    fn.transforms.scale(scale=fn.stack(zoom[1], zoom[0])),
+                    fn.transforms.translation(offset=fn.stack(low[1], low[0])),
+                    matrix,
+                )
+            if warp == "warp_affine":
+                return fn.warp_affine(images, matrix=matrix, size=size, inverse_map=False, fill_value=0)
+            return fn.experimental.warp_perspective(
+                images,
+                matrix=fn.cat(matrix, np.array([[0, 0, 1]], np.float32), axis=0),
+                size=size,
+                inverse_map=False,
+                pixel_origin="corner",
+                fill_value=0,
+            )
+
+        pipeline = graph(
+            batch_size=self.plan.largest,
+            num_threads=threads,
+            device_id=(self.device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=prefetch,
+        )
         pipeline.build()
         return pipeline
 
-    def _feed(self) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
-        """DALI asks for its next batch: paths as bytes, and one matrix a sample."""
+    def _feed(self) -> tuple[list[NDArray[np.uint8]] | NDArray[np.float32], ...]:
+        """DALI asks for its next batch: paths as bytes, and of each sample the matrix's two rows and its region."""
         planned = self.plan.batch(*next(self._schedule))
         self._planned.append(planned)
         paths = [np.frombuffer(str(path).encode(), np.uint8) for path in self.plan.samples.paths[planned.index]]
-        return paths, planned.input_from_source.astype(np.float32)
+        low, high, ratio = regions(planned.input_from_source, self.plan.size)
+        rows = np.ascontiguousarray(planned.input_from_source[:, :2], np.float32)
+        return paths, rows, np.ascontiguousarray(low[:, ::-1]), np.ascontiguousarray(high[:, ::-1]), ratio
 
     def _run(self) -> Any:
         try:

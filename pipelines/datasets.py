@@ -2,29 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hgfast.config import AugmentConfig
+from hgfast.config import AugmentConfig, DataChoice
 from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError
 from hgfast.machine import cores
-from hgfast.metrics import hand_table
+from hgfast.metrics import body_table, hand_table
 from hgfast.preprocessing import Preprocessing
+from pipelines import freihand, mpii
 from pipelines.dali import DaliLoader
-from pipelines.freihand import WHERE_FROM, read_freihand
 from pipelines.plan import Plan
 from pipelines.samples import Samples
 
+Figures = dict[str, float]
 
-def open_samples(dataset: str, data: Path | None, split: str, versions: Sequence[str]) -> Samples:
+
+@dataclass(frozen=True)
+class DataSet:
+    """What sets a data set apart.
+
+    read: root, split, the choices -> Samples. where_from: how to get the files into {root}. table: predictions (N, K, 2) in
+    source pixels -> figures. best: the one that picks best.pt, higher is better. held_out: the split to evaluate on.
+    note: what the figures mean.
+    """
+
+    read: Callable[[Path, str, DataChoice], Samples]
+    where_from: str
+    table: Callable[[Samples, NDArray[np.float64]], Figures]
+    best: str
+    held_out: str
+    note: str
+
+
+DATASETS = {
+    "freihand": DataSet(
+        read=lambda root, split, choice: freihand.read_freihand(root, split, choice.versions, choice.skip_missing),
+        where_from=freihand.WHERE_FROM,
+        table=lambda s, found: hand_table(found, s.keypoints, s.labelled, s.reference),
+        best="auc_0_30px",
+        held_out="test",
+        note="PCK: of the longer side of the hand's box; AUC, EPE: source pixels",
+    ),
+    "mpii": DataSet(
+        read=lambda root, split, choice: mpii.read_mpii(root, split, choice.skip_missing),
+        where_from=mpii.WHERE_FROM,
+        table=lambda s, found: body_table(found, s.keypoints, s.labelled, s.reference, s.skeleton),
+        best="pckh@0.5",
+        held_out="valid",
+        note="PCKh in percent by the official rule, groups at 0.5 of the head; pelvis and thorax do not count; AUC: 0 to 0.5",
+    ),
+}
+
+
+def open_samples(choice: DataChoice, split: str) -> Samples:
     """One split of a data set. Raises `HgfastError` where it is not there or broken."""
-    if data is None:
-        raise HgfastError(f"--data DIR is missing: the folder of the {dataset} files; {WHERE_FROM.format(root='DIR')}")
-    return read_freihand(data, split, versions)
+    dataset = DATASETS[choice.dataset]
+    if choice.data is None:
+        raise HgfastError(
+            f"--data DIR is missing: the folder of the {choice.dataset} files; {dataset.where_from.format(root='DIR')}"
+        )
+    return dataset.read(choice.data, split, choice)
 
 
 def open_loader(
@@ -42,8 +85,3 @@ def open_loader(
     plan = Plan(samples, size, batch_size, augment=augment, seed=seed, rank=ranks.rank, world=ranks.world)
     threads = threads or max(1, cores() // ranks.local_world)
     return DaliLoader(plan, ranks.device, threads, preprocessing)
-
-
-def score(samples: Samples, keypoints: NDArray[np.float64]) -> dict[str, float]:
-    """The table of figures of (N, K, 2) predictions in source pixels, one row a sample and in their order."""
-    return hand_table(keypoints, samples.keypoints, samples.labelled, samples.reference)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hgfast.draw import read_image
 from hgfast.errors import HgfastError
 from hgfast.skeletons import HAND21
+from pipelines.pictures import find_pictures
 from pipelines.samples import Samples
 
 VERSIONS = ("gs", "hom", "sample", "auto")
@@ -31,7 +32,7 @@ SIZE = 224  # side of every picture, pixels
 SEED_IDS, SEED_TRAIN_END, SEED_VALID_END = 32560, 28000, 30800
 
 
-def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS) -> Samples:
+def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS, skip_missing: bool = False) -> Samples:
     """The samples of one split.
 
     Args:
@@ -39,6 +40,7 @@ def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS) ->
         split: "train", "valid" or "test" (ranges of unique ids, the seed's in proportion), "all" (the whole training set),
             or "evaluation" (the official evaluation set, only with its published annotations).
         versions: which of `VERSIONS`; the evaluation set has no others than its own pictures.
+        skip_missing: leave out samples whose picture is not there, instead of refusing.
 
     Raises:
         HgfastError: files missing or of the wrong shape, or an empty split; the message says which and what to do.
@@ -59,9 +61,12 @@ def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS) ->
     uv = _project(k_matrices, xyz, root / f"{part}_xyz.json")
     ids = _split_ids(len(uv), split, root)
     columns = [0] if part == "evaluation" else [VERSIONS.index(v) for v in versions]
-    group = np.tile(ids, len(columns))
     numbers = np.concatenate([ids + len(uv) * column for column in columns])
-    paths = _picture_paths(root / part / "rgb", numbers)
+    names = [f"{number:08d}.jpg" for number in numbers]
+    advice = "unpack the archive again, or leave out absent versions with --versions"
+    paths, there = find_pictures(root / part / "rgb", names, skip_missing, advice)
+    _check_size(paths[0])
+    group = np.tile(ids, len(columns))[there]
     keypoints = uv[group]
     return Samples(
         paths=paths,
@@ -73,6 +78,7 @@ def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS) ->
         group=group,
         skeleton=HAND21,
         pixel_offset=0.0,
+        skipped=int((~there).sum()),
     )
 
 
@@ -141,19 +147,7 @@ def _project(k_matrices: NDArray[np.float64], xyz: NDArray[np.float64], path: Pa
     return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:], np.float64)
 
 
-def _picture_paths(folder: Path, numbers: NDArray[np.int64]) -> NDArray[np.str_]:
-    names = [f"{number:08d}.jpg" for number in numbers]
-    try:
-        present = {entry.name for entry in folder.iterdir()}
-    except OSError as error:
-        raise HgfastError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise HgfastError(
-            f"{len(missing)} of {len(names)} pictures are missing in {folder}, the first {', '.join(missing[:3])}: "
-            "unpack the archive again, or leave out absent versions with --versions"
-        )
-    height, width, _ = read_image(folder / names[0]).shape
+def _check_size(path: str) -> None:
+    height, width, _ = read_image(path).shape
     if (height, width) != (SIZE, SIZE):
-        raise HgfastError(f"{folder / names[0]} is {width} x {height} pixels, FreiHAND's are {SIZE} x {SIZE}: unpack it again")
-    return np.array([str(folder / name) for name in names])
+        raise HgfastError(f"{path} is {width} x {height} pixels, FreiHAND's are {SIZE} x {SIZE}: unpack it again")

@@ -62,6 +62,7 @@ class Plan:
             raise HgfastError(f"{len(samples)} samples cannot be shared among {world} ranks: use fewer ranks")
         self.samples, self.size, self.augment, self.seed = samples, size, augment, seed
         self.rank, self.world = rank, world
+        self.flip = 0.5 * samples.skeleton.has_sides if augment is None or augment.flip is None else augment.flip
         # ranks need a sample each, which nearly equal batches may miss where batch_size is close to world
         self.steps = min(math.ceil(len(samples) / batch_size), len(samples) // world)
         self.largest = math.ceil(math.ceil(len(samples) / self.steps) / world)  # of this rank's shares, for allocation
@@ -89,7 +90,7 @@ class Plan:
         if self.augment is not None and draws is not None:
             a, draw = self.augment, dict(zip(_DRAWS, draws.T))
             rotation = np.radians(a.rotation) * (2 * draw["rotation"] - 1)
-            flip = draw["flip"] < a.flip
+            flip = draw["flip"] < self.flip
             centre = centre + a.shift * side[:, None] * (2 * np.stack([draw["shift_x"], draw["shift_y"]], 1) - 1)
             side = side / (a.scale_min + (a.scale_max - a.scale_min) * draw["scale"])
             colour = colour_matrices(

@@ -17,7 +17,8 @@ class Samples:
 
     paths: (N,) str. centre: (N, 2) and side: (N,) of the square to crop. keypoints: (N, K, 2). labelled: (N, K) bool.
     reference: (N,) length that normalises errors. group: (N,) int, equal for samples that must not be split apart.
-    pixel_offset: what was added to the files' coordinates to reach the convention.
+    pixel_offset: what was added to the files' coordinates to reach the convention. skipped: how many samples were left out
+    because their picture is missing.
     """
 
     paths: NDArray[np.str_]
@@ -29,6 +30,7 @@ class Samples:
     group: NDArray[np.int64]
     skeleton: Skeleton
     pixel_offset: float
+    skipped: int = 0
 
     def __post_init__(self) -> None:
         n, k = len(self.paths), len(self.skeleton.joints)
@@ -41,3 +43,8 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def in_words(self) -> str:
+        """How many there are, and how many more there would be with all pictures."""
+        return f"{len(self)} samples" + (f" ({self.skipped} more without their picture)" if self.skipped else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hgfast.draw import caption, draw_skeleton, read_image, sheet, write_image
+from hgfast.draw import caption, draw_skeleton, overlay, read_image, sheet, write_image
 from hgfast.errors import HgfastError
 from hgfast.skeletons import HAND21
 
@@ -45,7 +45,19 @@ def test_files(tmp_path: Path) -> None:
     image[..., 0] = 200
     write_image(tmp_path / "new" / "a.png", caption(image, "red"))
     assert tuple(read_image(tmp_path / "new" / "a.png")[30, 30]) == (200, 0, 0)
-    with pytest.raises(HgfastError, match="not a picture"):
-        read_image(tmp_path / "none.jpg")
+    (tmp_path / "text.jpg").write_text("words")
+    for name, sentence in (("none.jpg", "No such file"), ("text.jpg", "not a picture"), ("new", "is a folder")):
+        with pytest.raises(HgfastError, match=f"{name}.*{sentence}"):
+            read_image(tmp_path / name)
     with pytest.raises(HgfastError, match="cannot write the picture"):
         write_image(tmp_path / "a.unknown", image)
+
+
+def test_overlay_leaves_cold_places_alone_and_hot_ones_red() -> None:
+    image = np.full((60, 80, 3), 100, np.uint8)
+    heat = np.zeros((15, 20), np.float32)
+    heat[5, 7] = 1
+    over = overlay(image, heat).astype(int)
+    assert np.array_equal(over[40:], image[40:])
+    assert np.unravel_index(np.abs(over - 100).sum(2).argmax(), (60, 80)) == pytest.approx((22, 30), abs=2)
+    assert over[22, 30, 0] > over[22, 30, 2]

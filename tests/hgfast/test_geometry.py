@@ -38,7 +38,7 @@ def test_inverse_brings_points_back() -> None:
     assert np.allclose(move(move(points, m), np.linalg.inv(m)), points)
 
 
-@pytest.mark.parametrize("size", [32, 256])
+@pytest.mark.parametrize("size", [96, 256])
 def test_warp_resizes_as_opencv_resize_does(size: int) -> None:
     image = cv2.GaussianBlur(RNG.integers(0, 256, (128, 128, 3), dtype=np.uint8), (0, 0), 2)
     wanted = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR).astype(int)
@@ -46,6 +46,38 @@ def test_warp_resizes_as_opencv_resize_does(size: int) -> None:
     inner = slice(2, -2)  # at the border resize repeats pixels, the warp fades to black
     assert np.abs(got - wanted)[inner, inner].max() <= 2
     assert np.abs(got - wanted)[inner, inner].mean() < 0.2
+
+
+def test_strong_shrinking_averages() -> None:
+    """Stripes one pixel wide become grey, whatever the factor and the phase; bilinear alone would make up broad ones."""
+    stripes = np.zeros((700, 700, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for size in (300, 233, 128, 37):
+        for shift in (0.0, 0.3, 0.9):
+            got = warp(stripes, square_matrices([[350 + shift, 350.0]], [600.0], size, rotation=0.1)[0], size)
+            assert np.abs(got.astype(float) - 127.5).max() < 12, (size, shift)
+
+
+def test_shrinking_keeps_places_and_means() -> None:
+    """A soft dot stays at its keypoint under a strong shrink, and as bright as OpenCV's area average has it."""
+    centres = np.arange(900) + 0.5
+    dot = 255 * np.exp(-((centres - 612.3) ** 2 + (centres[:, None] - 287.7) ** 2) / (2 * 40**2))
+    image = np.repeat(np.rint(dot).astype(np.uint8)[..., None], 3, 2)
+    matrix = square_matrices([[450.0, 450.0]], [900.0], 60)[0]
+    got = warp(image, matrix, 60)[..., 0].astype(float)
+    cells = np.arange(60) + 0.5
+    found = ((got * cells).sum() / got.sum(), (got * cells[:, None]).sum() / got.sum())
+    assert found == pytest.approx(tuple(move([[(612.3, 287.7)]], matrix[None])[0, 0]), abs=0.02)
+    wanted = cv2.resize(image, (60, 60), interpolation=cv2.INTER_AREA)[..., 0]
+    assert np.abs(got - wanted)[1:-1, 1:-1].max() < 4
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 900), (900, 1), (3, 2)])
+def test_pictures_as_thin_as_they_come(width: int, height: int) -> None:
+    image = np.full((height, width, 3), 200, np.uint8)
+    got = warp(image, square_matrices([[width / 2, height / 2]], [900.0], 64)[0], 64)
+    assert got.shape == (64, 64, 3)
+    assert got.max() <= 200
 
 
 def test_warp_by_whole_pixels_is_a_slice() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 from conftest import beside
+from scipy.io import loadmat
 
 from hgfast.errors import HgfastError
-from hgfast.metrics import auc, epe, hand_table, pck
+from hgfast.metrics import auc, body_table, epe, hand_table, pck, pckh
+from hgfast.skeletons import BODY16
 
 TRUE = np.zeros((2, 3, 2))
 FOUND = TRUE + np.array([[[3, 4], [0, 0], [6, 8]], [[0, 1], [0, 0], [30, 40]]])  # errors 5 0 10, 1 0 50
@@ -55,3 +58,45 @@ def test_against_mmpose_and_freihands_own_code() -> None:
     assert auc(found, true, seen, rule="mmpose").total == pytest.approx(wanted["mmpose_AUC_norm30_20thr"])
     assert auc(found, true, seen, rule="freihand").total == pytest.approx(wanted["freihand_EvalUtil_2d_px_0_30_100"]["auc"])
     assert epe(found, true, seen).total == pytest.approx(wanted["mmpose_EPE"])
+
+
+def test_pckh_by_hand() -> None:
+    true, found = np.zeros((2, 16, 2)), np.zeros((2, 16, 2))
+    found[0, [0, 5]] = (3, 4)  # ankles 5 px off: exactly half of the first head, which counts
+    found[1, 0] = (5.01, 0)
+    found[:, 6:8] = 1000  # pelvis and thorax do not count
+    seen = np.ones((2, 16), bool)
+    seen[1, 1:] = False
+    score = pckh(found, true, seen, [10, 10], BODY16)
+    assert score.total == pytest.approx(100 * 14 / 15)
+    assert score.groups["ankle"] == pytest.approx((50 + 100) / 2)  # the plain mean of the two, not of the three that are seen
+    assert score.groups["knee"] == 100
+    assert np.isnan(pckh(found, true, ~np.ones((2, 16), bool), [10, 10], BODY16).groups["knee"])
+
+
+@pytest.mark.real_data
+def test_pckh_against_the_official_script() -> None:
+    """Newell's published predictions, scored by evalMPII.m on the original annotations and by other projects on the h5."""
+    known = json.loads(beside("reference/newell_pckh.json").read_text())["file"]
+    with h5py.File(beside("reference/newell_valid.h5")) as file:
+        found = file["preds"][()]
+    with h5py.File(beside("fixtures/mpii/annot/valid.h5")) as file:
+        part, visible, head = (file[name][()] for name in ("part", "visible", "normalize"))
+    absent = (part == 0).all(-1) & (visible == 0)
+    table = body_table(found, part, ~absent, head, BODY16)
+    assert table["pckh@0.5"] == pytest.approx(known["derived"]["gt_valid_h5"]["total14_pooled@0.5_le"], abs=2e-3)
+    assert table["pckh@0.1"] == pytest.approx(known["derived"]["gt_valid_h5"]["total14@0.1_le"], abs=5e-3)
+    assert table["auc"] == pytest.approx(known["derived"]["gt_valid_h5"]["auc14"], abs=2e-3)
+    joints = pckh(found, part, ~absent, head, BODY16).joints
+    assert joints == pytest.approx(known["derived"]["gt_valid_h5"]["per_joint16@0.5_le"], abs=0.05)
+
+    exact = loadmat(beside("fixtures/mpii/annot/detections_our_format.mat"))
+    true = exact["pos_gt_src"].transpose(2, 0, 1)
+    official = known["official_matlab_octave"]
+    table = body_table(found, true, exact["jnt_missing"].T == 0, head, BODY16)
+    for group in ("head", "shoulder", "elbow", "wrist", "hip", "knee"):
+        assert table[group] == pytest.approx(official["PCKh@0.5"][group], abs=6e-4)
+    assert table["ankle"] == pytest.approx(official["PCKh@0.5"]["ankle"], abs=0.03)  # of 13 joints clamped in the .mat
+    assert table["pckh@0.5"] == pytest.approx(official["PCKh@0.5"]["total"], abs=0.003)
+    assert table["pckh@0.1"] == pytest.approx(official["PCKh@0.1"]["total"], abs=1e-4)
+    assert table["auc"] == pytest.approx(official["AUC_0_0.5_total"], abs=0.003)

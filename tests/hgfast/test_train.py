@@ -16,7 +16,7 @@ from conftest import Command
 from hgfast import checkpoints, distributed, load_model
 from hgfast.batch import Batch
 from hgfast.checkpoints import Meta
-from hgfast.config import Config
+from hgfast.config import Config, DataChoice
 from hgfast.distributed import pick_device
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import Loader
@@ -81,7 +81,7 @@ def test_resume_within_an_epoch(hands: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Trainer, "_step", spy)
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path), "-m", "0.006"])
     main()
-    samples = open_samples("freihand", hands, "train", config.versions)
+    samples = open_samples(config, "train")
     plan = Plan(samples, 64, config.batch_size, augment=config.augment, seed=config.seed)
     assert plan.steps == 6
     assert seen == [i for n in (3, 4, 5) for i in plan.batch(0, n).index]
@@ -156,7 +156,7 @@ def test_schedule_warms_up_and_ends_at_zero(hands: Path, tmp_path: Path) -> None
 
 
 def bare_trainer(config: Config, folder: Path, hands: Path) -> Trainer:
-    samples = open_samples("freihand", hands, "train", ["gs"])
+    samples = open_samples(DataChoice(data=hands, versions=["gs"]), "train")
     ranks = distributed.start("cpu")
     loader: Loader = open_loader(samples, 64, config.batch_size, Preprocessing(), ranks, threads=1)
     model = checkpoints.build(PRESETS["tiny"], Meta(samples.skeleton, Preprocessing(), 64, "logits", "dark", 0.0))

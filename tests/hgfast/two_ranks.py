@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from hgfast import checkpoints, distributed
 from hgfast.checkpoints import Meta
-from hgfast.config import Config
+from hgfast.config import Config, DataChoice
 from hgfast.model import PRESETS
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
@@ -25,9 +25,9 @@ def main() -> None:
     config = Config(data=data, batch_size=10)
     config.train.epochs, config.train.amp, config.train.valid_every = 2, "off", 9
     ranks = distributed.start("cpu")
-    samples = open_samples("freihand", data, "train", config.versions)
+    samples = open_samples(config, "train")
     loader = open_loader(samples, 64, config.batch_size, Preprocessing(), ranks, augment=config.augment, threads=1)
-    valid = open_loader(open_samples("freihand", data, "valid", ["gs"]), 64, 4, Preprocessing(), ranks, threads=1)
+    valid = open_loader(open_samples(DataChoice(data=data, versions=["gs"]), "valid"), 64, 4, Preprocessing(), ranks, threads=1)
     torch.manual_seed(ranks.rank)  # ranks start apart: DDP must bring them together
     model = checkpoints.build(PRESETS["tiny"], Meta(samples.skeleton, Preprocessing(), 64, "logits", "dark", 0.0))
 

@@ -1,0 +1,88 @@
+"""A trained network on pictures in memory: from an image and boxes to keypoints.
+
+What may enter: running a network on arrays. Files, data sets and pictures for people stay outside.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from hgfast.errors import HgfastError
+from hgfast.geometry import move, square_matrices, warp
+from hgfast.heatmaps import decode
+from hgfast.model import StackedHourglass
+from hgfast.preprocessing import apply, fold
+
+Array = NDArray[np.float64]
+
+
+def last_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = False) -> Tensor:
+    """The last stack's maps (N, K, h, w) of normalised images (N, 3, H, W).
+
+    flip_test: the mean with what the network says of the mirrored images, mirrored back, left and right exchanged
+    (Newell et al. 2016, section 4).
+    """
+    heatmaps = model(images)[:, -1]
+    if flip_test:
+        mirrored = model(images.flip(-1))[:, -1].flip(-1)
+        heatmaps = (heatmaps + mirrored[:, list(model.meta.skeleton.swap)]) / 2
+    return heatmaps
+
+
+def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:
+    """Maps (N, K, h, w) decoded as the network's meta says: (N, K, 3) x, y in input pixels, score."""
+    decoded = decode(heatmaps, model.meta.decoder, model.meta.kind)
+    return torch.cat((decoded[..., :2] * model.meta.stride, decoded[..., 2:]), -1)
+
+
+def squares(image: NDArray[np.uint8], boxes: ArrayLike | None = None, padding: float = 1.0) -> tuple[Array, Array]:
+    """The squares to look at: centre (P, 2) and side (P,) in source pixels.
+
+    Args:
+        image: (H, W, 3).
+        boxes: (P, 4) as x, y, width, height; None is one box, the whole picture.
+        padding: the square's side over the longer side of its box; a whole picture is not padded.
+
+    Raises:
+        HgfastError: a box without area, or outside the picture.
+    """
+    height, width = image.shape[:2]
+    if boxes is None:
+        return np.array([[width / 2, height / 2]]), np.array([float(max(width, height))])
+    table = np.asarray(boxes, np.float64).reshape(-1, 4)
+    for x, y, w, h in table:
+        box = ",".join(f"{value:g}" for value in (x, y, w, h))
+        if not (np.isfinite([x, y, w, h]).all() and w > 0 and h > 0):
+            raise HgfastError(f"the box {box} has no area: give x,y,width,height in pixels")
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            raise HgfastError(f"the box {box} lies outside the picture of {width} x {height} pixels")
+    return table[:, :2] + table[:, 2:] / 2, table[:, 2:].max(1) * padding
+
+
+@torch.inference_mode()
+def look(
+    model: StackedHourglass, image: NDArray[np.uint8], centre: Array, side: Array, flip_test: bool = False
+) -> tuple[Array, NDArray[np.uint8], NDArray[np.float32]]:
+    """What a network in eval mode sees in the squares of one picture.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        centre, side: (P, 2) and (P,) from `squares`.
+
+    Returns:
+        Keypoints (P, K, 3): x, y in source pixels (corner convention) and score; the crops (P, S, S, 3) uint8 that went in;
+        their heatmaps (P, K, S / 4, S / 4), of the network's kind.
+    """
+    size, meta = model.meta.input_size, model.meta
+    matrices = square_matrices(centre, side, size)
+    crops = np.stack([warp(image, matrix, size) for matrix in matrices])
+    device = next(model.parameters()).device
+    affine = fold(np.tile(np.eye(3, 4, dtype=np.float32), (len(crops), 1, 1)), meta.preprocessing)
+    images = apply(torch.from_numpy(crops).to(device), torch.from_numpy(affine).to(device))
+    heatmaps = last_heatmaps(model, images, flip_test)
+    decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
+    points = move(decoded[..., :2], np.linalg.inv(matrices))
+    return np.concatenate([points, decoded[..., 2:]], -1), crops, heatmaps.float().cpu().numpy()

@@ -1,0 +1,104 @@
+"""Reader for MPII Human Pose as princeton-vl's code ships it: images/ and annot/train.h5, annot/valid.h5, into `Samples`.
+
+The h5 files hold the original 1-based pixel numbers, hence a pixel_offset of -0.5; neck and head top (8, 9) lost their
+fraction there, half a pixel on average. `center` and `scale` are adjusted already (15 pixels of scale further down, 1.25
+times as large), so the square has a side of 200 scale. `normalize` is the head size that PCKh divides by.
+What may enter: this layout, nothing after it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hgfast.errors import HgfastError
+from hgfast.skeletons import BODY16
+from pipelines.pictures import find_pictures
+from pipelines.samples import Samples
+
+SPLITS = ("train", "valid")
+WHERE_FROM = (
+    "put mpii_human_pose_v1.tar.gz's images/ (human-pose.mpi-inf.mpg.de) and the train.h5 and valid.h5 of "
+    "princeton-vl/pytorch_stacked_hourglass into its images/ and annot/, "
+    "or draw synthetic people with 'python pipelines/synthetic.py mpii --out {root}'"
+)
+PIXEL_OFFSET = -0.5
+SCALE_PIXELS = 200.0  # a scale of 1 is a square of this side
+SHAPES = {"center": (2,), "scale": (), "part": (16, 2), "visible": (16,), "normalize": (), "imgname": ()}
+
+
+def read_mpii(root: Path, split: str, skip_missing: bool = False) -> Samples:
+    """The people of one split, one sample each.
+
+    Args:
+        root: the folder that holds images/ and annot/.
+        split: "train" or "valid".
+        skip_missing: leave out people whose picture is not there, instead of refusing.
+
+    Raises:
+        HgfastError: files missing or of the wrong shape; the message says which and what to do.
+    """
+    if split not in SPLITS:
+        raise HgfastError(f"MPII has the splits {' and '.join(SPLITS)}, not {split!r}: the test set has no published joints")
+    path = root / "annot" / f"{split}.h5"
+    for wanted, present in (("images", (root / "images").is_dir()), (f"annot/{split}.h5", path.is_file())):
+        if not present:
+            what = f"{wanted} is missing" if root.is_dir() else "there is no such folder"
+            raise HgfastError(f"no MPII data in {root} ({what}): {WHERE_FROM.format(root=root)}")
+    table = _read_table(path)
+    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in table["imgname"]]
+    paths, there = find_pictures(root / "images", names, skip_missing, "unpack the archive of pictures again")
+    part = table["part"]
+    annotated = np.any(part != 0, axis=-1) | (table["visible"] != 0)  # an absent joint lies at (0, 0) and is not visible
+    return Samples(
+        paths=paths,
+        centre=(table["center"] + PIXEL_OFFSET)[there],
+        side=(SCALE_PIXELS * table["scale"])[there],
+        keypoints=(part + PIXEL_OFFSET)[there],
+        labelled=annotated[there],
+        reference=table["normalize"][there],
+        group=np.unique(names, return_inverse=True)[1][there].astype(np.int64),
+        skeleton=BODY16,
+        pixel_offset=PIXEL_OFFSET,
+        skipped=int((~there).sum()),
+    )
+
+
+def _read_table(path: Path) -> dict[str, NDArray[Any]]:
+    """The data sets that are used, one row a person, checked."""
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [name for name in SHAPES if not isinstance(file.get(name), h5py.Dataset)]
+            if missing:
+                raise HgfastError(f"{path} has no data set {missing[0]!r}: it is not an annotation file of MPII; replace it")
+            table = {name: file[name][()] for name in SHAPES}
+    except OSError as error:
+        raise HgfastError(f"{path} cannot be read as HDF5 ({' '.join(str(error).split())[:120]}): replace it") from error
+    rows = len(table["part"]) if np.ndim(table["part"]) else 0
+    if rows == 0:
+        raise HgfastError(f"{path} annotates nobody; replace it")
+    for name, shape in SHAPES.items():
+        found = np.shape(table[name])
+        if found != (rows, *shape):
+            raise HgfastError(f"{path}: {name} has the shape {found}, wanted {(rows, *shape)}; replace the file")
+        if name != "imgname":
+            table[name] = _as_numbers(table[name], name, path)
+    for name in ("scale", "normalize"):
+        if (table[name] <= 0).any():
+            row = int(np.argmax(table[name] <= 0))
+            raise HgfastError(f"{path}: {name} of row {row} is {table[name][row]:g}, must be above 0; replace the file")
+    return table
+
+
+def _as_numbers(column: NDArray[Any], name: str, path: Path) -> NDArray[np.float64]:
+    if column.dtype.kind not in "fiub":
+        raise HgfastError(f"{path}: {name} holds {column.dtype}, wanted numbers; replace the file")
+    numbers = column.astype(np.float64)
+    bad = ~np.isfinite(numbers.reshape(len(numbers), -1)).all(1)
+    if bad.any():
+        raise HgfastError(f"{path}: {name} of row {int(np.argmax(bad))} is not finite; replace the file")
+    return numbers

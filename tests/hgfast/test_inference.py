@@ -1,0 +1,103 @@
+"""From a picture and boxes to keypoints: places in source pixels, the same square whichever way it is given, the flip test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from finder import SIZE, SKELETON, Finder, dots
+from numpy.typing import NDArray
+
+from hgfast.checkpoints import Meta, build
+from hgfast.errors import HgfastError
+from hgfast.inference import last_heatmaps, look, squares
+from hgfast.model import PRESETS
+from hgfast.preprocessing import Preprocessing
+from hgfast.skeletons import BODY16
+
+RNG = np.random.default_rng(12)
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 240), (240, 320), (90, 60), (1500, 1100)])
+def test_dots_are_found_where_they_are(width: int, height: int) -> None:
+    radius = max(width, height) / 40
+    points = np.array([[0.3, 0.4], [0.61, 0.33], [0.52, 0.77]]) * (width, height)
+    image = dots(width, height, points, radius)
+    found, crops, heatmaps = look(Finder(), image, *squares(image))  # type: ignore[arg-type]
+    assert crops.shape == (1, SIZE, SIZE, 3) and heatmaps.shape == (1, 3, SIZE // 4, SIZE // 4)
+    assert np.linalg.norm(found[0, :, :2] - points, axis=1).max() < 0.25 * max(width, height) / SIZE  # of an input pixel
+
+
+def test_a_box_a_crop_and_the_whole_picture_agree() -> None:
+    points = np.array([[260.0, 200.0], [330.0, 180.0], [300.0, 260.0]])
+    image, box = dots(640, 480, points, 8), (180, 100, 240, 240)
+    x, y, side = box[:3]
+    crop = np.ascontiguousarray(image[y : y + side, x : x + side])
+    in_box = look(Finder(), image, *squares(image, [box]))[0]  # type: ignore[arg-type]
+    in_crop = look(Finder(), crop, *squares(crop))[0]  # type: ignore[arg-type]
+    assert np.abs(in_box[0, :, :2] - (in_crop[0, :, :2] + (x, y))).max() < 0.05
+    whole, as_box = squares(image), squares(image, [(0, 0, 640, 480)])
+    assert np.allclose(whole[0], as_box[0]) and np.allclose(whole[1], as_box[1])
+    assert np.linalg.norm(in_box[0, :, :2] - points, axis=1).max() < 0.5
+    assert np.linalg.norm(look(Finder(), image, *whole)[0][0, :, :2] - points, axis=1).max() < 1.5  # type: ignore[arg-type]
+
+
+def test_several_people_are_looked_at_one_by_one() -> None:
+    image = np.concatenate([dots(200, 200, RNG.uniform(60, 140, (3, 2)), 5) for _ in range(3)], axis=1)
+    boxes = [(200 * n, 0, 200, 200) for n in range(3)]
+    together = look(Finder(), image, *squares(image, boxes))[0]  # type: ignore[arg-type]
+    for n, box in enumerate(boxes):
+        assert np.allclose(look(Finder(), image, *squares(image, [box]))[0][0], together[n], atol=1e-4)  # type: ignore[arg-type]
+
+
+def test_padding() -> None:
+    centre, side = squares(np.zeros((100, 100, 3), np.uint8), [(10, 20, 30, 40)], padding=1.25)
+    assert np.allclose(centre, [[25, 40]]) and np.allclose(side, [50])
+
+
+@pytest.mark.parametrize(
+    ("box", "sentence"),
+    [
+        ((0, 0, 0, 10), "no area"),
+        ((0, 0, 10, -1), "no area"),
+        ((0, 0, np.nan, 5), "no area"),
+        ((100, 0, 10, 10), "lies outside the picture of 100 x 80"),
+        ((0, -20, 10, 20), "lies outside"),
+    ],
+)
+def test_impossible_boxes(box: tuple[float, ...], sentence: str) -> None:
+    with pytest.raises(HgfastError, match=sentence):
+        squares(np.zeros((80, 100, 3), np.uint8), [box])
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 200), (301, 170)])
+def test_flip_test_makes_predictions_symmetric(width: int, height: int) -> None:
+    """A mirrored picture's prediction, mirrored and swapped, is the picture's own; without the flip test it is not."""
+    torch.manual_seed(2)
+    model = build(PRESETS["tiny"], Meta(BODY16, Preprocessing(), 64, "logits", "dark", 0.0)).eval()
+    image = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+
+    def both(flip_test: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        one, other = (look(model, picture, *squares(picture), flip_test)[0][0] for picture in (image, mirrored))
+        back = other[list(BODY16.swap)]
+        return one, np.column_stack([width - back[:, 0], back[:, 1:]])
+
+    one, back = both(True)
+    assert np.abs(one[:, :2] - back[:, :2]).max() < 0.01
+    assert np.abs(one[:, 2] - back[:, 2]).max() < 1e-4
+    one, back = both(False)
+    assert np.abs(one[:, :2] - back[:, :2]).max() > 1
+
+
+def test_flip_test_exchanges_left_and_right() -> None:
+    """The finder tells joints by colour, so that exchanging green and blue mixes their maps, and leaves red alone."""
+    images = torch.rand(1, 3, SIZE, SIZE)
+    plain, mixed = (last_heatmaps(Finder(), images, flip) for flip in (False, True))  # type: ignore[arg-type]
+    wanted = plain.clone()
+    wanted[:, 1:] = (plain[:, 1] + plain[:, 2])[:, None] / 2
+    assert torch.allclose(mixed, wanted, atol=1e-6)
+    unswapped = Finder(replace(SKELETON, swap=(0, 1, 2)))
+    assert torch.allclose(last_heatmaps(unswapped, images, True), plain, atol=1e-6)  # type: ignore[arg-type]

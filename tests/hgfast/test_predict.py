@@ -1,0 +1,248 @@
+"""predict.py on anybody's pictures: odd files, EXIF, boxes, names, and what is left behind when some are bad."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+from finder import Finder, dots, save
+from numpy.typing import NDArray
+
+import hgfast.predict
+from hgfast import checkpoints
+from hgfast.checkpoints import Meta, build, describe
+from hgfast.draw import read_image
+from hgfast.errors import HgfastError, run
+from hgfast.model import PRESETS
+from hgfast.predict import PredictConfig, expand, main, output_names, predict, read_ahead
+from hgfast.preprocessing import Preprocessing
+from hgfast.skeletons import BODY16
+
+POINTS = np.array([[90.0, 60.0], [150.0, 50.0], [130.0, 110.0]])
+WIDTH, HEIGHT = 240, 160
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run predict with the stand-in network; gives file name -> (P, 3, 3) keypoints."""
+    monkeypatch.setattr(hgfast.predict, "load_model", lambda *_: Finder())
+
+    def go(*images: Path, **options: Any) -> dict[str, NDArray[np.float64]]:
+        config = PredictConfig(checkpoint=Path("x.pt"), images=list(images), out=tmp_path / "out", **options)
+        predict(config)
+        content = json.loads((tmp_path / "out/keypoints.json").read_text())
+        go.content = content  # type: ignore[attr-defined]
+        return {Path(i["file"]).name: np.array([p["keypoints"] for p in i["people"]]) for i in content["images"]}
+
+    return go
+
+
+def close(keypoints: NDArray[np.float64], points: NDArray[np.float64] = POINTS) -> bool:
+    return bool(np.linalg.norm(keypoints[0, :, :2] - points, axis=1).max() < 0.6)
+
+
+def exif(orientation: int) -> bytes:
+    """An APP1 segment that says nothing but the orientation (EXIF 2.3, tag 0x0112)."""
+    tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    return b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+
+
+STORED = {  # how a picture is stored that each orientation turns upright (EXIF 2.3, tag 0x0112)
+    1: lambda i: i, 2: lambda i: i[:, ::-1], 3: lambda i: i[::-1, ::-1], 4: lambda i: i[::-1], 5: lambda i: i.swapaxes(0, 1),
+    6: lambda i: np.rot90(i), 7: lambda i: i[::-1, ::-1].swapaxes(0, 1), 8: lambda i: np.rot90(i, -1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(found: Any, tmp_path: Path, orientation: int) -> None:
+    """Every orientation of the same upright picture gives the same keypoints, in upright coordinates."""
+    stored = np.ascontiguousarray(STORED[orientation](dots(WIDTH, HEIGHT, POINTS, 5)))
+    jpeg = cv2.imencode(".jpg", stored[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + exif(orientation) + jpeg[2:])
+    assert close(found(tmp_path / "a.jpg")["a.jpg"])
+    entry = found.content["images"][0]
+    assert (entry["width"], entry["height"]) == (WIDTH, HEIGHT)
+    assert read_image(tmp_path / "out/a.jpg").shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "webp", "tiff", "jpg", "ppm"])
+def test_formats(found: Any, tmp_path: Path, ending: str) -> None:
+    save(str(tmp_path / f"a.{ending}"), dots(WIDTH, HEIGHT, POINTS, 5))
+    assert close(found(tmp_path)[f"a.{ending}"])
+
+
+def test_16_bits_alpha_grey_and_portrait(found: Any, tmp_path: Path) -> None:
+    bgr = dots(WIDTH, HEIGHT, POINTS, 5)[..., ::-1]
+    cv2.imwrite(str(tmp_path / "deep.png"), bgr.astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([bgr, np.full((HEIGHT, WIDTH), 255, np.uint8)]))
+    cv2.imwrite(str(tmp_path / "portrait.png"), np.ascontiguousarray(bgr.swapaxes(0, 1)))
+    cv2.imwrite(str(tmp_path / "grey.png"), bgr.max(2))
+    cv2.imwrite(str(tmp_path / "grey16.png"), bgr.max(2).astype(np.uint16) * 257)
+    keypoints = found(tmp_path)
+    assert close(keypoints["deep.png"]) and close(keypoints["alpha.png"])
+    assert close(keypoints["portrait.png"], POINTS[:, ::-1])
+    assert keypoints["grey.png"].shape == keypoints["grey16.png"].shape == (1, 3, 3)
+    assert not found.content["failed"]
+
+
+def test_large_and_thin(found: Any, tmp_path: Path) -> None:
+    points = POINTS * 25
+    save(str(tmp_path / "large.png"), dots(6000, 4000, points, 120))
+    save(str(tmp_path / "thin.png"), np.full((700, 1, 3), 90, np.uint8))
+    save(str(tmp_path / "flat.png"), np.full((1, 5, 3), 90, np.uint8))
+    save(str(tmp_path / "pixel.png"), np.full((1, 1, 3), 90, np.uint8))
+    keypoints = found(tmp_path)
+    assert np.linalg.norm(keypoints["large.png"][0, :, :2] - points, axis=1).max() < 0.25 * 6000 / 128
+    assert set(keypoints) == {"large.png", "thin.png", "flat.png", "pixel.png"}
+    assert all(np.isfinite(k).all() for k in keypoints.values())
+
+
+def test_boxes_and_several_people(found: Any, tmp_path: Path) -> None:
+    image = np.concatenate([dots(WIDTH, HEIGHT, POINTS, 5), dots(WIDTH, HEIGHT, POINTS + 5, 5)], axis=1)
+    save(str(tmp_path / "two.png"), image)
+    keypoints = found(tmp_path / "two.png", box=f"0,0,{WIDTH},{HEIGHT} {WIDTH},0,{WIDTH},{HEIGHT}")["two.png"]
+    assert close(keypoints[:1]) and close(keypoints[1:], POINTS + np.array([WIDTH + 5, 5]))
+    assert found.content["images"][0]["people"][1]["square"] == [WIDTH, -40, WIDTH, WIDTH]
+    save(str(tmp_path / "small.png"), image[:50, :50])
+    keypoints = found(tmp_path / "small.png", tmp_path / "two.png", box=f"{WIDTH},0,{WIDTH},{HEIGHT}")
+    assert set(keypoints) == {"two.png"}  # the box lies outside the other, which is said and does not end the run
+    assert "outside the picture of 50 x 50" in found.content["failed"][0]["reason"]
+
+
+def test_pictures_are_drawn_in_the_skeletons_colours(found: Any, tmp_path: Path) -> None:
+    save(str(tmp_path / "a.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+    found(tmp_path / "a.png", heatmaps=True)
+    drawn = read_image(tmp_path / "out/a.jpg").astype(int)
+    middle = (POINTS[0] + POINTS[1]) / 2  # of a red edge
+    assert drawn[int(middle[1]), int(middle[0]), 0] > 100
+    assert read_image(tmp_path / "out/a_heatmaps.jpg").shape == (224, 6 * 224, 3)
+    found(tmp_path / "a.png", min_score=2.0)
+    drawn = read_image(tmp_path / "out/a.jpg").astype(int)
+    assert drawn[int(middle[1]), int(middle[0])].max() < 60
+    (tmp_path / "out/a.jpg").unlink()
+    found(tmp_path / "a.png", draw=False)
+    assert not (tmp_path / "out/a.jpg").exists()
+
+
+def test_names_never_collide() -> None:
+    files = [Path("a/x.jpg"), Path("b/x.jpg"), Path("a/x.png"), Path("a/X.bmp"), Path("a/x_2.jpg"), Path("a/x_heatmaps.jpg")]
+    names = [*output_names(files).values()]
+    written = [n.lower() for name in names for n in (name, f"{name}_heatmaps")]
+    assert len(set(written)) == len(written) == 12
+    assert names[0] == "x"
+
+
+def test_folders_and_repetitions(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.PNG", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    files, bad = expand([tmp_path, tmp_path / "b.jpg", tmp_path / "notes.txt", tmp_path / "empty"], tmp_path / "out")
+    assert [f.name for f in files] == ["a.PNG", "b.jpg", "notes.txt"]
+    assert bad == [(tmp_path / "empty", f"{tmp_path / 'empty'} is a folder without pictures")]
+    with pytest.raises(HgfastError, match="might be overwritten"):
+        expand([tmp_path / "b.jpg"], tmp_path / "empty" / "..")
+
+
+def test_reading_ahead_keeps_the_order(tmp_path: Path) -> None:
+    files = []
+    for n in range(9):
+        files.append(tmp_path / f"{n}.png")
+        if n % 4:
+            save(str(files[-1]), np.full((300 if n % 2 else 3, 5, 3), n, np.uint8))
+    results = list(read_ahead(files))
+    assert [path for path, _ in results] == files
+    for n, (_, image) in enumerate(results):
+        assert isinstance(image, HgfastError) if n % 4 == 0 else image[0, 0, 0] == n  # type: ignore[index]
+
+
+def test_what_was_done_is_kept_when_a_run_is_broken_off(found: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(3):
+        save(str(tmp_path / f"{n}.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+    look, calls = hgfast.predict.look, []
+
+    def break_off(*words: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return look(*words)
+
+    monkeypatch.setattr(hgfast.predict, "look", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        found(tmp_path)
+    assert [Path(i["file"]).name for i in json.loads((tmp_path / "out/keypoints.json").read_text())["images"]] == [
+        "0.png",
+        "1.png",
+    ]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    model = build(PRESETS["tiny"], Meta(BODY16, Preprocessing(), 64, "logits", "dark", -0.5))
+    checkpoints.save(describe(model), tmp_path / "tiny.pt")
+    return tmp_path / "tiny.pt"
+
+
+def test_odd_pictures_from_the_shell(checkpoint: Path, tmp_path: Path, command: Command) -> None:
+    """Good pictures among bad ones are all done, each bad one is named once, and the exit code says that there were some."""
+    rng, photos = np.random.default_rng(0), tmp_path / "photos"
+    photos.mkdir()
+    for name, shape in {
+        "thin.png": (400, 1, 3),
+        "grey.jpg": (90, 120),
+        "huge.jpg": (3000, 6000, 3),
+        "tall.jpg": (300, 100, 3),
+    }.items():
+        cv2.imwrite(str(photos / name), rng.integers(0, 256, shape, dtype=np.uint8))
+    (photos / "text.jpg").write_text("not a picture")
+    (photos / "zero.jpg").write_bytes(b"")
+    (photos / "folder.jpg").mkdir()
+    words = [photos, tmp_path / "missing.jpg", photos / "grey.jpg", "--out", tmp_path / "out", "--heatmaps"]
+    done = command("hgfast/predict.py", checkpoint, *words)
+    assert done.returncode == 2
+    for bad in ("text.jpg", "zero.jpg", "folder.jpg", "missing.jpg"):
+        assert done.stderr.count(bad) == 1
+    assert done.stderr.endswith("error: 4 of 8 pictures could not be done, named above\n")
+    assert "Traceback" not in done.stderr and "WARN" not in done.stderr
+    content = json.loads((tmp_path / "out/keypoints.json").read_text())
+    assert [Path(i["file"]).name for i in content["images"]] == ["grey.jpg", "huge.jpg", "tall.jpg", "thin.png"]
+    assert len(content["joints"]) == 16 and len(content["failed"]) == 4
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {
+        "keypoints.json", *(f"{n}{s}.jpg" for n in ("grey", "huge", "tall", "thin") for s in ("", "_heatmaps")),
+    }  # fmt: skip
+    done = command("hgfast/predict.py", checkpoint, "--flip-test", photos / "grey.jpg", "--out", tmp_path / "out2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 pictures done" in done.stdout
+
+
+BAD = [
+    (["{ck}"], "images"),
+    (["nowhere.pt", "a.jpg"], "no checkpoint at nowhere.pt"),
+    (["{ck}", "a.jpg", "--box", "1,2,3"], "must be x,y,width,height"),
+    (["{ck}", "a.jpg", "--box", "1,2,3,x"], "must be x,y,width,height"),
+    (["{ck}", "a.jpg", "--box", ""], "must be x,y,width,height"),
+    (["{ck}", "a.jpg", "--padding", "0"], "--padding 0 must be above 0"),
+    (["{ck}", "a.jpg", "--boxes", "1,2,3,4"], "did you mean --box?"),
+    (["{ck}", "a.jpg", "--out", "{ck}"], "cannot make the folder"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    words: list[str], sentence: str, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict.py", *(w.format(ck=checkpoint) for w in words)])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    printed = capsys.readouterr().err
+    assert end.value.code == 2
+    assert sentence in printed
+    assert printed.count("\n") == 1

@@ -1,0 +1,55 @@
+"""Skeletons: left and right by their names, and what a skeleton may not be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hgfast.skeletons import BODY16, HAND21, Skeleton
+
+
+@pytest.mark.parametrize("skeleton", [BODY16, HAND21])
+def test_swap_exchanges_left_and_right_by_name(skeleton: Skeleton) -> None:
+    other = {"left": "right", "right": "left"}
+    for joint, name in enumerate(skeleton.joints):
+        side, _, rest = name.partition("_")
+        mirrored = f"{other[side]}_{rest}" if side in other else name
+        assert skeleton.joints[skeleton.swap[joint]] == mirrored
+
+
+def test_body_as_mpii_has_it() -> None:
+    assert BODY16.swap == (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)  # the permutation of princeton-vl's code
+    assert BODY16.has_sides and not HAND21.has_sides
+    assert BODY16.grouped == [j for j in range(16) if BODY16.joints[j] not in ("pelvis", "thorax")]
+    assert all(rest in BODY16.joints[j] for name, joints in BODY16.groups if name != "head" for j in joints for rest in [name])
+
+
+@pytest.mark.parametrize("skeleton", [BODY16, HAND21])
+def test_edges_reach_every_joint_and_keep_their_colour_when_mirrored(skeleton: Skeleton) -> None:
+    assert {joint for edge in skeleton.edges for joint in edge} == set(range(len(skeleton.joints)))
+    assert len(skeleton.edges) == len(skeleton.joints) - 1  # a tree
+    edges = {frozenset(edge) for edge in skeleton.edges}
+    assert {frozenset(skeleton.swap[j] for j in edge) for edge in edges} == edges
+    for edge, colour in zip(skeleton.edges, skeleton.colours):
+        sides = {skeleton.joints[j].partition("_")[0] for j in edge} & {"left", "right"}
+        if skeleton is BODY16:
+            assert colour == {"left": (0, 255, 0), "right": (255, 128, 0)}.get(*sides, (51, 153, 255)) if sides else True
+    assert len(np.unique(skeleton.colours, axis=0)) in (3, 5)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"swap": (1, 2, 0)},
+        {"swap": (0, 1, 1)},
+        {"colours": ()},
+        {"groups": (("a", (0, 3)),)},
+        {"groups": (("a", (0, 1)), ("b", (1, 2)))},
+        {"edges": ((0, 5),)},
+    ],
+)
+def test_nonsense_is_refused(parts: dict[str, tuple[object, ...]]) -> None:
+    good = {"name": "x", "joints": ("a", "b", "c"), "edges": ((0, 1),), "swap": (0, 2, 1), "colours": ((1, 2, 3),)}
+    Skeleton(**good)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="skeleton x"):
+        Skeleton(**{**good, **parts})  # type: ignore[arg-type]
