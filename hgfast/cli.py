@@ -5,6 +5,7 @@ What may enter: how words on a command line (or keys in a YAML file) become type
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 import sys
@@ -40,17 +41,31 @@ class Parser(jsonargparse.ArgumentParser):
         return [o for a in self._actions for o in a.option_strings if o.startswith("--")]
 
     def spell(self, argv: Sequence[str], short: Mapping[str, str] | None = None) -> list[str]:
-        """The words as jsonargparse wants them: `--batch_size` for `--batch-size`, `--overwrite=true` for `--overwrite`."""
+        """The words as jsonargparse wants them: bare words first, then `--batch_size=8` for `--batch-size 8` and
+        `--overwrite=true` for `--overwrite`."""
         switches = {o for a in self._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
-        words: list[str] = []
-        for word, following in zip(argv, [*argv[1:], ""]):
-            name, equals, value = (short or {}).get(word, word).partition("=")
-            if name.startswith("--"):
-                name = "--" + name[2:].replace("-", "_")
-                if name in switches and not equals and following not in ("true", "false"):
-                    equals, value = "=", "true"
-            words.append(name + equals + value)
-        return words
+        alone = {o for a in self._actions if a.nargs in (0, "?") for o in a.option_strings} - switches  # --help, say
+        bare: list[str] = []
+        flags: list[str] = []
+        waiting = list(argv)
+        while waiting:
+            name, equals, value = (short or {}).get(waiting[0], waiting[0]).partition("=")
+            following = waiting[1] if len(waiting) > 1 else None
+            del waiting[0]
+            if not name.startswith("--"):
+                bare.append(name + equals + value) if not name.startswith("-") else flags.append(name + equals + value)
+                continue
+            name = "--" + name[2:].replace("-", "_")
+            if not equals and name in switches and following not in ("true", "false"):
+                equals, value = "=", "true"
+            elif not equals and name not in alone and following is not None and not following.startswith("--"):
+                equals, value = "=", waiting.pop(0)
+            flags.append(name + equals + value)
+        return bare + flags
+
+
+class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help whose description keeps its lines."""
 
 
 def parse(
@@ -70,7 +85,7 @@ def parse(
     Raises:
         HgfastError: anything unknown, missing or of the wrong type, in one sentence.
     """
-    parser = Parser(description=description, formatter_class=jsonargparse.DefaultHelpFormatter)
+    parser = Parser(description=description, formatter_class=Formatter)
     parser.add_argument("--config", action="config", help="YAML file; flags win over it")
     if positional is not None:
         parser.add_argument(positional, type=Path)

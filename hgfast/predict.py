@@ -225,10 +225,21 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Complete or not at all."""
     beside = path.with_name(f".{path.name}.writing")
     try:
-        beside.write_text(json.dumps(content, indent=1) + "\n")
+        beside.write_text(one_a_line(content))
         beside.replace(path)
     except OSError as error:
         raise HgfastError(f"cannot write {path} ({error.strerror}): choose another folder with --out") from error
+
+
+def one_a_line(content: dict[str, Any]) -> str:
+    """JSON with a line for each entry, and for each picture within `images` and `failed`."""
+    entries = []
+    for key, value in content.items():
+        text = json.dumps(value)
+        if key in ("images", "failed") and value:
+            text = "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n ]"
+        entries.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.synthetic_camera import Array
 from pipelines.synthetic_hands import Hand
+from pipelines.synthetic_render import Solid
 
 PALM, FOREARM, SLEEVE = 0, 6, 7
 """Limbs; 1..5 are thumb, index, middle, ring, little."""
@@ -22,15 +23,13 @@ CARPAL_RADIUS = 0.0175
 
 
 @dataclass(frozen=True)
-class Part:
-    """One solid in the camera frame, metres: two points make a round cone, three a triangle as thick as its radii.
+class Part(Solid):
+    """One solid of a hand.
 
     `limb` and `segment` (0 nearest to the palm) tell which parts grow together; `dorsal` (3,) points out of its back;
     `nail` marks the bone that carries one.
     """
 
-    points: Array
-    radii: Array
     limb: int
     segment: int
     dorsal: Array

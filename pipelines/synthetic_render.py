@@ -14,12 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic_camera import PICTURE, Array, Floats, project
-from pipelines.synthetic_flesh import Part, grown_together
+from pipelines.synthetic_camera import Array, Floats, project
 
 FINE = 2
 """Subpixels a pixel in each direction."""
-SIDE = PICTURE * FINE
 FAR = 1e4
 EMPTY = 255
 SOFTNESS = 0.45
@@ -28,11 +26,19 @@ HARD = 0.5
 
 
 @dataclass(frozen=True)
-class Surface:
-    """What is seen at each subpixel.
+class Solid:
+    """One solid in the camera frame, metres: two points make a round cone, three a triangle as thick as its radii."""
 
-    `depth` (S, S) is w; `normal` (2, S, S) the u and v of the unit normal, whose w is negative; `part` (S, S) the number
-    of the part, `EMPTY` for none.
+    points: Array
+    radii: Array
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What is seen at each of R rows and C columns of subpixels.
+
+    `depth` (R, C) is w; `normal` (2, R, C) the u and v of the unit normal, whose w is negative; `part` (R, C) the number
+    of the solid, `EMPTY` for none.
     """
 
     depth: Floats
@@ -41,13 +47,14 @@ class Surface:
 
     @property
     def hit(self) -> NDArray[np.bool_]:
-        """Where there is any surface (S, S)."""
+        """Where there is any surface (R, C)."""
         return self.part != EMPTY
 
 
-def blank() -> Surface:
-    """A surface with nothing on it, whose arrays `draw` fills."""
-    return Surface(np.empty((SIDE, SIDE), np.float32), np.empty((2, SIDE, SIDE), np.float32), np.empty((SIDE, SIDE), np.uint8))
+def blank(shape: tuple[int, int]) -> Surface:
+    """A surface for so many rows and columns of pixels, whose arrays `draw` fills."""
+    fine = (FINE * shape[0], FINE * shape[1])
+    return Surface(np.empty(fine, np.float32), np.empty((2, *fine), np.float32), np.empty(fine, np.uint8))
 
 
 def to_picture(points: Array, K: Array) -> Array:
@@ -56,7 +63,7 @@ def to_picture(points: Array, K: Array) -> Array:
     return FINE * np.concatenate([project(points, K), depth], axis=-1)
 
 
-def lay_out(parts: Sequence[Part], K: Array) -> list[tuple[Array, Array]]:
+def lay_out(parts: Sequence[Solid], K: Array) -> list[tuple[Array, Array]]:
     """Points and radii of each part in picture space, w counted from the first part on (float32 keeps more digits so)."""
     points = np.concatenate([part.points for part in parts])
     radii = FINE * K[0, 0] * np.concatenate([part.radii for part in parts]) / points[:, 2]
@@ -66,16 +73,16 @@ def lay_out(parts: Sequence[Part], K: Array) -> list[tuple[Array, Array]]:
     return list(zip(np.split(placed, ends), np.split(radii, ends), strict=True))
 
 
-def draw(parts: Sequence[Part], K: Array, surface: Surface, joined: NDArray[np.bool_] | None = None) -> None:
-    """Draw the parts into `surface`; nearer ones hide farther ones, those `joined` (P, P) melt into each other."""
+def draw(parts: Sequence[Solid], K: Array, surface: Surface, joined: NDArray[np.bool_] | None = None) -> None:
+    """Draw fewer than 255 parts into `surface`; nearer ones hide farther ones, those `joined` (P, P) melt into each other."""
     surface.depth.fill(FAR)
     surface.normal.fill(0)
     surface.part.fill(EMPTY)
-    joined = grown_together(parts) if joined is None else joined
+    joined = np.zeros((len(parts), len(parts)), bool) if joined is None else joined
     soft = np.full(EMPTY + 1, HARD, np.float32)
     solids = lay_out(parts, K)
     for number, (points, radii), (left, top, right, bottom) in zip(
-        range(len(parts)), solids, bounds(solids).tolist(), strict=True
+        range(len(parts)), solids, bounds(solids, surface.part.shape).tolist(), strict=True
     ):
         if right <= left or bottom <= top:
             continue
@@ -87,12 +94,12 @@ def draw(parts: Sequence[Part], K: Array, surface: Surface, joined: NDArray[np.b
             merge(surface, (slice(top, bottom), slice(left, right)), drawn[0], drawn[1], number, soft)
 
 
-def bounds(solids: Sequence[tuple[Array, Array]]) -> NDArray[np.int64]:
-    """Left, top, right, bottom (N, 4) of solids within the picture, subpixels; right <= left where nothing is left."""
+def bounds(solids: Sequence[tuple[Array, Array]], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Left, top, right, bottom (N, 4) of solids within so many rows and columns; right <= left where nothing is left."""
     points = np.array([p[[0, 1, -1], :2] for p, _ in solids])
     radii = np.array([r[[0, 1, -1]] for _, r in solids])[..., None]
     low, high = np.floor((points - radii).min(1)), np.ceil((points + radii).max(1))
-    return np.clip(np.hstack([low, high]), 0, SIDE).astype(np.int64)
+    return np.clip(np.hstack([low, high]), 0, np.array(shape[::-1] * 2)).astype(np.int64)
 
 
 def cone(x: Floats, y: Floats, points: Array, radii: Array) -> tuple[Floats, tuple[Floats, Floats]]:

@@ -13,7 +13,7 @@ from numpy.random import Generator
 
 from pipelines.synthetic_background import clutter, cut, green_screen, saturate, sensor_tile
 from pipelines.synthetic_camera import PICTURE, Bytes, Floats, Viewpoints
-from pipelines.synthetic_flesh import flesh_out
+from pipelines.synthetic_flesh import flesh_out, grown_together
 from pipelines.synthetic_hands import Hand, sample_hand
 from pipelines.synthetic_render import Surface, draw
 from pipelines.synthetic_skin import paint, sample_look, sample_skin
@@ -35,11 +35,12 @@ def photograph(rng: Generator, surface: Surface, treatments: tuple[str, ...], vi
     skin = sample_skin(rng)
     look = sample_look(rng, skin)
     parts = flesh_out(hand, sleeve_from)
-    draw(parts, hand.K, surface)
+    draw(parts, hand.K, surface, grown_together(parts))
     layer, cover = paint(surface, parts, hand, look)
+    square = (PICTURE, PICTURE)
     pictures = []
     for treatment in treatments:
-        ground = green_screen(rng, PICTURE) if treatment == "gs" else clutter(rng, PICTURE, skin)
+        ground = green_screen(rng, square) if treatment == "gs" else clutter(rng, square, skin)
         pictures.append(expose(rng, compose(rng, treat(rng, layer, ground, treatment), layer[..., 3], ground)))
     return Photographs(hand, pictures, np.where(cover >= 0.5, 255, 0).astype(np.uint8))
 
@@ -83,5 +84,5 @@ def expose(rng: Generator, scene: Floats) -> Bytes:
         dx, dy = rng.uniform(-2.6, 2.6, 2)
         cv2.line(kernel, (round(3 - dx), round(3 - dy)), (round(3 + dx), round(3 + dy)), 1.0)
         scene = cv2.filter2D(scene, -1, kernel / kernel.sum())
-    grains = cut(rng, sensor_tile(), PICTURE)
+    grains = cut(rng, sensor_tile(), (scene.shape[0], scene.shape[1]))
     return cv2.addWeighted(scene, 1.0, grains, rng.uniform(0.5, 6), 0.0, dtype=cv2.CV_8U)

@@ -1,4 +1,4 @@
-"""Skin, nails, creases, sleeve and light: the drawn surface of a hand as a coloured layer.
+"""Skin, nails, creases and sleeve: the drawn surface of a hand as a coloured layer.
 
 What may enter: how a visible surface gets its colour. Colours are BGR; inside this module linear light (the square of a
 picture value in [0, 1]), at its border picture values in [0, 255].
@@ -18,7 +18,10 @@ from pipelines.synthetic_background import noise_tile
 from pipelines.synthetic_camera import PICTURE, Array, Floats
 from pipelines.synthetic_flesh import PALM, SLEEVE, Part
 from pipelines.synthetic_hands import Hand
-from pipelines.synthetic_render import EMPTY, FINE, SIDE, Surface, lay_out, to_picture
+from pipelines.synthetic_light import Light, bell, contact, highlight, sample_light, shine, smooth
+from pipelines.synthetic_render import EMPTY, FINE, Surface, lay_out, to_picture
+
+SIDE = PICTURE * FINE
 
 TONES = np.array(
     [
@@ -39,22 +42,16 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Look:
-    """One person's skin under one light, linear BGR and picture-space directions.
+    """One person's skin under one light, linear BGR.
 
-    `skin`, `inside` (of the palm), `nail`, `cloth` (3,); `light` and `fill` are unit vectors to the lamps, `lamp`,
-    `weak` and `ambient` their colours (3,); `gloss` in [0, 1]; `tile` where the texture begins; `ruddy` strength of tints.
+    `skin`, `inside` (of the palm), `nail`, `cloth` (3,); `tile` where the texture begins; `ruddy` strength of tints.
     """
 
     skin: Floats
     inside: Floats
     nail: Floats
     cloth: Floats
-    light: Floats
-    fill: Floats
-    lamp: Floats
-    weak: Floats
-    ambient: Floats
-    gloss: float
+    light: Light
     grain: float
     ruddy: float
     tile: tuple[int, int]
@@ -71,15 +68,6 @@ def sample_skin(rng: Generator) -> Floats:
 def sample_look(rng: Generator, skin: Floats) -> Look:
     """The rest of a hand's look for a skin colour (3,)."""
 
-    def lamp_from(side: float) -> Floats:
-        angle, lift = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 1.2)
-        flat = np.cos(lift) * side
-        return np.array([np.cos(angle) * flat, np.sin(angle) * flat, -np.sqrt(1 - flat * flat)], np.float32)
-
-    def colour(strength: float) -> Floats:
-        warm = rng.normal(0, 0.07)
-        return (strength * np.array([1 - warm, 1, 1 + warm])).astype(np.float32)
-
     linear = (skin / 255) ** 2
     dark = 1 - float(linear.mean())
     pale = np.array([0.42, 0.50, 0.74], np.float32)
@@ -92,12 +80,7 @@ def sample_look(rng: Generator, skin: Floats) -> Look:
         inside=np.asarray(inside, np.float32),
         nail=np.asarray(nail, np.float32),
         cloth=(rng.uniform(0.1, 0.9, 3) ** 2).astype(np.float32),
-        light=lamp_from(1.0),
-        fill=lamp_from(0.9),
-        lamp=colour(rng.uniform(0.55, 1.05)),
-        weak=colour(rng.uniform(0.05, 0.3)),
-        ambient=colour(rng.uniform(0.18, 0.5)),
-        gloss=rng.uniform(0.01, 0.12),
+        light=sample_light(rng),
         grain=rng.uniform(0.02, 0.07),
         ruddy=rng.uniform(0.5, 1.3),
         tile=(int(rng.integers(0, 64)), int(rng.integers(0, 64))),
@@ -118,9 +101,9 @@ def paint(surface: Surface, parts: Sequence[Part], hand: Hand, look: Look) -> tu
     colour[:, cloth] = look.cloth[:, None]
     grain = noise_tile()[look.tile[0] : look.tile[0] + SIDE, look.tile[1] : look.tile[1] + SIDE].take(where)
     light = contact(surface).take(where) * (1 + np.float32(look.grain) * grain)
-    colour *= shine(normal, look)
+    colour *= shine(normal, look.light)
     colour *= light
-    colour += highlight(normal, look) * ~cloth
+    colour += highlight(normal, look.light) * ~cloth
     np.clip(colour, 0, 1, out=colour)
     np.sqrt(colour, out=colour)
     colour *= 255
@@ -231,49 +214,3 @@ def palm_lines(place: Floats, hand: Hand) -> Floats:
     lines = bell(life, 0, 0.0011) * (x > -0.028)
     lines += bell(head, 0, 0.0011) * (x < 0.022) + bell(heart, 0, 0.0011) * (x > -0.012)
     return lines
-
-
-def shine(normal: Floats, look: Look) -> Floats:
-    """Diffuse light (3, N) on unit normals (3, N); red light creeps round the edge of shadow as it does in skin."""
-    wrap = np.array([0.10, 0.15, 0.32], np.float32)[:, None]
-    main = np.maximum((look.light @ normal + wrap) / (1 + wrap), 0)
-    side = np.maximum(look.fill @ normal, 0)
-    sky = look.ambient[:, None] * (0.8 - 0.2 * normal[1])
-    return look.lamp[:, None] * main + look.weak[:, None] * side + sky
-
-
-def highlight(normal: Floats, look: Look) -> Floats:
-    """Mirrored light (N,) on unit normals (3, N)."""
-    half = look.light + np.array([0, 0, -1], np.float32)
-    half /= np.linalg.norm(half)
-    facing = np.maximum(half @ normal, 0)
-    facing = facing * facing
-    facing = facing * facing
-    return np.float32(look.gloss) * (facing * facing) ** 2
-
-
-def contact(surface: Surface) -> Floats:
-    """Light that reaches each subpixel (S, S), less where the surface lies behind what is next to it on the hand."""
-    hit = (surface.part != EMPTY).astype(np.float32)
-    half = (PICTURE, PICTURE)
-    depth = cv2.resize(surface.depth * hit, half, interpolation=cv2.INTER_AREA)
-    weight = cv2.resize(hit, half, interpolation=cv2.INTER_AREA)
-    own = depth / np.maximum(weight, 1e-3)
-    shade = np.ones_like(own)
-    for size, strength in ((7, 0.3), (19, 0.55)):
-        around = cv2.blur(depth, (size, size)) / np.maximum(cv2.blur(weight, (size, size)), 1e-3)
-        behind = (own - around) / np.float32(FINE * size)
-        shade -= strength * np.clip(behind, 0, 1)
-    return cv2.resize(np.maximum(shade, 0.25), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-
-
-def smooth(value: Floats, low: float, high: float) -> Floats:
-    """0 below `low`, 1 above `high`, smooth between."""
-    t = np.clip((value - np.float32(low)) / np.float32(high - low), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
-def bell(value: Floats, middle: float, width: float) -> Floats:
-    """1 at `middle`, falling to nothing within two `width`s."""
-    t = (value - np.float32(middle)) / np.float32(2 * width)
-    return np.maximum(1 - t * t, 0) ** 2

@@ -218,9 +218,19 @@ def test_odd_pictures_from_the_shell(checkpoint: Path, tmp_path: Path, command: 
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
         "keypoints.json", *(f"{n}{s}.jpg" for n in ("grey", "huge", "tall", "thin") for s in ("", "_heatmaps")),
     }  # fmt: skip
-    done = command("hgfast/predict.py", checkpoint, "--flip-test", photos / "grey.jpg", "--out", tmp_path / "out2")
+    done = command(
+        "hgfast/predict.py",
+        checkpoint,
+        "--flip-test",
+        photos / "grey.jpg",
+        "--out",
+        tmp_path / "out2",
+        photos / "tall.jpg",
+        "--box",
+        "-5,2,60,70",
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "1 pictures done" in done.stdout
+    assert "2 pictures done" in done.stdout
 
 
 BAD = [

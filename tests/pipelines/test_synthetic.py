@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
-from pipelines import synthetic
+from pipelines import synthetic, synthetic_freihand
 from pipelines.synthetic import draw_freihand
 from pipelines.synthetic_camera import sample_rotation
 from pipelines.synthetic_flesh import Part
@@ -171,7 +171,7 @@ def ball(x: float, y: float, z: float, radius: float) -> Part:
 @pytest.mark.parametrize("place", [(0, 0, 0.6), (0.07, -0.06, 0.5), (-0.0831, 0.0417, 0.7)])
 def test_a_ball_is_drawn_where_it_projects(place: tuple[float, float, float]) -> None:
     K = np.array([[480.0, 0, 112], [0, 480, 112], [0, 0, 1]])
-    surface = blank()
+    surface = blank((224, 224))
     draw([ball(*place, 0.012)], K, surface)
     cover = surface.hit.reshape(224, FINE, 224, FINE).mean((1, 3))
     rows, columns = np.mgrid[:224, :224] + 0.5  # the centre of pixel 0 is at 0.5
@@ -183,7 +183,7 @@ def test_a_ball_is_drawn_where_it_projects(place: tuple[float, float, float]) ->
 
 def test_a_cone_is_the_union_of_its_balls() -> None:
     K = np.array([[400.0, 0, 112], [0, 400, 112], [0, 0, 1]])
-    surface = blank()
+    surface = blank((224, 224))
     for far in ((0.05, 0.03, 0.62), (0.01, 0.0, 0.5), (-0.03, 0.04, 0.7)):  # sideways, towards the eye, away from it
         ends, radii = np.array([[-0.02, -0.01, 0.6], far]), np.array([0.018, 0.010])
         draw([Part(ends, radii, 1, 0, BACK)], K, surface)
@@ -207,7 +207,7 @@ def test_the_nearer_bone_hides_the_farther() -> None:
     near = Part(np.array([[-0.05, 0, 0.5], [0.05, 0, 0.5]]), np.array([0.01, 0.008]), 1, 0, BACK)
     far = Part(np.array([[0, -0.06, 0.6], [0, 0.06, 0.6]]), np.array([0.01, 0.008]), 2, 0, BACK)
     for parts, top in (([near, far], 0), ([far, near], 1)):
-        surface = blank()
+        surface = blank((224, 224))
         draw(parts, K, surface)
         assert surface.part[112 * FINE, 112 * FINE] == top
         assert surface.part[88 * FINE, 112 * FINE] == 1 - top
@@ -246,14 +246,14 @@ def test_refuses_to_mix_data_sets_and_overwrites_on_demand(folder: Path, tmp_pat
 
 
 def test_an_interrupted_run_leaves_no_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = synthetic.perform
+    real = synthetic_freihand.perform
 
-    def stop_at_third(job: synthetic.Job) -> synthetic.Annotation:
+    def stop_at_third(job: synthetic_freihand.Job) -> synthetic_freihand.Annotation:
         if job.number == 2:
             raise KeyboardInterrupt
         return real(job)
 
-    monkeypatch.setattr(synthetic, "perform", stop_at_third)
+    monkeypatch.setattr(synthetic_freihand, "perform", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         draw_freihand(tmp_path, 4, SEED, 1, workers=1, progress=False)
     assert list(tmp_path.glob("*.json*")) == []

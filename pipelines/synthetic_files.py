@@ -1,0 +1,96 @@
+"""What drawing a data set takes whatever is drawn: an empty folder, several processes, JPEG, files that are complete or absent.
+
+What may enter: folders, processes, encoding. Layouts and pictures are elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hgfast.errors import HgfastError
+from hgfast.machine import cores
+
+Job = TypeVar("Job")
+Drawn = TypeVar("Drawn")
+CHUNK = 16
+"""Jobs a process is handed at a time."""
+
+
+def at_least(**numbers: tuple[int | None, int]) -> None:
+    """Refuse a flag's value below the least one that makes sense, `count=(0, 1)` say."""
+    for name, (value, least) in numbers.items():
+        if value is not None and value < least:
+            raise HgfastError(f"--{name} is {value}, but must be at least {least}")
+
+
+def make_room(out: Path, folders: Sequence[str], leftovers: Callable[[Path], Iterator[Path]], overwrite: bool) -> None:
+    """Make the folders of a layout; remove what an earlier run left in them if `overwrite`, or else refuse to."""
+    try:
+        old = list(leftovers(out))
+        if old and not overwrite:
+            raise HgfastError(f"{out} already holds a data set; choose another --out, or replace it with --overwrite")
+        for file in old:
+            file.unlink()
+        for folder in folders:
+            (out / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HgfastError(f"cannot write to {out}: {error}; choose another --out") from error
+    if not os.access(out, os.W_OK):
+        raise HgfastError(f"cannot write to {out}: no permission; choose another --out")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Failures to write, in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise HgfastError(f"cannot write to {out}: {error}; free some space or choose another --out") from error
+
+
+def spread(
+    perform: Callable[[Job], Drawn], jobs: Sequence[Job], workers: int | None, unit: str, progress: bool
+) -> Iterator[Drawn]:
+    """What `perform` makes of all jobs in their order, in this process or in several, behind a progress bar."""
+    yield from tqdm(share(perform, jobs, workers), total=len(jobs), unit=unit, disable=None if progress else True)
+
+
+def share(perform: Callable[[Job], Drawn], jobs: Sequence[Job], workers: int | None) -> Iterator[Drawn]:
+    """`spread` without its bar."""
+    workers = min(workers or cores(), math.ceil(len(jobs) / CHUNK))
+    if workers == 1:
+        yield from map(perform, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
+        yield from pool.map(perform, jobs, chunksize=CHUNK)
+
+
+def one_thread() -> None:
+    """Keep OpenCV to the process's own core."""
+    cv2.setNumThreads(1)
+
+
+def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
+    """A picture (H, W, 3) BGR or (H, W) as a JPEG file."""
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+@contextmanager
+def complete(file: Path) -> Iterator[Path]:
+    """A path beside `file` to write to, which becomes `file` once all went well."""
+    partial = file.with_suffix(file.suffix + ".partial")
+    yield partial
+    partial.replace(file)
