@@ -20,7 +20,7 @@ setup(
     description="Stacked hourglass networks for poses, trained fast and shipped as an engine",
     license="MIT",
     python_requires=">=3.10",
-    packages=["hgfast", "pipelines"],
+    packages=["hgfast", "pipelines", "pipelines.drawn"],
     package_data={"hgfast": ["py.typed"]},
     install_requires=["numpy>=1.26", "opencv-python-headless>=4.9"],
     extras_require={"train": TRAIN, "dev": DEV},

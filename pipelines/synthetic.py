@@ -1,7 +1,7 @@
 """Synthetic data sets in the layouts of the real ones: `python pipelines/synthetic.py freihand|mpii --out DIR --count N`.
 
-What may enter: the commands. Files and folders of the layouts are `synthetic_freihand` and `synthetic_mpii`; what the
-pictures show is in the other `synthetic_*` modules.
+What may enter: the commands. Files and folders of the layouts are `drawn.freihand` and `drawn.mpii`; what the
+pictures show is in the other modules of `drawn`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from hgfast.cli import dispatch
 from hgfast.errors import run
-from pipelines.synthetic_camera import Viewpoints
-from pipelines.synthetic_freihand import draw_freihand, evaluation_count
-from pipelines.synthetic_mpii import draw_mpii, valid_count
+from pipelines.drawn.camera import Viewpoints
+from pipelines.drawn.freihand import draw_freihand, evaluation_count
+from pipelines.drawn.mpii import draw_mpii, valid_count
 
 __all__ = ["draw_freihand", "draw_mpii"]
 

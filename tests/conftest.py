@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.synthetic import draw_freihand
+from pipelines.synthetic import draw_freihand, draw_mpii
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -24,6 +24,14 @@ def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of `HANDS` synthetic hands in FreiHAND's layout."""
     out = tmp_path_factory.mktemp("hands") / "FreiHAND"
     draw_freihand(out, HANDS, seed=5, workers=1, progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of synthetic people in MPII's layout: 30 pictures for training, 10 for validation."""
+    out = tmp_path_factory.mktemp("people") / "MPII"
+    draw_mpii(out, 30, seed=4, valid=10, workers=1, progress=False)
     return out
 
 

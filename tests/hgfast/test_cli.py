@@ -9,6 +9,7 @@ import pytest
 from hgfast.cli import parse
 from hgfast.config import Config
 from hgfast.errors import HgfastError, run
+from hgfast.predict import PredictConfig
 from hgfast.train import SHORT, read_config
 
 
@@ -23,6 +24,17 @@ def test_the_seeds_short_flags_and_dashes() -> None:
     config = parse(Config, ["-e", "mine", "-m", "0.5", "--batch-size", "4", "--overwrite", "--train.valid-every=2"], short=SHORT)
     assert (config.exp, config.train.max_iters, config.batch_size, config.train.valid_every) == ("mine", 0.5, 4, 2)
     assert config.overwrite
+
+
+def test_bare_words_may_stand_anywhere_and_values_begin_with_a_minus() -> None:
+    words = ["--flip-test", "a.pt", "--box", "-5,1,2,3", "b.jpg", "--draw", "false", "c.jpg", "--padding=1.5"]
+    config = parse(PredictConfig, words, positional="checkpoint", rest="images")
+    assert (config.checkpoint, config.images) == (Path("a.pt"), [Path("b.jpg"), Path("c.jpg")])
+    assert (config.box, config.padding, config.flip_test, config.draw) == ("-5,1,2,3", 1.5, True, False)
+
+
+def test_an_experiment_is_called_after_its_data_set_unless_named() -> None:
+    assert [parse(Config, w).exp for w in ([], ["--dataset", "mpii"], ["--exp", "x"])] == ["freihand", "mpii", "x"]
 
 
 def test_a_written_configuration_reads_back(tmp_path: Path) -> None:

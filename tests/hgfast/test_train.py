@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,21 +12,24 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Command
+from conftest import Command, beside
 
 from hgfast import checkpoints, distributed, load_model
 from hgfast.batch import Batch
 from hgfast.checkpoints import Meta
 from hgfast.config import Config, DataChoice
 from hgfast.distributed import pick_device
+from hgfast.draw import read_image
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import Loader
+from hgfast.inference import look
 from hgfast.model import PRESETS
 from hgfast.precision import resolve
 from hgfast.preprocessing import Preprocessing
 from hgfast.train import main, train
 from hgfast.training import Trainer
 from pipelines.datasets import open_loader, open_samples
+from pipelines.mpii import read_mpii
 from pipelines.plan import Plan
 
 
@@ -64,6 +68,56 @@ def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command:
     assert [row["method"] for row in result["rows"]] == ["network", "mean pose", "nearest 16 x 16 thumbnail"]
     assert all(0 <= row["pck@0.05"] <= row["pck@0.1"] <= row["pck@0.2"] <= 1 for row in result["rows"])
     assert (tmp_path / "s.png").stat().st_size > 10_000
+
+
+def test_people_from_pictures_to_a_prediction(people: Path, tmp_path: Path, command: Command) -> None:
+    """`--dataset mpii` in train, evaluate and predict, with a picture missing."""
+    data = tmp_path / "MPII"
+    shutil.copytree(people, data)
+    samples = read_mpii(data, "valid")
+    Path(samples.paths[0]).unlink()
+    common = ["--dataset", "mpii", "--data", data, "--skip-missing"]
+    done = command(
+        "hgfast/train.py", *common, "--out", tmp_path, "--model.preset", "tiny", "--batch-size", 8, "--train.epochs", 2,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "more without their picture" in done.stdout
+    checkpoint = tmp_path / "mpii/checkpoint.pt"  # the experiment is called after the data set
+    groups = {"head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "pckh@0.5", "pckh@0.1", "auc"}
+    assert all(set(r["valid"]) == groups for r in lines(tmp_path / "mpii"))  # type: ignore[arg-type]
+    assert "ankle" in done.stdout and "pckh@0.5" in done.stdout
+
+    done = command(
+        "hgfast/evaluate.py", checkpoint, *common, "--flip-test", "--baselines", "--json", tmp_path / "r.json",
+        "--sheet", tmp_path / "s.jpg",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (result["split"], result["samples"] + result["skipped"]) == ("valid", len(samples))
+    assert all(0 <= row["pckh@0.1"] <= row["pckh@0.5"] <= 100 for row in result["rows"])
+
+    done = command("hgfast/predict.py", checkpoint, samples.paths[-1], "--out", tmp_path / "found")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "found/keypoints.json").read_text())["images"][0]["people"][0]["keypoints"]) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_five_real_people_are_learnt_by_heart_and_predicted(tmp_path: Path, command: Command) -> None:
+    """PCKh@0.5 is 100 on them, and predict.py, given the same square, finds what evaluation found."""
+    data = beside("fixtures/mpii")
+    done = command(
+        "hgfast/train.py", "--config", "configs/overfit.yaml", "--dataset", "mpii", "--data", data, "--skip-missing",
+        "--train.split", "valid", "--train.valid-split", "valid", "--train.epochs", 150, "--train.valid-every", 150,
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert lines(tmp_path / "overfit")[-1]["valid"]["pckh@0.5"] == 100  # type: ignore[index]
+    model, samples = load_model(tmp_path / "overfit/best.pt"), read_mpii(data, "valid", skip_missing=True)
+    for row, path in enumerate(samples.paths):
+        found = look(model, read_image(path), samples.centre[row, None], samples.side[row, None])[0][0, :, :2]
+        off = np.linalg.norm(found - samples.keypoints[row], axis=1)[samples.labelled[row]]
+        assert (off < 0.2 * samples.reference[row]).all()
 
 
 def test_resume_within_an_epoch(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

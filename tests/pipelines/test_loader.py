@@ -19,6 +19,7 @@ from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import Skeleton
 from pipelines.dali import DaliLoader
 from pipelines.freihand import read_freihand
+from pipelines.mpii import read_mpii
 from pipelines.plan import Plan
 from pipelines.samples import Samples
 
@@ -123,6 +124,21 @@ def test_pictures_equal_opencvs(hands: Path, operator: str) -> None:
             assert off.max() < 2.5
             assert off.mean() < 0.02
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("operator", ["warp_affine", "warp_perspective"])
+def test_pictures_of_all_sizes_equal_opencvs(people: Path, operator: str) -> None:
+    """Squares that reach beyond photographs of any shape, shrunk a lot, a little or not at all."""
+    samples, zooms = read_mpii(people, "train"), []
+    for size in (32, 96, 256):
+        plan = Plan(samples, size, 9, augment=AugmentConfig(brightness=0, contrast=0, saturation=0, hue=0), seed=2)
+        for batch in DaliLoader(plan, CPU, 1, RAW, warp=operator).epoch(0):  # type: ignore[arg-type]
+            for n, row in enumerate(batch.index):
+                wanted = warp(read_image(samples.paths[row]), batch.input_from_source[n], size)
+                off = np.abs(batch.images[n].permute(1, 2, 0).numpy() - wanted)
+                assert off.max() < 3 and off.mean() < 0.05
+                zooms.append(float(np.sqrt(abs(np.linalg.det(batch.input_from_source[n, :2, :2])))))
+    assert min(zooms) < 0.1 and max(zooms) > 1
 
 
 def test_every_sample_once_and_in_the_plans_order(hands: Path) -> None:

@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
-from pipelines import synthetic, synthetic_freihand
+from pipelines import synthetic
+from pipelines.drawn import freihand
+from pipelines.drawn.camera import sample_rotation
+from pipelines.drawn.flesh import Part
+from pipelines.drawn.hands import Hand, sample_hand
+from pipelines.drawn.render import FINE, blank, draw
 from pipelines.synthetic import draw_freihand
-from pipelines.synthetic_camera import sample_rotation
-from pipelines.synthetic_flesh import Part
-from pipelines.synthetic_hands import Hand, sample_hand
-from pipelines.synthetic_render import FINE, blank, draw
 
 COUNT, HELD, SEED = 40, 8, 3
 FINGERS = np.arange(1, 21).reshape(5, 4)
@@ -246,14 +247,14 @@ def test_refuses_to_mix_data_sets_and_overwrites_on_demand(folder: Path, tmp_pat
 
 
 def test_an_interrupted_run_leaves_no_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = synthetic_freihand.perform
+    real = freihand.perform
 
-    def stop_at_third(job: synthetic_freihand.Job) -> synthetic_freihand.Annotation:
+    def stop_at_third(job: freihand.Job) -> freihand.Annotation:
         if job.number == 2:
             raise KeyboardInterrupt
         return real(job)
 
-    monkeypatch.setattr(synthetic_freihand, "perform", stop_at_third)
+    monkeypatch.setattr(freihand, "perform", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         draw_freihand(tmp_path, 4, SEED, 1, workers=1, progress=False)
     assert list(tmp_path.glob("*.json*")) == []

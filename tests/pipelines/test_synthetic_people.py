@@ -15,18 +15,19 @@ import pytest
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
-from pipelines import synthetic, synthetic_mpii
+from pipelines import synthetic
+from pipelines.drawn import mpii
+from pipelines.drawn.body import build
+from pipelines.drawn.camera import project
+from pipelines.drawn.crowd import Crowd, inside, sample_crowd, sample_view
+from pipelines.drawn.light import Light
+from pipelines.drawn.mpii import annotate, official
+from pipelines.drawn.outfit import Outfit, sample_outfit
+from pipelines.drawn.people import FRAME, Figure, about, place, sample_figure, sample_physique
+from pipelines.drawn.poses import ACTIVITIES, LEFT_ARM, LIMITS, Poses, mirror, sample_poses
+from pipelines.drawn.scenery import Thing
+from pipelines.drawn.snapshot import Subject, photograph, portray
 from pipelines.synthetic import draw_mpii
-from pipelines.synthetic_body import build
-from pipelines.synthetic_camera import project
-from pipelines.synthetic_crowd import Crowd, inside, sample_crowd, sample_view
-from pipelines.synthetic_light import Light
-from pipelines.synthetic_mpii import annotate, official
-from pipelines.synthetic_outfit import Outfit, sample_outfit
-from pipelines.synthetic_people import FRAME, Figure, about, place, sample_figure, sample_physique
-from pipelines.synthetic_poses import ACTIVITIES, LEFT_ARM, LIMITS, Poses, mirror, sample_poses
-from pipelines.synthetic_scenery import Thing
-from pipelines.synthetic_snapshot import Subject, photograph, portray
 from tests.conftest import beside
 
 COUNT, HELD, SEED = 34, 8, 3
@@ -146,7 +147,7 @@ def test_layout_is_the_official_one(folder: Path) -> None:
 @pytest.mark.real_data
 def test_the_torso_angle_is_the_official_one() -> None:
     found = read(beside("fixtures/mpii/annot/valid.h5"))
-    mine = [synthetic_mpii.torso_angle(part) for part in found["part"]]
+    mine = [mpii.torso_angle(part) for part in found["part"]]
     np.testing.assert_allclose(mine, found["torsoangle"], atol=1e-9)
 
 
@@ -154,9 +155,9 @@ def test_torso_angle() -> None:
     part = np.ones((16, 2)) * 100
     for along, angle in (((0, -50), 0), ((50, 0), 90), ((0, 50), 180), ((-50, 1), 270 - np.degrees(1 / 50)), ((-50, -50), -45)):
         part[7] = part[6] + along
-        assert synthetic_mpii.torso_angle(part) == pytest.approx(angle, abs=0.01)
+        assert mpii.torso_angle(part) == pytest.approx(angle, abs=0.01)
     part[6] = 0
-    assert synthetic_mpii.torso_angle(part) == 0
+    assert mpii.torso_angle(part) == 0
 
 
 def test_same_bytes_whatever_the_workers(folder: Path, tmp_path: Path) -> None:
@@ -459,14 +460,14 @@ def test_refuses_to_mix_data_sets_and_overwrites_on_demand(tmp_path: Path) -> No
 def test_an_interrupted_run_leaves_no_annotations(overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if overwrite:
         draw_mpii(tmp_path, 3, SEED, 1, workers=1, progress=False)
-    real = synthetic_mpii.perform
+    real = mpii.perform
 
-    def stop_at_third(job: synthetic_mpii.Job) -> list[synthetic_mpii.Row]:
+    def stop_at_third(job: mpii.Job) -> list[mpii.Row]:
         if job.number == 2:
             raise KeyboardInterrupt
         return real(job)
 
-    monkeypatch.setattr(synthetic_mpii, "perform", stop_at_third)
+    monkeypatch.setattr(mpii, "perform", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         draw_mpii(tmp_path, 4, SEED, 1, workers=1, overwrite=overwrite, progress=False)
     assert list((tmp_path / "annot").iterdir()) == []
@@ -504,7 +505,7 @@ def test_command_says_what_it_wrote(tmp_path: Path) -> None:
 
 
 def test_workers_start_without_torch() -> None:
-    words = "import sys, pipelines.synthetic_mpii; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    words = "import sys, pipelines.drawn.mpii; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     root = Path(synthetic.__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=60, cwd=root)
     assert done.stdout == "[]\n", done.stderr

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from pipelines.synthetic_background import clutter, cut, noise_tile
-from pipelines.synthetic_camera import Array, Bytes, Floats, project
-from pipelines.synthetic_crowd import CLIP, Crowd
-from pipelines.synthetic_people import PELVIS
+from pipelines.drawn.background import clutter, cut, noise_tile
+from pipelines.drawn.camera import Array, Bytes, Floats, project
+from pipelines.drawn.crowd import CLIP, Crowd
+from pipelines.drawn.people import PELVIS
 
 QUARTER = 4
 CASTING = (

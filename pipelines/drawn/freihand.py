@@ -1,7 +1,7 @@
 """Synthetic hands in FreiHAND's layout.
 
 What may enter: which files and folders make the data set, and what is written about a hand. What the pictures show is
-`synthetic_scene`.
+`drawn.scene`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.drawn.camera import PICTURE, Viewpoints
+from pipelines.drawn.files import at_least, complete, jpeg, make_room, spread, writing
+from pipelines.drawn.render import Surface, blank
+from pipelines.drawn.scene import photograph
 from pipelines.freihand import VERSIONS
-from pipelines.synthetic_camera import PICTURE, Viewpoints
-from pipelines.synthetic_files import at_least, complete, jpeg, make_room, spread, writing
-from pipelines.synthetic_render import Surface, blank
-from pipelines.synthetic_scene import photograph
 
 TRAINING, EVALUATION = 0, 1
 LISTS = ("scale", "xyz", "K")

@@ -1,7 +1,7 @@
 """Synthetic people in the layout MPII has for training: `images/NNNNNNNNN.jpg`, `annot/train.h5`, `annot/valid.h5`.
 
 What may enter: which files and folders make the data set, and what the official annotations say about a person, in their
-frame: pixel centres counted from 1. What the pictures show is `synthetic_snapshot`.
+frame: pixel centres counted from 1. What the pictures show is `drawn.snapshot`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.random import Generator
 
 from hgfast.errors import HgfastError
-from pipelines.synthetic_camera import Array
-from pipelines.synthetic_crowd import FEWEST, Mask
-from pipelines.synthetic_files import at_least, complete, jpeg, make_room, spread, writing
-from pipelines.synthetic_people import HEAD_TOP, NECK, PELVIS, THORAX
-from pipelines.synthetic_snapshot import Subject, snapshot
+from pipelines.drawn.camera import Array
+from pipelines.drawn.crowd import FEWEST, Mask
+from pipelines.drawn.files import at_least, complete, jpeg, make_room, spread, writing
+from pipelines.drawn.people import HEAD_TOP, NECK, PELVIS, THORAX
+from pipelines.drawn.snapshot import Subject, snapshot
 
 TRAIN, VALID = 0, 1
 FOLDERS = ("images", "annot")

@@ -1,6 +1,6 @@
 """Solids drawn with a depth buffer: round cones and thick triangles as seen by a camera, smoothly joined where they belong.
 
-What may enter: geometry of visible surfaces. Colours and light are `synthetic_skin`.
+What may enter: geometry of visible surfaces. Colours and light are `drawn.skin`.
 
 Solids are drawn in picture space: u, v in subpixels and w = focal * ln(z) likewise, in which perspective is locally a mere
 scaling, so that a ball stays a ball and a bone stays nearly straight while its ends project exactly.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic_camera import Array, Floats, project
+from pipelines.drawn.camera import Array, Floats, project
 
 FINE = 2
 """Subpixels a pixel in each direction."""

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic_background import TILE, noise_tile
-from pipelines.synthetic_body import ARM, BAG, EAR, FACE, FOOT, HAIR, HAND, HAT, LEG, LEGGING, NECK, SLEEVE, TORSO, Piece
-from pipelines.synthetic_camera import Array, Floats
-from pipelines.synthetic_light import Light, contact, highlight, shine, smooth
-from pipelines.synthetic_outfit import Cloth, Outfit
-from pipelines.synthetic_people import BONES, FRAME, Figure
-from pipelines.synthetic_render import EMPTY, FINE, Surface, to_picture
-from pipelines.synthetic_skin import dot
+from pipelines.drawn.background import TILE, noise_tile
+from pipelines.drawn.body import ARM, BAG, EAR, FACE, FOOT, HAIR, HAND, HAT, LEG, LEGGING, NECK, SLEEVE, TORSO, Piece
+from pipelines.drawn.camera import Array, Floats
+from pipelines.drawn.light import Light, contact, highlight, shine, smooth
+from pipelines.drawn.outfit import Cloth, Outfit
+from pipelines.drawn.people import BONES, FRAME, Figure
+from pipelines.drawn.render import EMPTY, FINE, Surface, to_picture
+from pipelines.drawn.skin import dot
 
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.intp]

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from pipelines.synthetic_background import clutter, cut, green_screen, saturate, sensor_tile
-from pipelines.synthetic_camera import PICTURE, Bytes, Floats, Viewpoints
-from pipelines.synthetic_flesh import flesh_out, grown_together
-from pipelines.synthetic_hands import Hand, sample_hand
-from pipelines.synthetic_render import Surface, draw
-from pipelines.synthetic_skin import paint, sample_look, sample_skin
+from pipelines.drawn.background import clutter, cut, green_screen, saturate, sensor_tile
+from pipelines.drawn.camera import PICTURE, Bytes, Floats, Viewpoints
+from pipelines.drawn.flesh import flesh_out, grown_together
+from pipelines.drawn.hands import Hand, sample_hand
+from pipelines.drawn.render import Surface, draw
+from pipelines.drawn.skin import paint, sample_look, sample_skin
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The flesh, hair and clothes round a figure's bones as solids.
 
 What may enter: which solids a body is made of, where they sit, which grow together. How they are drawn is
-`synthetic_render`, how they are coloured `synthetic_dress`.
+`drawn.render`, how they are coloured `drawn.dress`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic_camera import Array
-from pipelines.synthetic_outfit import Outfit
-from pipelines.synthetic_people import FRAME, Figure
-from pipelines.synthetic_render import Solid
+from pipelines.drawn.camera import Array
+from pipelines.drawn.outfit import Outfit
+from pipelines.drawn.people import FRAME, Figure
+from pipelines.drawn.render import Solid
 
 FACE, NECK, TORSO, ARM, HAND, LEG, FOOT, HAIR, HAT, BAG, SLEEVE, LEGGING, EAR = range(13)
 """What a solid is of, which decides its colour."""

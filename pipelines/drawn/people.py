@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from pipelines.synthetic_camera import Array
-from pipelines.synthetic_poses import LEFT_ARM, LEFT_LEG, RIGHT_ARM, RIGHT_LEG, Poses, sample_poses
+from pipelines.drawn.camera import Array
+from pipelines.drawn.poses import LEFT_ARM, LEFT_LEG, RIGHT_ARM, RIGHT_LEG, Poses, sample_poses
 
 R_ANKLE, R_KNEE, R_HIP, L_HIP, L_KNEE, L_ANKLE, PELVIS, THORAX = range(8)
 NECK, HEAD_TOP, R_WRIST, R_ELBOW, R_SHOULDER, L_SHOULDER, L_ELBOW, L_WRIST = range(8, 16)

@@ -1,6 +1,6 @@
 """What people do: the angles of their joints in named activities, mixed and loosened within what joints allow.
 
-What may enter: activities and limits. How angles become places is `synthetic_people`.
+What may enter: activities and limits. How angles become places is `drawn.people`.
 
 Angles are degrees in the order of `NAMES`. Zero is standing straight, arms hanging, palms to the thighs. An arm is raised
 by `elevation` in the plane `plane` (0 sideways, 90 forwards, 130 across the chest) and turned about itself by `rotation`
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from pipelines.synthetic_camera import Array
+from pipelines.drawn.camera import Array
 
 TRUNK = ("bend", "lean", "twist", "nod", "tilt", "turn")
 ARM = ("plane", "elevation", "rotation", "elbow")

@@ -1,7 +1,7 @@
 """What people wear and how they wear their hair.
 
-What may enter: garments, hair and their colours as plain choices. Their shapes are `synthetic_body`, their look
-`synthetic_dress`. Colours are BGR, linear light.
+What may enter: garments, hair and their colours as plain choices. Their shapes are `drawn.body`, their look
+`drawn.dress`. Colours are BGR, linear light.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.random import Generator
 
-from pipelines.synthetic_camera import Floats
-from pipelines.synthetic_people import Physique
-from pipelines.synthetic_skin import sample_skin
+from pipelines.drawn.camera import Floats
+from pipelines.drawn.people import Physique
+from pipelines.drawn.skin import sample_skin
 
 Hair = Literal["bald", "short", "long", "bun", "tail"]
 Pattern = Literal["plain", "hoops", "stripes", "checks", "mottled", "halves", "fading"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipelines.synthetic_camera import Bytes, Floats
+from pipelines.drawn.camera import Bytes, Floats
 
 TILE = 512
 Size = tuple[int, int]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipelines.synthetic_camera import Array, project
-from pipelines.synthetic_people import FRAME, Figure, about, sample_figure
+from pipelines.drawn.camera import Array, project
+from pipelines.drawn.people import FRAME, Figure, about, sample_figure
 
 Mask = NDArray[np.bool_]
 SHAPES = ((16, 9), (4, 3), (3, 2), (1, 1), (3, 4), (2, 3), (9, 16))

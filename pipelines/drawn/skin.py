@@ -14,12 +14,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipelines.synthetic_background import noise_tile
-from pipelines.synthetic_camera import PICTURE, Array, Floats
-from pipelines.synthetic_flesh import PALM, SLEEVE, Part
-from pipelines.synthetic_hands import Hand
-from pipelines.synthetic_light import Light, bell, contact, highlight, sample_light, shine, smooth
-from pipelines.synthetic_render import EMPTY, FINE, Surface, lay_out, to_picture
+from pipelines.drawn.background import noise_tile
+from pipelines.drawn.camera import PICTURE, Array, Floats
+from pipelines.drawn.flesh import PALM, SLEEVE, Part
+from pipelines.drawn.hands import Hand
+from pipelines.drawn.light import Light, bell, contact, highlight, sample_light, shine, smooth
+from pipelines.drawn.render import EMPTY, FINE, Surface, lay_out, to_picture
 
 SIDE = PICTURE * FINE
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from pipelines.synthetic_camera import Array, Viewpoints, sample_camera, sample_rotation
+from pipelines.drawn.camera import Array, Viewpoints, sample_camera, sample_rotation
 
 KNUCKLES = np.array([[-0.026, 0.088, 0.000], [-0.003, 0.092, 0.002], [0.017, 0.086, 0.001], [0.034, 0.076, -0.004]])
 """Average MCP joints of index, middle, ring, little in the hand frame, metres."""

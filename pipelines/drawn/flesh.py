@@ -1,6 +1,6 @@
 """The flesh round a hand's skeleton: round cones along its bones, thick triangles that fill the palm and the webs.
 
-What may enter: which solids a hand is made of and where they sit. How they are drawn is `synthetic_render`.
+What may enter: which solids a hand is made of and where they sit. How they are drawn is `drawn.render`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic_camera import Array
-from pipelines.synthetic_hands import Hand
-from pipelines.synthetic_render import Solid
+from pipelines.drawn.camera import Array
+from pipelines.drawn.hands import Hand
+from pipelines.drawn.render import Solid
 
 PALM, FOREARM, SLEEVE = 0, 6, 7
 """Limbs; 1..5 are thumb, index, middle, ring, little."""

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipelines.synthetic_body import Piece, build, grown_together
-from pipelines.synthetic_camera import Array, Bytes, Floats, project
-from pipelines.synthetic_crowd import CLIP, FEWEST, Crowd, inside, sample_crowd
-from pipelines.synthetic_dress import paint
-from pipelines.synthetic_light import Light, sample_light
-from pipelines.synthetic_outfit import Outfit, sample_outfit
-from pipelines.synthetic_people import Figure
-from pipelines.synthetic_render import EMPTY, FINE, blank, draw, to_picture
-from pipelines.synthetic_scene import expose
-from pipelines.synthetic_scenery import Thing, sample_thing, scenery
+from pipelines.drawn.body import Piece, build, grown_together
+from pipelines.drawn.camera import Array, Bytes, Floats, project
+from pipelines.drawn.crowd import CLIP, FEWEST, Crowd, inside, sample_crowd
+from pipelines.drawn.dress import paint
+from pipelines.drawn.light import Light, sample_light
+from pipelines.drawn.outfit import Outfit, sample_outfit
+from pipelines.drawn.people import Figure
+from pipelines.drawn.render import EMPTY, FINE, blank, draw, to_picture
+from pipelines.drawn.scene import expose
+from pipelines.drawn.scenery import Thing, sample_thing, scenery
 
 DETAIL = 560.0
 """Subpixels a stature is drawn with, about; `SCALES` are those a pixel may have, `GRID` what they all divide."""

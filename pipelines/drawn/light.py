@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from pipelines.synthetic_camera import Floats
-from pipelines.synthetic_render import EMPTY, FINE, Surface
+from pipelines.drawn.camera import Floats
+from pipelines.drawn.render import EMPTY, FINE, Surface
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Synthetic data sets: what their pictures show, and how they become the files of the official layouts."""
