@@ -101,7 +101,8 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
 
 
 def contact_sheet(samples: Samples, predicted: NDArray[np.float64], count: int = 24, columns: int = 8) -> Image:
-    """`count` samples spread evenly from the smallest mean error to the largest: ground truth left, prediction right."""
+    """`count` samples spread evenly from the smallest mean error to the largest: ground truth left, prediction
+    right, labelled joints only."""
     labelled = samples.labelled
     errors = np.where(labelled, distances(predicted, samples.keypoints), 0).sum(1) / np.maximum(labelled.sum(1), 1)
     chosen = np.argsort(errors)[np.linspace(0, len(errors) - 1, min(count, len(errors))).round().astype(int)]
@@ -111,7 +112,9 @@ def contact_sheet(samples: Samples, predicted: NDArray[np.float64], count: int =
     for n, row in enumerate(chosen):
         crop = warp(read_image(samples.paths[row]), matrices[n], TILE)
         tiles.append(caption(draw_skeleton(crop, true[n], samples.skeleton, labelled[row]), "truth"))
-        tiles.append(caption(draw_skeleton(crop, found[n], samples.skeleton), f"predicted, {errors[row]:.1f} px off"))
+        tiles.append(
+            caption(draw_skeleton(crop, found[n], samples.skeleton, labelled[row]), f"predicted, {errors[row]:.1f} px off")
+        )
     return sheet(tiles, columns)
 
 

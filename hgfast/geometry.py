@@ -62,15 +62,13 @@ def opencv_matrix(matrix: ArrayLike) -> Array:
 
 
 def warp(image: NDArray[np.uint8], input_from_source: ArrayLike, size: int) -> NDArray[np.uint8]:
-    """An (H, W, C) picture through a matrix to (size, size, C), black outside: `shrink` where need be, then one bilinear
-    warp by OpenCV."""
+    """An (H, W, C) picture through a matrix to (size, size, C), black outside: `cut_and_shrink`, then one bilinear warp by
+    OpenCV."""
     matrix = np.asarray(input_from_source, np.float64)
     low, high, ratio = (values[0] for values in regions(matrix[None], size))
-    if ratio < 1:
-        image, source_from_small = shrink(image, low, high, ratio)
-        matrix = matrix @ source_from_small
-    m = opencv_matrix(matrix)[:2]
-    return np.asarray(cv2.warpAffine(image, m, (size, size), flags=cv2.INTER_LINEAR), np.uint8)
+    part, source_from_part = cut_and_shrink(image, low, high, ratio)
+    m = opencv_matrix(matrix @ source_from_part)[:2]
+    return np.asarray(cv2.warpAffine(part, m, (size, size), flags=cv2.INTER_LINEAR), np.uint8)
 
 
 SHRINK_BELOW = 0.75  # input pixels a source pixel; from there on bilinear interpolation alone would skip too much
@@ -84,7 +82,7 @@ def regions(matrices: ArrayLike, size: int) -> tuple[NDArray[np.float32], NDArra
         size: side of the input, pixels.
 
     Returns:
-        low, high: (N, 2) float32, whole source pixels x, y of a box with some margin, not clipped to the picture.
+        low, high: (N, 2) float32, the corners x, y of the smallest upright box around it, source pixels, not clipped.
         ratio: (N,) float32 of shrunk pixels to source pixels: the input's resolution, or 1 where it is not worth the work.
     """
     m = np.asarray(matrices, np.float64)
@@ -92,40 +90,47 @@ def regions(matrices: ArrayLike, size: int) -> tuple[NDArray[np.float32], NDArra
     ratio = np.where(zoom < SHRINK_BELOW, zoom, 1.0)
     corners = np.array([(0.0, 0.0), (size, 0.0), (0.0, size), (size, size)])
     seen = move(np.broadcast_to(corners, (len(m), 4, 2)), np.linalg.inv(m))
-    margin = np.ceil(2 / ratio)[:, None]
-    low, high = np.floor(seen.min(1)) - margin, np.ceil(seen.max(1)) + margin
-    return low.astype(np.float32), high.astype(np.float32), ratio.astype(np.float32)
+    return seen.min(1).astype(np.float32), seen.max(1).astype(np.float32), ratio.astype(np.float32)
 
 
-def shrink(
+def cut_and_shrink(
     image: NDArray[np.uint8], low: NDArray[np.float32], high: NDArray[np.float32], ratio: np.float32
 ) -> tuple[NDArray[np.uint8], Array]:
-    """One of `regions` of an (H, W, C) picture, shrunk with a triangular filter (as PIL and DALI do it), and the matrix
-    `source_from_small` (3, 3)."""
+    """One of `regions` of an (H, W, C) picture, and the matrix `source_from_part` (3, 3).
+
+    It is cut at whole pixels, so that nothing outside the region matters, and where `ratio` is below 1 shrunk with a
+    triangular filter (as PIL and DALI have it) on a grid that begins at `low`, whatever the picture's size.
+    """
     limits = np.array([image.shape[1], image.shape[0]], np.float32)
-    low = np.clip(low, 0, limits - 1)
-    high = np.clip(high, low + 1, limits)
-    small = np.maximum(1, np.floor((high - low) * ratio + np.float32(0.5))).astype(int)
-    zoom = (high - low).astype(np.float64) / small
-    across, left = _triangles(image.shape[1], low[0], zoom[0], small[0])
-    down, top = _triangles(image.shape[0], low[1], zoom[1], small[1])
-    part = image[top : top + down.shape[1], left : left + across.shape[1]].astype(np.float32)
-    columns = down @ part.reshape(len(part), -1)
-    rows = across @ columns.reshape(small[1], -1, image.shape[2])
-    moved = np.array([[zoom[0], 0, low[0]], [0, zoom[1], low[1]], [0, 0, 1]])
+    start = np.clip(np.floor(low), 0, limits - 1)
+    end = np.clip(np.ceil(high), start + 1, limits)
+    (left, top), (right, bottom) = start.astype(int), end.astype(int)
+    part = image[top:bottom, left:right]
+    if ratio == 1:
+        return part, np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], np.float64)
+    first = np.maximum(0, np.floor((start - low) * ratio + GRAIN))
+    last = np.ceil((np.minimum(high, end) - low) * ratio - GRAIN)
+    count = np.maximum(1, last - first)
+    begin = low + first / ratio
+    across, down = (_triangles(n, b, r, c) for n, b, r, c in zip(end - start, begin - start, (ratio, ratio), count))
+    columns = down @ part.astype(np.float32).reshape(len(part), -1)
+    rows = across @ columns.reshape(len(down), -1, image.shape[2])
+    moved = np.array([[1 / ratio, 0, begin[0]], [0, 1 / ratio, begin[1]], [0, 0, 1]], np.float64)
     return np.rint(rows).astype(np.uint8), moved
 
 
-def _triangles(count: int, low: float, zoom: float, small: int) -> tuple[NDArray[np.float32], int]:
-    """The weights (small, n) of n source pixels from the returned one on; pixels beyond the picture repeat its border."""
-    support = max(zoom, 1.0)
-    centres = low + (np.arange(small) + 0.5) * zoom
-    first, last = int(np.floor(centres[0] - support)), int(np.ceil(centres[-1] + support))
-    cells = np.arange(first, last)
-    weights = np.maximum(0, 1 - np.abs(cells + 0.5 - centres[:, None]) / support)
+GRAIN = np.float32(1e-2)  # shrunk pixels: a sliver narrower than this at a region's end is rounding
+
+
+def _triangles(pixels: np.float32, begin: np.float32, ratio: np.float32, count: np.float32) -> NDArray[np.float32]:
+    """The weights (count, pixels) of pixels that cover [0, pixels] for shrunk ones from `begin` on; the border is repeated."""
+    support = 1 / ratio
+    centres = begin + (np.arange(count) + 0.5) * support
+    reach = int(np.ceil(max(support - centres[0], centres[-1] + support - pixels, 0)))
+    cells = np.arange(-reach, pixels + reach) + 0.5
+    weights = np.maximum(0, 1 - np.abs(cells - centres[:, None]) / support)
     weights /= weights.sum(1, keepdims=True)
-    start, end = max(first, 0), min(last, count)
-    inside = weights[:, start - first : end - first]
-    inside[:, 0] += weights[:, : start - first].sum(1)
-    inside[:, -1] += weights[:, end - first :].sum(1)
-    return inside.astype(np.float32), start
+    inside = weights[:, reach : len(cells) - reach]
+    inside[:, 0] += weights[:, :reach].sum(1)
+    inside[:, -1] += weights[:, len(cells) - reach :].sum(1)
+    return inside.astype(np.float32)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hgfast.batch import Batch
 from hgfast.errors import HgfastError
-from hgfast.geometry import regions
+from hgfast.geometry import GRAIN, regions
 from hgfast.preprocessing import Preprocessing, apply, fold
 from pipelines.plan import Plan, PlannedBatch
 
@@ -94,7 +94,7 @@ class DaliLoader:
 
     def _build(self, threads: int, warp: Warp, prefetch: int, on_gpu: bool) -> Any:
         dali = import_dali()
-        fn, types, size = dali.fn, dali.types, (self.plan.size, self.plan.size)
+        fn, types, size, grain = dali.fn, dali.types, (self.plan.size, self.plan.size), float(GRAIN)
 
         @dali.pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
         def graph() -> Any:
@@ -103,28 +103,39 @@ class DaliLoader:
                 num_outputs=5,
                 batch=True,
                 dtype=[types.UINT8, types.FLOAT, types.FLOAT, types.FLOAT, types.FLOAT],
-                layout=["*", "**", "*", "*", ""],  # those that fn.transforms gives, so that both branches below agree
+                ndim=[1, 2, 1, 1, 0],
             )
-            images = fn.decoders.image(
-                fn.io.file.read(paths),
+            # what hgfast.geometry.cut_and_shrink does; DALI's order is y, x
+            files = fn.io.file.read(paths)
+            limits = fn.cast(fn.peek_image_shape(files)[:2], dtype=types.FLOAT)
+            start = dali.math.clamp(dali.math.floor(low), 0.0, limits - 1.0)
+            end = dali.math.clamp(dali.math.ceil(high), start + 1.0, limits)
+            images = fn.decoders.image_slice(
+                files,
                 device="mixed" if on_gpu else "cpu",
+                start=fn.cast(start, dtype=types.INT32),
+                end=fn.cast(end, dtype=types.INT32),
+                axes=[0, 1],
                 output_type=types.RGB,
                 jpeg_fancy_upsampling=True,  # libjpeg's and OpenCV's chroma
             )
-            if ratio < 1.0:  # hgfast.geometry.shrink; DALI's order is y, x
-                limits = fn.cast(images.shape()[:2], dtype=types.FLOAT)
-                low = dali.math.clamp(low, 0.0, limits - 1.0)
-                high = dali.math.clamp(high, low + 1.0, limits)
-                small = dali.math.max(1.0, dali.math.floor((high - low) * ratio + 0.5))
-                zoom = (high - low) / small
+            begin, scale = start, fn.stack(1.0 / ratio, 1.0 / ratio)
+            if ratio < 1.0:
+                first = dali.math.max(0.0, dali.math.floor((start - low) * ratio + grain))
+                last = dali.math.ceil((dali.math.min(high, end) - low) * ratio - grain)
+                count = dali.math.max(1.0, last - first)
+                begin = low + first / ratio
                 images = fn.resize(
-                    images, roi_start=low, roi_end=high, size=small, interp_type=types.INTERP_TRIANGULAR, antialias=True
+                    images,
+                    roi_start=begin - start,
+                    roi_end=begin - start + count / ratio,
+                    size=count,
+                    interp_type=types.INTERP_TRIANGULAR,
+                    antialias=True,
                 )
-                matrix = fn.transforms.combine(
-                    fn.transforms.scale(scale=fn.stack(zoom[1], zoom[0])),
-                    fn.transforms.translation(offset=fn.stack(low[1], low[0])),
-                    matrix,
-                )
+            matrix = fn.transforms.combine(
+                fn.transforms.scale(scale=scale), fn.transforms.translation(offset=fn.stack(begin[1], begin[0])), matrix
+            )
             if warp == "warp_affine":
                 return fn.warp_affine(images, matrix=matrix, size=size, inverse_map=False, fill_value=0)
             return fn.experimental.warp_perspective(

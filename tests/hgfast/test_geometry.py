@@ -55,7 +55,8 @@ def test_strong_shrinking_averages() -> None:
     for size in (300, 233, 128, 37):
         for shift in (0.0, 0.3, 0.9):
             got = warp(stripes, square_matrices([[350 + shift, 350.0]], [600.0], size, rotation=0.1)[0], size)
-            assert np.abs(got.astype(float) - 127.5).max() < 12, (size, shift)
+            inner = got[1:-1, 1:-1].astype(float)  # at the border the last pixels are repeated
+            assert np.abs(inner - 127.5).max() < 12, (size, shift)
 
 
 def test_shrinking_keeps_places_and_means() -> None:
