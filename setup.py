@@ -12,7 +12,7 @@ TRAIN = [
     "tabulate>=0.9",
     "tqdm>=4.66",
 ]
-DEV = ["mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "scipy-stubs", "types-PyYAML", "types-tabulate", "types-tqdm"]
+DEV = ["mypy>=1.15", "pillow>=11", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "scipy-stubs", "types-PyYAML", "types-tabulate", "types-tqdm"]
 
 setup(
     name="hgfast",

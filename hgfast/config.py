@@ -96,18 +96,50 @@ class TrainConfig:
     """epochs between validations, each followed by a checkpoint; the last epoch always has both"""
 
 
+@dataclass
+class LoadingConfig:
+    """How DALI reads. The defaults are those of DALI's documentation; which are best depends on the machine."""
+
+    prefetch: int = 2
+    """batches prepared ahead"""
+    hw_decoder_load: float = 0.65
+    """GPU only: share of the JPEGs that its hardware decoder gets, where it has one; the rest goes to CUDA and CPU threads"""
+    preload_gb: float = 0.0
+    """keep so many gigabytes of the files (not decoded) in each rank's memory; for slow disks"""
+
+
 @dataclass(kw_only=True)
 class DataChoice:
     """Which files to read."""
 
-    dataset: Literal["freihand", "mpii"] = "freihand"
-    """layout of the files under --data"""
+    dataset: Literal["freihand", "mpii", "coco"] = "freihand"
+    """layout of the files: FreiHAND's, MPII's, or COCO keypoints, which anybody's own points can be written as"""
     data: Path | None = None
-    """the data set's root folder"""
+    """the data set's root folder; for COCO see --annotations"""
+    annotations: Path | None = None
+    """COCO: the JSON file to train on; MPII: the original mpii_human_pose_v1_u12_1.mat instead of annot/*.h5"""
+    valid_annotations: Path | None = None
+    """COCO: the JSON file to validate on; MPII with the .mat: names of the pictures to validate on, one a line, or a valid.h5"""
+    images: Path | None = None
+    """folder of the pictures; none: DATA/images, for FreiHAND always its own"""
+    valid_images: Path | None = None
+    """COCO: folder of the pictures to validate on; none: --images"""
+    skeleton: Path | None = None
+    """COCO: YAML file with joints, edges, flip_pairs and groups; none: the annotations' own category"""
+    pixel_offset: float = 0.5
+    """COCO: added to the points; 0.5 for pixel numbers counted from 0, 0 for points that count from the first pixel's corner"""
+    normalise: str = "box"
+    """COCO: what PCK divides errors by: box, its longer side, or two joints such as left_shoulder,right_hip"""
+    padding: float = 1.25
+    """COCO: side of the square that the network sees over the longer side of the box"""
     versions: list[str] = field(default_factory=lambda: ["gs", "hom", "sample", "auto"])
     """FreiHAND: which background versions of each hand to use"""
+    shares: list[float] | None = None
+    """FreiHAND: shares of the hands that train and valid get, such as [0.8,0.1]; none: the seed's 28000 and 2800 of 32560"""
     skip_missing: bool = False
     """leave out samples whose picture is missing, instead of refusing"""
+    checked: Path | None = None
+    """result of pipelines/check.py, whose bad files are left out; none: where it writes by default, if it is there"""
 
 
 @dataclass(kw_only=True)
@@ -128,8 +160,15 @@ class Config(DataChoice):
     """auto, cpu, cuda or cuda:N"""
     batch_size: int = 32
     """samples a step, over all ranks"""
+    loader: Literal["dali", "torch", "fixed"] = "dali"
+    """what decodes and warps: NVIDIA DALI; OpenCV in the worker processes of a torch DataLoader; or nothing, the first batch
+    again and again, which shows what the network could do without waiting"""
     threads: int | None = None
-    """decoding threads a rank; none: the machine's cores shared out among its ranks"""
+    """decoding threads or worker processes a rank; none: the machine's cores shared out among its ranks"""
+    cache: Path | None = None
+    """folder of crops made by pipelines/cache.py with these same flags, to train on instead of whole pictures"""
+    loading: LoadingConfig = field(default_factory=LoadingConfig)
+    """Reading with DALI."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -148,6 +187,9 @@ class Config(DataChoice):
             ("batch_size", lambda v: v >= 1, "at least 1"),
             ("seed", lambda v: 0 <= v < 2**63, "between 0 and 2^63 - 1"),
             ("threads", lambda v: v is None or v >= 1, "at least 1"),
+            ("loading.prefetch", lambda v: v >= 1, "at least 1"),
+            ("loading.hw_decoder_load", lambda v: 0 <= v <= 1, "in [0, 1]"),
+            ("loading.preload_gb", lambda v: v >= 0, "at least 0"),
             ("train.epochs", lambda v: v >= 1, "at least 1"),
             ("train.max_iters", lambda v: v is None or v > 0, "above 0"),
             ("train.max_minutes", lambda v: v is None or v > 0, "above 0"),

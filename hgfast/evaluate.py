@@ -26,7 +26,7 @@ from hgfast.geometry import move, square_matrices, warp
 from hgfast.metrics import distances
 from hgfast.precision import resolve
 from pipelines.baselines import mean_pose, nearest_thumbnail
-from pipelines.datasets import DATASETS, open_loader, open_samples
+from pipelines.datasets import DATASETS, figures, open_loader, open_samples
 from pipelines.samples import Samples
 
 TILE = 224  # side of a picture on the contact sheet, pixels
@@ -39,13 +39,15 @@ class EvaluateConfig(DataChoice):
     checkpoint: Path
     """file written by training"""
     split: Literal["train", "valid", "test", "all", "evaluation"] | None = None
-    """which samples; none: test for FreiHAND, valid for MPII"""
+    """which samples; none: test for FreiHAND, valid for the others"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     batch_size: int = 32
     """pictures at a time"""
+    loader: Literal["dali", "torch"] = "dali"
+    """what decodes and warps: NVIDIA DALI, or OpenCV in the worker processes of a torch DataLoader"""
     threads: int | None = None
-    """decoding threads; none: one a core"""
+    """decoding threads or worker processes; none: one a core"""
     amp: Literal["auto", "bf16", "fp16", "off"] = "off"
     """mixed precision"""
     flip_test: bool = False
@@ -72,20 +74,24 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
     """The figures of a checkpoint on a split (`rows`: one for the network and one a baseline), and the samples and
     keypoints that they are made from."""
     check(config)
-    dataset, split = DATASETS[config.dataset], config.split or DATASETS[config.dataset].held_out
+    name, split = config.dataset, config.split or DATASETS[config.dataset].held_out(config)
     ranks = Ranks(0, 1, 1, pick_device(config.device))
     model = load_model(config.checkpoint, ranks.device)
     samples = open_samples(config, split)
     if samples.skeleton.joints != model.meta.skeleton.joints:
         raise HgfastError(f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {samples.skeleton.name}")
     meta = model.meta
-    loader = open_loader(samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads)
+    loader = open_loader(
+        samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads, kind=config.loader
+    )
     predicted = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate", config.flip_test)
-    rows: list[dict[str, Any]] = [{"method": "network", **dataset.table(samples, predicted)}]
+    count, seen = len(samples), np.isfinite(predicted).all(axis=(1, 2))
+    samples, predicted = samples.take(seen), predicted[seen]
+    rows: list[dict[str, Any]] = [{"method": "network", **figures(name, samples, predicted)}]
     if config.baselines:
         train = open_samples(config, "train")
-        rows.append({"method": "mean pose", **dataset.table(samples, mean_pose(train, samples))})
-        rows.append({"method": "nearest 16 x 16 thumbnail", **dataset.table(samples, nearest_thumbnail(train, samples))})
+        rows.append({"method": "mean pose", **figures(name, samples, mean_pose(train, samples))})
+        rows.append({"method": "nearest 16 x 16 thumbnail", **figures(name, samples, nearest_thumbnail(train, samples))})
     result = {
         "checkpoint": str(config.checkpoint),
         "dataset": config.dataset,
@@ -95,6 +101,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
         "flip_test": config.flip_test,
         "samples": len(samples),
         "skipped": samples.skipped,
+        "unreadable": count - len(samples),
         "rows": rows,
     }
     return result, samples, predicted
@@ -121,7 +128,7 @@ def contact_sheet(samples: Samples, predicted: NDArray[np.float64], count: int =
 def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
     result, samples, predicted = evaluate(config)
-    print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {config.data}")
+    print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {config.data or config.annotations}")
     print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
     print(DATASETS[config.dataset].note, flush=True)
     if config.json is not None:

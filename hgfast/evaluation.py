@@ -22,7 +22,10 @@ from hgfast.precision import Amp, autocast
 
 
 class Loader(Protocol):
-    """What every loader offers."""
+    """What every loader offers; `count` is the number of samples in its plan, over all ranks."""
+
+    @property
+    def count(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -31,9 +34,17 @@ class Loader(Protocol):
 
 @torch.inference_mode()
 def predict(
-    model: StackedHourglass, loader: Loader, ranks: Ranks, amp: Amp, label: str = "validate", flip_test: bool = False
+    model: StackedHourglass,
+    loader: Loader,
+    ranks: Ranks,
+    amp: Amp,
+    label: str = "validate",
+    flip_test: bool = False,
 ) -> NDArray[np.float64]:
-    """Keypoints (N, K, 2) in source pixels, row i being sample i, on every rank. Leaves the model in eval mode."""
+    """Keypoints (N, K, 2) in source pixels, row i being sample i, on every rank. Leaves the model in eval mode.
+
+    Rows whose picture cannot be read are NaN.
+    """
     model.eval()
     rows = []
     for batch in tqdm(loader.epoch(0), total=len(loader), desc=label, disable=None if ranks.first else True, leave=False):
@@ -42,9 +53,11 @@ def predict(
         decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
         source = move(decoded[..., :2], np.linalg.inv(batch.input_from_source))
         index = np.broadcast_to(batch.index[:, None, None], (*source.shape[:2], 1))
-        rows.append(np.concatenate([source, index], axis=-1))
+        rows.append(np.concatenate([source, index], axis=-1)[~batch.stand_in])
     table = gather(torch.from_numpy(np.concatenate(rows))).numpy()
-    table = table[np.argsort(table[:, 0, 2])]
-    if not np.array_equal(table[:, 0, 2], np.arange(len(table))):
-        raise RuntimeError("the ranks' shares do not make up the data set: the loader's plan is broken")
-    return table[..., :2]
+    index = table[:, 0, 2].astype(int)
+    if len(np.unique(index)) < len(index):
+        raise RuntimeError("the ranks' shares overlap: the loader's plan is broken")
+    predicted = np.full((loader.count, *table.shape[1:2], 2), np.nan)
+    predicted[index] = table[..., :2]
+    return predicted

@@ -1,7 +1,8 @@
 """Accuracy of predicted keypoints: arrays in, per-joint and total figures out.
 
 Shapes: predicted and true (N, K, 2) in the same pixels, labelled (N, K) bool, reference (N,) the length in those pixels
-that normalises a sample's errors. Totals pool all labelled joints. Joints never labelled are NaN.
+that normalises a sample's errors; PCK leaves out samples in which it is not finite. Totals pool all labelled joints.
+Joints never labelled are NaN.
 What may enter: metrics with a published definition, each citing it.
 """
 
@@ -42,9 +43,13 @@ def distances(predicted: ArrayLike, true: ArrayLike) -> Array:
 
 
 def pck(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, reference: ArrayLike, threshold: float) -> Score:
-    """Share of labelled joints with distance / reference strictly below threshold (as mmpose's PCKAccuracy)."""
-    hits = distances(predicted, true) < threshold * np.asarray(reference, np.float64)[:, None]
-    return _mean(hits.astype(np.float64), labelled)
+    """Share of labelled joints with distance / reference strictly below threshold (as mmpose's PCKAccuracy).
+
+    A sample whose reference is NaN or infinite (a torso of which one end is not labelled, say) does not count.
+    """
+    length = np.asarray(reference, np.float64)[:, None]
+    hits = distances(predicted, true) < threshold * length
+    return _mean(hits.astype(np.float64), np.asarray(labelled, bool) & np.isfinite(length))
 
 
 def pckh(
@@ -107,16 +112,26 @@ def _nanmean(values: Array) -> float:
     return float(there.mean()) if len(there) else float("nan")
 
 
+def pck_table(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, reference: ArrayLike) -> dict[str, float]:
+    """The figures that any set of joints has: PCK as a share of `reference`, EPE in source pixels over all samples."""
+    return {
+        **{f"pck@{t}": pck(predicted, true, labelled, reference, t).total for t in (0.05, 0.1, 0.2)},
+        "epe_px": epe(predicted, true, labelled).total,
+    }
+
+
 def hand_table(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, reference: ArrayLike) -> dict[str, float]:
     """The figures reported for hands, under the names that tables and JSON files carry.
 
     PCK is of the hand's box (longer side, `reference`); AUC and EPE are in source pixels.
     """
+    table = pck_table(predicted, true, labelled, reference)
+    epe_px = table.pop("epe_px")
     return {
-        **{f"pck@{t}": pck(predicted, true, labelled, reference, t).total for t in (0.05, 0.1, 0.2)},
+        **table,
         "auc_0_30px": auc(predicted, true, labelled).total,
         "auc_0_30px_mmpose": auc(predicted, true, labelled, rule="mmpose").total,
-        "epe_px": epe(predicted, true, labelled).total,
+        "epe_px": epe_px,
         "epe_median_px": float(np.median(distances(predicted, true)[np.asarray(labelled, bool)])),
     }
 

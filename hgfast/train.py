@@ -27,7 +27,7 @@ from hgfast.errors import HgfastError, run
 from hgfast.losses import map_kind
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
-from pipelines.datasets import DATASETS, open_loader, open_samples
+from pipelines.datasets import DATASETS, figures, open_loader, open_samples
 
 SHORT = {"-e": "--exp", "-c": "--resume", "--continue": "--resume", "-m": "--train.max-iters", "--max-iters": "--train.max-iters"}
 
@@ -59,6 +59,8 @@ def train(config: Config, ranks: Ranks) -> Path:
     arch, preprocessing = config.model.architecture(), Preprocessing()
     train_samples = open_samples(config, config.train.split)
     valid_samples = open_samples(config, config.train.valid_split)
+    if train_samples.skeleton != valid_samples.skeleton:
+        raise HgfastError(f"the splits {config.train.split} and {config.train.valid_split} have different joints or edges")
     train_loader = open_loader(
         train_samples,
         arch.input_size,
@@ -68,8 +70,19 @@ def train(config: Config, ranks: Ranks) -> Path:
         augment=config.augment,
         seed=config.seed,
         threads=config.threads,
+        kind=config.loader,
+        options=config.loading,
     )
-    valid_loader = open_loader(valid_samples, arch.input_size, config.batch_size, preprocessing, ranks, threads=config.threads)
+    valid_loader = open_loader(
+        valid_samples,
+        arch.input_size,
+        config.batch_size,
+        preprocessing,
+        ranks,
+        threads=config.threads,
+        kind="dali" if config.loader == "fixed" else config.loader,
+        options=config.loading,
+    )
 
     kind = map_kind(config.loss.name)
     content = checkpoints.read(checkpoint) if config.resume is not None else None
@@ -86,9 +99,8 @@ def train(config: Config, ranks: Ranks) -> Path:
         )
     model.to(ranks.device)
 
-    dataset = DATASETS[config.dataset]
-    measure = partial(dataset.table, valid_samples)
-    trainer = Trainer(config, model, train_loader, valid_loader, measure, dataset.best, folder, ranks)
+    measure = partial(figures, config.dataset, valid_samples)
+    trainer = Trainer(config, model, train_loader, valid_loader, measure, DATASETS[config.dataset].best, folder, ranks)
     if content is not None:
         trainer.resume(content, checkpoint)
     if ranks.first:
@@ -96,7 +108,7 @@ def train(config: Config, ranks: Ranks) -> Path:
         limit = f" or {config.train.max_minutes:g} minutes" if config.train.max_minutes else ""
         parameters = sum(p.numel() for p in model.parameters())
         print(
-            f"{config.dataset} at {config.data}: {train_samples.in_words} to train on, {valid_samples.in_words} to validate\n"
+            f"{config.dataset} at {config.data or config.annotations}: {train_samples.in_words} to train on, {valid_samples.in_words} to validate\n"
             f"{config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, input {arch.input_size} px, "
             f"loss {config.loss.name}\n"
             f"{ranks.world} rank(s) on {ranks.device.type}, precision {trainer.amp}, {config.batch_size} samples a step, "

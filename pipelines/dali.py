@@ -1,27 +1,27 @@
 """The DALI graph: read, decode, shrink, warp; and the iterator that turns its output into `Batch`.
 
 One builder serves GPU ("mixed" decode, warp_affine) and CPU (warp_perspective, which does the same five times faster
-there); both put (0, 0) on the outer corner of the first pixel. Colour and normalisation are one affine map of the whole
-batch in torch, on the device.
+there); both put (0, 0) on the outer corner of the first pixel. Crops go to torch without a copy.
 What may enter: DALI. It is imported on use, so that the package works without it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hgfast.batch import Batch
+from hgfast.config import LoadingConfig
 from hgfast.errors import HgfastError
 from hgfast.geometry import GRAIN, regions
-from hgfast.preprocessing import Preprocessing, apply, fold
+from hgfast.preprocessing import Preprocessing
+from pipelines.loading import PlannedLoader
 from pipelines.plan import Plan, PlannedBatch
 
 Warp = Literal["warp_affine", "warp_perspective"]
@@ -34,12 +34,12 @@ def import_dali() -> Any:
         from nvidia.dali import fn, types  # noqa: F401  (submodules to be reachable as attributes)
     except ImportError as error:
         raise HgfastError(
-            "NVIDIA DALI is not installed: pip install nvidia-dali-cuda130 (Linux only; it needs no GPU)"
+            "NVIDIA DALI is not installed: pip install nvidia-dali-cuda130 (Linux only; it needs no GPU), or use --loader torch"
         ) from error
     return dali
 
 
-class DaliLoader:
+class DaliLoader(PlannedLoader):
     """Yields the batches of a `Plan`, decoded and warped by DALI.
 
     Args:
@@ -47,8 +47,8 @@ class DaliLoader:
         device: where batches go; a CUDA device decodes and warps there.
         threads: DALI's worker threads.
         preprocessing: normalisation of the network.
+        options: prefetch depth, hardware decoder, pictures kept in memory.
         warp: the operator; by default the fastest of the device.
-        prefetch: batches prepared ahead.
     """
 
     def __init__(
@@ -58,47 +58,51 @@ class DaliLoader:
         threads: int,
         preprocessing: Preprocessing,
         *,
+        options: LoadingConfig | None = None,
         warp: Warp | None = None,
-        prefetch: int = 2,
     ) -> None:
-        self.plan, self.device, self.preprocessing = plan, device, preprocessing
+        super().__init__(plan, device, preprocessing)
+        self._threads, self._options = threads, options or LoadingConfig()
+        self._warp: Warp = warp or ("warp_affine" if device.type == "cuda" else "warp_perspective")
         self._schedule: Iterator[tuple[int, int]] = iter(())
         self._planned: deque[PlannedBatch] = deque()
-        self._busy = False  # stays so after an error: DALI does not recover
-        on_gpu = device.type == "cuda"
-        self._pipeline = self._build(threads, warp or ("warp_affine" if on_gpu else "warp_perspective"), prefetch, on_gpu)
-
-    def __len__(self) -> int:
-        return self.plan.steps
+        self._busy = False
+        self._kept: dict[str, NDArray[np.uint8]] = {}
+        self._room = int(self._options.preload_gb * 1e9)
+        self._pipeline = self._build()
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches `start`, start + 1, … of an epoch. Leaving early is fine: the next epoch starts afresh.
 
+        A picture that cannot be decoded is named on stderr, and another takes its place.
+
         Raises:
-            HgfastError: a picture that cannot be read or decoded, by name. The loader is then unusable.
+            HgfastError: no picture is left, or DALI fails for another reason.
         """
         if self._busy:
             raise RuntimeError("the epoch before is still being read: exhaust or close its iterator first")
         self._busy = True
+        try:
+            self._begin(epoch, start)
+            for step in range(start, self.plan.steps):
+                images = self._run(epoch, step)
+                yield self._finish(images, self._planned.popleft())
+        finally:
+            self._drain()
+            self._busy = False
+
+    def _begin(self, epoch: int, start: int) -> None:
         self._schedule = iter([(epoch, step) for step in range(start, self.plan.steps)])
         self._planned.clear()
-        try:
-            for _ in range(start, self.plan.steps):
-                (images,) = self._run()
-                yield self._batch(images, self._planned.popleft())
-            self._drain()
-        except GeneratorExit:
-            with suppress(HgfastError):  # a bad picture that nobody asked for any more
-                self._drain()
-            raise
 
-    def _build(self, threads: int, warp: Warp, prefetch: int, on_gpu: bool) -> Any:
+    def _build(self) -> Any:
         dali = import_dali()
+        warp, options, on_gpu = self._warp, self._options, self.device.type == "cuda"
         fn, types, size, grain = dali.fn, dali.types, (self.plan.size, self.plan.size), float(GRAIN)
 
         @dali.pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
         def graph() -> Any:
-            paths, matrix, low, high, ratio = fn.external_source(
+            files, matrix, low, high, ratio = fn.external_source(
                 source=self._feed,
                 num_outputs=5,
                 batch=True,
@@ -106,7 +110,7 @@ class DaliLoader:
                 ndim=[1, 2, 1, 1, 0],
             )
             # what hgfast.geometry.cut_and_shrink does; DALI's order is y, x
-            files = fn.io.file.read(paths)
+            files = files if options.preload_gb else fn.io.file.read(files)
             limits = fn.cast(fn.peek_image_shape(files)[:2], dtype=types.FLOAT)
             start = dali.math.clamp(dali.math.floor(low), 0.0, limits - 1.0)
             end = dali.math.clamp(dali.math.ceil(high), start + 1.0, limits)
@@ -118,6 +122,7 @@ class DaliLoader:
                 axes=[0, 1],
                 output_type=types.RGB,
                 jpeg_fancy_upsampling=True,  # libjpeg's and OpenCV's chroma
+                hw_decoder_load=options.hw_decoder_load,
             )
             begin, scale = start, fn.stack(1.0 / ratio, 1.0 / ratio)
             if ratio < 1.0:
@@ -149,61 +154,110 @@ class DaliLoader:
 
         pipeline = graph(
             batch_size=self.plan.largest,
-            num_threads=threads,
-            device_id=(self.device.index or 0) if on_gpu else None,
-            prefetch_queue_depth=prefetch,
+            num_threads=self._threads,
+            device_id=_device_id(self.device),
+            prefetch_queue_depth=options.prefetch,
+            exec_dynamic=True,  # outputs own their memory, so that torch may keep it
         )
         pipeline.build()
         return pipeline
 
     def _feed(self) -> tuple[list[NDArray[np.uint8]] | NDArray[np.float32], ...]:
-        """DALI asks for its next batch: paths as bytes, and of each sample the matrix's two rows and its region."""
+        """DALI asks for its next batch: files, and of each sample the matrix's two rows and its region."""
         planned = self.plan.batch(*next(self._schedule))
         self._planned.append(planned)
-        paths = [np.frombuffer(str(path).encode(), np.uint8) for path in self.plan.samples.paths[planned.index]]
-        low, high, ratio = regions(planned.input_from_source, self.plan.size)
+        files = [self._file(str(path)) for path in self.plan.samples.paths[planned.index]]
         rows = np.ascontiguousarray(planned.input_from_source[:, :2], np.float32)
-        return paths, rows, np.ascontiguousarray(low[:, ::-1]), np.ascontiguousarray(high[:, ::-1]), ratio
+        low, high, ratio = regions(planned.input_from_source, self.plan.size)
+        return files, rows, np.ascontiguousarray(low[:, ::-1]), np.ascontiguousarray(high[:, ::-1]), ratio
 
-    def _run(self) -> Any:
+    def _file(self, path: str) -> NDArray[np.uint8]:
+        """What the graph wants of a file: its path as bytes or, where pictures are kept in memory, its content."""
+        if not self._options.preload_gb:
+            return np.frombuffer(path.encode(), np.uint8)
+        if path in self._kept:
+            return self._kept[path]
         try:
-            return self._pipeline.run()
-        except RuntimeError as error:
-            raise HgfastError(self._blame(error)) from error
+            content = np.fromfile(path, np.uint8)
+        except OSError:
+            return np.zeros(1, np.uint8)  # which the decoder refuses, so that it is found and named like any bad file
+        if content.nbytes <= self._room:
+            self._kept[path] = content
+            self._room -= content.nbytes
+        return content
 
-    def _blame(self, error: RuntimeError) -> str:
-        """Name the pictures among those in flight that OpenCV cannot decode either; else DALI's own words."""
-        paths = [str(path) for planned in self._planned for path in self.plan.samples.paths[planned.index]]
-        bad = [path for path in paths if cv2.imread(path) is None]
-        if bad:
-            return f"{len(bad)} pictures cannot be decoded, the first {bad[0]}: replace them or take them out of the data set"
-        return f"DALI failed: {' '.join(str(error).split())[:400]}"
+    def _run(self, epoch: int, step: int) -> torch.Tensor:
+        """The crops of a batch (n, S, S, 3) uint8 on the device, whatever it takes: DALI does not recover from a bad file."""
+        while True:
+            try:
+                stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+                (crops,) = self._pipeline.run(stream)
+                return torch.utils.dlpack.from_dlpack(crops.as_tensor())
+            except RuntimeError as error:
+                bad = self._undecodable()
+                if not bad:
+                    raise HgfastError(f"DALI failed: {' '.join(str(error).split())[:400]}") from error
+                self._leave_out(bad)
+                self._pipeline = self._build()
+                self._begin(epoch, step)
 
-    def _batch(self, output: Any, planned: PlannedBatch) -> Batch:
-        from nvidia.dali.plugin.pytorch import feed_ndarray  # type: ignore[attr-defined]
-
-        tensor = output.as_tensor()
-        images = torch.empty(tensor.shape(), dtype=torch.uint8, device=self.device)
-        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
-        feed_ndarray(tensor, images, cuda_stream=stream)
-        return Batch(
-            images=apply(images, self._to_device(fold(planned.colour, self.preprocessing))),
-            keypoints=self._to_device(planned.keypoints.astype(np.float32)),
-            labelled=self._to_device(planned.labelled),
-            index=planned.index,
-            input_from_source=planned.input_from_source,
-            total=planned.total,
-        )
-
-    def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+    def _undecodable(self) -> dict[int, str]:
+        """Rows among those in flight that DALI cannot decode on their own, and why."""
+        rows = {int(row) for planned in self._planned for row in planned.index}
+        paths = {row: str(self.plan.samples.paths[row]) for row in sorted(rows)}
+        reasons = undecodable(list(paths.values()), self.device)
+        return {row: reasons[path] for row, path in paths.items() if path in reasons}
 
     def _drain(self) -> None:
         """Let the pipeline run dry, so that the next epoch's first batch is its own."""
         self._schedule = iter(())
-        with suppress(StopIteration):
+        try:
             while True:
-                self._run()
-        self._pipeline.reset()
-        self._busy = False
+                self._pipeline.run()
+        except StopIteration:
+            self._pipeline.reset()
+        except RuntimeError:  # a bad picture that nobody asked for any more
+            self._pipeline = self._build()
+        self._planned.clear()
+
+
+def undecodable(paths: Sequence[str], device: torch.device) -> dict[str, str]:
+    """Which of these pictures DALI cannot decode, each with a sentence on what is wrong. One at a time: for suspects."""
+    dali = import_dali()
+    waiting: deque[str] = deque()
+
+    @dali.pipeline_def(batch_size=1, num_threads=1, prefetch_queue_depth=1, device_id=_device_id(device))  # type: ignore[untyped-decorator]
+    def graph() -> Any:
+        path = dali.fn.external_source(
+            source=lambda: [np.frombuffer(waiting.popleft().encode(), np.uint8)], dtype=dali.types.UINT8
+        )
+        return dali.fn.decoders.image(
+            dali.fn.io.file.read(path), device="mixed" if device.type == "cuda" else "cpu", output_type=dali.types.RGB
+        )
+
+    reasons: dict[str, str] = {}
+    pipeline = graph()
+    for path in paths:
+        waiting.append(path)
+        try:
+            pipeline.run()
+        except RuntimeError:
+            reasons[path] = what_is_wrong(path)
+            waiting.clear()
+            pipeline = graph()
+    return reasons
+
+
+def what_is_wrong(path: str) -> str:
+    """A sentence on a file that cannot be decoded."""
+    try:
+        empty = Path(path).stat().st_size == 0
+        with Path(path).open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    return f"{path} is empty" if empty else f"{path} cannot be decoded: it is no picture, or broken"
+
+
+def _device_id(device: torch.device) -> int | None:
+    return (device.index or 0) if device.type == "cuda" else None

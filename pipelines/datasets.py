@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hgfast.config import AugmentConfig, DataChoice
+from hgfast.config import AugmentConfig, DataChoice, LoadingConfig
 from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError
+from hgfast.evaluation import Loader
 from hgfast.machine import cores
-from hgfast.metrics import body_table, hand_table
+from hgfast.metrics import body_table, hand_table, pck_table
 from hgfast.preprocessing import Preprocessing
-from pipelines import freihand, mpii
+from pipelines import coco, freihand, mpii, mpii_mat
 from pipelines.dali import DaliLoader
+from pipelines.loading import FixedLoader
+from pipelines.plain import TorchLoader
 from pipelines.plan import Plan
 from pipelines.samples import Samples
 
@@ -27,47 +30,103 @@ Figures = dict[str, float]
 class DataSet:
     """What sets a data set apart.
 
-    read: root, split, the choices -> Samples. where_from: how to get the files into {root}. table: predictions (N, K, 2) in
-    source pixels -> figures. best: the one that picks best.pt, higher is better. held_out: the split to evaluate on.
-    note: what the figures mean.
+    read: the choices and a split -> Samples. table: predictions (N, K, 2) in source pixels -> figures. best: the one that
+    picks best.pt, higher is better. held_out: the choices -> the split to evaluate on. note: what the figures mean.
     """
 
-    read: Callable[[Path, str, DataChoice], Samples]
-    where_from: str
+    read: Callable[[DataChoice, str], Samples]
     table: Callable[[Samples, NDArray[np.float64]], Figures]
     best: str
-    held_out: str
+    held_out: Callable[[DataChoice], str]
     note: str
+
+
+def _freihand(choice: DataChoice, split: str) -> Samples:
+    root = _root(choice, freihand.WHERE_FROM)
+    return freihand.read_freihand(root, split, choice.versions, choice.skip_missing, choice.shares)
+
+
+def _mpii(choice: DataChoice, split: str) -> Samples:
+    if choice.annotations is None:
+        return mpii.read_mpii(_root(choice, mpii.WHERE_FROM), split, choice.skip_missing)
+    images = choice.images or _root(choice, "or --images DIR, the folder of the pictures") / "images"
+    listed = choice.valid_annotations or (choice.data / "annot" / "valid.h5" if choice.data else None)
+    if listed is None:
+        raise HgfastError(f"--valid-annotations FILE is missing: the pictures to validate on, {mpii_mat.VALID_FROM}")
+    return mpii_mat.read_mpii_mat(
+        choice.annotations,
+        images,
+        split,
+        mpii_mat.valid_names(listed),
+        choice.skip_missing,
+        chosen=mpii_mat.valid_people(listed) if listed.suffix == ".h5" else None,
+    )
+
+
+def _coco(choice: DataChoice, split: str) -> Samples:
+    if split not in ("train", "valid"):
+        raise HgfastError(f"COCO keypoints have the splits train (--annotations) and valid (--valid-annotations), not {split!r}")
+    flag, annotations = {
+        "train": ("--annotations", choice.annotations),
+        "valid": ("--valid-annotations", choice.valid_annotations),
+    }[split]
+    images = (choice.valid_images if split == "valid" else None) or choice.images or (choice.data and choice.data / "images")
+    if annotations is None:
+        raise HgfastError(f"{flag} FILE is missing: a JSON file of COCO keypoints for the split {split}")
+    if images is None:
+        raise HgfastError("--images DIR is missing: the folder that the file names in the annotations start from")
+    return coco.read_coco(
+        annotations,
+        images,
+        skeleton=choice.skeleton,
+        pixel_offset=choice.pixel_offset,
+        normalise=choice.normalise,
+        padding=choice.padding,
+        skip_missing=choice.skip_missing,
+    )
+
+
+def _root(choice: DataChoice, where_from: str) -> Path:
+    if choice.data is None:
+        raise HgfastError(f"--data DIR is missing: the folder of the {choice.dataset} files; {where_from.format(root='DIR')}")
+    return choice.data
 
 
 DATASETS = {
     "freihand": DataSet(
-        read=lambda root, split, choice: freihand.read_freihand(root, split, choice.versions, choice.skip_missing),
-        where_from=freihand.WHERE_FROM,
+        read=_freihand,
         table=lambda s, found: hand_table(found, s.keypoints, s.labelled, s.reference),
         best="auc_0_30px",
-        held_out="test",
+        held_out=lambda _: "test",
         note="PCK: of the longer side of the hand's box; AUC, EPE: source pixels",
     ),
     "mpii": DataSet(
-        read=lambda root, split, choice: mpii.read_mpii(root, split, choice.skip_missing),
-        where_from=mpii.WHERE_FROM,
+        read=_mpii,
         table=lambda s, found: body_table(found, s.keypoints, s.labelled, s.reference, s.skeleton),
         best="pckh@0.5",
-        held_out="valid",
+        held_out=lambda _: "valid",
         note="PCKh in percent by the official rule, groups at 0.5 of the head; pelvis and thorax do not count; AUC: 0 to 0.5",
+    ),
+    "coco": DataSet(
+        read=_coco,
+        table=lambda s, found: pck_table(found, s.keypoints, s.labelled, s.reference),
+        best="pck@0.2",
+        held_out=lambda choice: "valid" if choice.valid_annotations else "train",
+        note="PCK: of the longer side of the box, or of the distance that --normalise names; EPE: source pixels",
     ),
 }
 
 
 def open_samples(choice: DataChoice, split: str) -> Samples:
     """One split of a data set. Raises `HgfastError` where it is not there or broken."""
-    dataset = DATASETS[choice.dataset]
-    if choice.data is None:
-        raise HgfastError(
-            f"--data DIR is missing: the folder of the {choice.dataset} files; {dataset.where_from.format(root='DIR')}"
-        )
-    return dataset.read(choice.data, split, choice)
+    return DATASETS[choice.dataset].read(choice, split)
+
+
+def figures(dataset: str, samples: Samples, keypoints: NDArray[np.float64]) -> Figures:
+    """The table of (N, K, 2) predictions in source pixels; samples whose prediction is NaN, for want of a picture, are left
+    out."""
+    seen = np.isfinite(keypoints).all(axis=(1, 2))
+    return DATASETS[dataset].table(samples.take(seen), keypoints[seen])
 
 
 def open_loader(
@@ -80,8 +139,17 @@ def open_loader(
     augment: AugmentConfig | None = None,
     seed: int = 0,
     threads: int | None = None,
-) -> DaliLoader:
-    """Batches of this rank's share; augmented and in random order with `augment`, else as they are, each exactly once."""
+    kind: str = "dali",
+    options: LoadingConfig | None = None,
+) -> Loader:
+    """Batches of this rank's share; augmented and in random order with `augment`, else as they are, each exactly once.
+
+    `kind` is "dali", "torch", or "fixed" for DALI's first batch again and again. `threads` are DALI's, or torch's worker
+    processes; None shares out the machine's cores.
+    """
     plan = Plan(samples, size, batch_size, augment=augment, seed=seed, rank=ranks.rank, world=ranks.world)
     threads = threads or max(1, cores() // ranks.local_world)
-    return DaliLoader(plan, ranks.device, threads, preprocessing)
+    if kind == "torch":
+        return TorchLoader(plan, ranks.device, threads, preprocessing)
+    loader = DaliLoader(plan, ranks.device, threads, preprocessing, options=options)
+    return FixedLoader(loader) if kind == "fixed" else loader

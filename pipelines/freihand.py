@@ -32,7 +32,13 @@ SIZE = 224  # side of every picture, pixels
 SEED_IDS, SEED_TRAIN_END, SEED_VALID_END = 32560, 28000, 30800
 
 
-def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS, skip_missing: bool = False) -> Samples:
+def read_freihand(
+    root: Path,
+    split: str,
+    versions: Sequence[str] = VERSIONS,
+    skip_missing: bool = False,
+    shares: Sequence[float] | None = None,
+) -> Samples:
     """The samples of one split.
 
     Args:
@@ -41,6 +47,7 @@ def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS, sk
             or "evaluation" (the official evaluation set, only with its published annotations).
         versions: which of `VERSIONS`; the evaluation set has no others than its own pictures.
         skip_missing: leave out samples whose picture is not there, instead of refusing.
+        shares: of the hands that train and valid get; test gets the rest. None: the seed's ranges.
 
     Raises:
         HgfastError: files missing or of the wrong shape, or an empty split; the message says which and what to do.
@@ -59,7 +66,7 @@ def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS, sk
             "they must be equally long; unpack both again from the same archive"
         )
     uv = _project(k_matrices, xyz, root / f"{part}_xyz.json")
-    ids = _split_ids(len(uv), split, root)
+    ids = _split_ids(len(uv), split, root, shares)
     columns = [0] if part == "evaluation" else [VERSIONS.index(v) for v in versions]
     numbers = np.concatenate([ids + len(uv) * column for column in columns])
     names = [f"{number:08d}.jpg" for number in numbers]
@@ -82,13 +89,17 @@ def read_freihand(root: Path, split: str, versions: Sequence[str] = VERSIONS, sk
     )
 
 
-def split_bounds(count: int) -> tuple[int, int]:
-    """Where train ends and where valid ends among `count` unique ids: the seed's ranges, in proportion."""
-    return round(count * SEED_TRAIN_END / SEED_IDS), round(count * SEED_VALID_END / SEED_IDS)
+def split_bounds(count: int, shares: Sequence[float] | None = None) -> tuple[int, int]:
+    """Where train ends and where valid ends among `count` unique ids: by shares, or the seed's ranges in proportion."""
+    if shares is None:
+        return round(count * SEED_TRAIN_END / SEED_IDS), round(count * SEED_VALID_END / SEED_IDS)
+    if len(shares) != 2 or not all(0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+        raise HgfastError(f"--shares {list(shares)} must be two numbers from 0 to 1 for train and valid, together at most 1")
+    return round(count * shares[0]), round(count * min(1.0, sum(shares)))
 
 
-def _split_ids(count: int, split: str, root: Path) -> NDArray[np.int64]:
-    train_end, valid_end = split_bounds(count)
+def _split_ids(count: int, split: str, root: Path, shares: Sequence[float] | None) -> NDArray[np.int64]:
+    train_end, valid_end = split_bounds(count, shares)
     ranges = {"train": (0, train_end), "valid": (train_end, valid_end), "test": (valid_end, count)}
     start, end = {**ranges, "all": (0, count), "evaluation": (0, count)}[split]
     if start == end:

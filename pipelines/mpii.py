@@ -3,11 +3,12 @@
 The h5 files hold the original 1-based pixel numbers, hence a pixel_offset of -0.5; neck and head top (8, 9) lost their
 fraction there, half a pixel on average. `center` and `scale` are adjusted already (15 pixels of scale further down, 1.25
 times as large), so the square has a side of 200 scale. `normalize` is the head size that PCKh divides by.
-What may enter: this layout, nothing after it.
+What may enter: this layout, and what the original file's reader (`pipelines.mpii_mat`) shares with it; nothing after it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +43,52 @@ def read_mpii(root: Path, split: str, skip_missing: bool = False) -> Samples:
     Raises:
         HgfastError: files missing or of the wrong shape; the message says which and what to do.
     """
-    if split not in SPLITS:
-        raise HgfastError(f"MPII has the splits {' and '.join(SPLITS)}, not {split!r}: the test set has no published joints")
+    check_split(split)
     path = root / "annot" / f"{split}.h5"
     for wanted, present in (("images", (root / "images").is_dir()), (f"annot/{split}.h5", path.is_file())):
         if not present:
             what = f"{wanted} is missing" if root.is_dir() else "there is no such folder"
             raise HgfastError(f"no MPII data in {root} ({what}): {WHERE_FROM.format(root=root)}")
     table = _read_table(path)
-    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in table["imgname"]]
-    paths, there = find_pictures(root / "images", names, skip_missing, "unpack the archive of pictures again")
-    part = table["part"]
+    names, part = as_names(table["imgname"]), table["part"]
     annotated = np.any(part != 0, axis=-1) | (table["visible"] != 0)  # an absent joint lies at (0, 0) and is not visible
+    return as_samples(root / "images", names, table["center"], table["scale"], part, annotated, table["normalize"], skip_missing)
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that MPII does not have."""
+    if split not in SPLITS:
+        raise HgfastError(f"MPII has the splits {' and '.join(SPLITS)}, not {split!r}: the test set has no published joints")
+
+
+def as_samples(
+    images: Path,
+    names: Sequence[str],
+    centre: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    points: NDArray[np.float64],
+    labelled: NDArray[np.bool_],
+    reference: NDArray[np.float64],
+    skip_missing: bool,
+) -> Samples:
+    """N people as `Samples`: the one place that goes from MPII's pixel numbers, which count from 1, to the corner convention.
+
+    Args:
+        images: the folder of pictures; names (N,) of them.
+        centre: (N, 2) and scale (N,), both adjusted. points: (N, 16, 2), (0, 0) where not labelled (N, 16).
+        reference: (N,) head sizes in pixels.
+
+    Raises:
+        HgfastError: pictures missing, as `find_pictures` puts it.
+    """
+    paths, there = find_pictures(images, names, skip_missing, "unpack the archive of pictures again")
     return Samples(
         paths=paths,
-        centre=(table["center"] + PIXEL_OFFSET)[there],
-        side=(SCALE_PIXELS * table["scale"])[there],
-        keypoints=(part + PIXEL_OFFSET)[there],
-        labelled=annotated[there],
-        reference=table["normalize"][there],
+        centre=(centre + PIXEL_OFFSET)[there],
+        side=(SCALE_PIXELS * scale)[there],
+        keypoints=(points + PIXEL_OFFSET)[there],
+        labelled=labelled[there],
+        reference=reference[there],
         group=np.unique(names, return_inverse=True)[1][there].astype(np.int64),
         skeleton=BODY16,
         pixel_offset=PIXEL_OFFSET,
@@ -70,14 +98,7 @@ def read_mpii(root: Path, split: str, skip_missing: bool = False) -> Samples:
 
 def _read_table(path: Path) -> dict[str, NDArray[Any]]:
     """The data sets that are used, one row a person, checked."""
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [name for name in SHAPES if not isinstance(file.get(name), h5py.Dataset)]
-            if missing:
-                raise HgfastError(f"{path} has no data set {missing[0]!r}: it is not an annotation file of MPII; replace it")
-            table = {name: file[name][()] for name in SHAPES}
-    except OSError as error:
-        raise HgfastError(f"{path} cannot be read as HDF5 ({' '.join(str(error).split())[:120]}): replace it") from error
+    table = read_columns(path, SHAPES)
     rows = len(table["part"]) if np.ndim(table["part"]) else 0
     if rows == 0:
         raise HgfastError(f"{path} annotates nobody; replace it")
@@ -86,7 +107,7 @@ def _read_table(path: Path) -> dict[str, NDArray[Any]]:
         if found != (rows, *shape):
             raise HgfastError(f"{path}: {name} has the shape {found}, wanted {(rows, *shape)}; replace the file")
         if name != "imgname":
-            table[name] = _as_numbers(table[name], name, path)
+            table[name] = as_numbers(table[name], name, path)
     for name in ("scale", "normalize"):
         if (table[name] <= 0).any():
             row = int(np.argmax(table[name] <= 0))
@@ -94,7 +115,25 @@ def _read_table(path: Path) -> dict[str, NDArray[Any]]:
     return table
 
 
-def _as_numbers(column: NDArray[Any], name: str, path: Path) -> NDArray[np.float64]:
+def read_columns(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Data sets of an annotation file by name, as they are. Raises `HgfastError` where one of them or the file is missing."""
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
+            if missing:
+                raise HgfastError(f"{path} has no data set {missing[0]!r}: it is not an annotation file of MPII; replace it")
+            return {name: file[name][()] for name in names}
+    except OSError as error:
+        raise HgfastError(f"{path} cannot be read as HDF5 ({' '.join(str(error).split())[:120]}): replace it") from error
+
+
+def as_names(column: NDArray[Any]) -> list[str]:
+    """File names (N,) as text."""
+    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in column]
+
+
+def as_numbers(column: NDArray[Any], name: str, path: Path) -> NDArray[np.float64]:
+    """A column (N, ...) in float64. Raises `HgfastError` where it holds no numbers or one that is not finite."""
     if column.dtype.kind not in "fiub":
         raise HgfastError(f"{path}: {name} holds {column.dtype}, wanted numbers; replace the file")
     numbers = column.astype(np.float64)

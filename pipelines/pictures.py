@@ -1,6 +1,6 @@
 """Which of a data set's pictures are there: one rule for all readers.
 
-What may enter: names of files in a folder, without opening them.
+What may enter: names of files in a folder and its sub-folders, without opening them.
 """
 
 from __future__ import annotations
@@ -19,24 +19,46 @@ def find_pictures(
 ) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
     """The paths of those pictures that are there, and which of `names` (N,) they are.
 
-    Without `skip_missing` that must be all of them; `advice` says what to do about missing ones.
+    A name may lead into sub-folders ("train2017/0001.jpg") but not out of `folder`: '..', absolute names and backslashes are
+    refused. Symbolic links in the folder are followed, wherever they lead: whoever owns the folder has put them there.
+    Every folder is listed once; no file is looked at.
+    Without `skip_missing` all must be there; `advice` says what to do about missing ones.
 
     Raises:
-        HgfastError: pictures that are missing, with their number and the first names; none left; a name with a folder.
+        HgfastError: pictures that are missing, with their number and the first names; none left; a name that leads out.
     """
-    try:
-        present = {entry.name for entry in folder.iterdir()}
-    except OSError as error:
-        raise HgfastError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
-    strange = next((name for name in names if name in ("", ".", "..") or "/" in name), None)
+    distinct = dict.fromkeys(names)
+    strange = next((name for name in distinct if not _stays_inside(name)), None)
     if strange is not None:
-        raise HgfastError(f"the annotations name the picture {strange!r}, which is no plain file name in {folder}: replace them")
-    there = np.array([name in present for name in names], bool)
-    missing = list(dict.fromkeys(name for name, found in zip(names, there) if not found))
-    if missing and (not skip_missing or not there.any()):
-        count = len(set(names))
         raise HgfastError(
-            f"{len(missing)} of {count} pictures are missing in {folder}, the first {', '.join(missing[:3])}: {advice}"
+            f"the annotations name the picture {strange!r}, which is no plain name of a file in {folder} "
+            "or its sub-folders: replace them"
+        )
+    present = {inner: _listing(folder, inner) for inner in {"", *(name.rpartition("/")[0] for name in distinct)}}
+    found = {name: name.rpartition("/")[2] in present[name.rpartition("/")[0]] for name in distinct}
+    missing = [name for name in distinct if not found[name]]
+    if missing and (not skip_missing or len(missing) == len(distinct)):
+        raise HgfastError(
+            f"{len(missing)} of {len(distinct)} pictures are missing in {folder}, the first {', '.join(missing[:3])}: {advice}"
             + ("" if skip_missing else ", or leave their samples out with --skip-missing")
         )
+    there = np.array([found[name] for name in names], bool)
     return np.array([str(folder / name) for name in names])[there], there
+
+
+def _stays_inside(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half a character, from a broken escape in JSON
+        return False
+    return not ({"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name)
+
+
+def _listing(folder: Path, inner: str) -> set[str]:
+    """The names in a sub-folder of `folder`; none where there is no such sub-folder."""
+    try:
+        return {entry.name for entry in (folder / inner).iterdir()}
+    except OSError as error:
+        if inner and isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return set()
+        raise HgfastError(f"{folder / inner} cannot be read ({error.strerror}): check its permissions") from error

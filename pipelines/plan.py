@@ -8,6 +8,7 @@ What may enter: decisions. Nothing here opens a file.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,18 +21,20 @@ from hgfast.geometry import move, square_matrices
 from pipelines.samples import Samples
 
 _LUMA = np.array([0.299, 0.587, 0.114])
-_DRAWS = ("rotation", "scale", "shift_x", "shift_y", "flip", "brightness", "contrast", "saturation", "hue")
+_DRAWS = ("rotation", "scale", "shift_x", "shift_y", "flip", "brightness", "contrast", "saturation", "hue", "stand_in")
 
 
 @dataclass(frozen=True)
 class PlannedBatch:
     """One rank's share of a batch of `total` samples.
 
-    index: (n,) rows of Samples. input_from_source: (n, 3, 3). keypoints: (n, K, 2) input pixels. labelled: (n, K) bool.
+    index: (n,) rows of Samples. stand_in: (n,) bool, true where another row's picture cannot be read.
+    input_from_source: (n, 3, 3). keypoints: (n, K, 2) input pixels. labelled: (n, K) bool.
     colour: (n, 3, 4) float32, see hgfast.preprocessing.apply.
     """
 
     index: NDArray[np.int64]
+    stand_in: NDArray[np.bool_]
     input_from_source: NDArray[np.float64]
     keypoints: NDArray[np.float64]
     labelled: NDArray[np.bool_]
@@ -42,7 +45,8 @@ class PlannedBatch:
 class Plan:
     """Batches of nearly equal size, so that no last batch is tiny: n samples make ceil(n / batch_size) of them.
 
-    Without `augment` the samples come in their own order and unchanged: for evaluation.
+    Without `augment` the samples come in their own order and unchanged: for evaluation. A sample that is left out gives its
+    place, and what is done to it there, to another; nothing else changes.
     """
 
     def __init__(
@@ -66,7 +70,18 @@ class Plan:
         # ranks need a sample each, which nearly equal batches may miss where batch_size is close to world
         self.steps = min(math.ceil(len(samples) / batch_size), len(samples) // world)
         self.largest = math.ceil(math.ceil(len(samples) / self.steps) / world)  # of this rank's shares, for allocation
+        self._usable = np.ones(len(samples), bool)
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+
+    def leave_out(self, rows: Sequence[int]) -> None:
+        """Never ask for these rows of Samples again. Raises `HgfastError` where none are left."""
+        self._usable[list(rows)] = False
+        if not self._usable.any():
+            raise HgfastError(f"none of the {len(self.samples)} pictures can be read, the first {self.samples.paths[0]}")
+
+    def usable(self, row: int) -> bool:
+        """Has this row of Samples not been left out?"""
+        return bool(self._usable[row])
 
     def batch(self, epoch: int, step: int) -> PlannedBatch:
         """This rank's share of batch `step` (0 <= step < steps) of an epoch."""
@@ -74,7 +89,17 @@ class Plan:
         count = len(order)
         whole = order[count * step // self.steps : count * (step + 1) // self.steps]
         index = whole[len(whole) * self.rank // self.world : len(whole) * (self.rank + 1) // self.world]
-        return self._augmented(index, draws[index] if draws is not None else None, len(whole))
+        drawn = draws[index] if draws is not None else None
+        shown = self._stand_ins(index, drawn)
+        return self._augmented(shown, shown != index, drawn, len(whole))
+
+    def _stand_ins(self, index: NDArray[np.int64], draws: NDArray[np.float64] | None) -> NDArray[np.int64]:
+        """For rows that are left out others: the first usable one from a drawn row on, or, not augmented, from their own."""
+        shown = index.copy()
+        for place in np.nonzero(~self._usable[index])[0]:
+            start = int(index[place] if draws is None else draws[place, _DRAWS.index("stand_in")] * len(self._usable))
+            shown[place] = (start + int(np.argmax(np.roll(self._usable, -start)))) % len(self._usable)
+        return shown
 
     def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
         if self.augment is None:
@@ -82,7 +107,9 @@ class Plan:
         order, draws = (np.random.Generator(np.random.Philox(key=[self.seed, 2 * epoch + i])) for i in range(2))
         return order.permutation(len(self.samples)), draws.random((len(self.samples), len(_DRAWS)))
 
-    def _augmented(self, index: NDArray[np.int64], draws: NDArray[np.float64] | None, total: int) -> PlannedBatch:
+    def _augmented(
+        self, index: NDArray[np.int64], stand_in: NDArray[np.bool_], draws: NDArray[np.float64] | None, total: int
+    ) -> PlannedBatch:
         samples, centre, side = self.samples, self.samples.centre[index], self.samples.side[index]
         labelled, rotation = samples.labelled[index], np.zeros(len(index))
         flip = np.zeros(len(index), bool)
@@ -104,7 +131,7 @@ class Plan:
         swap = np.array(samples.skeleton.swap)
         keypoints = np.where(flip[:, None, None], keypoints[:, swap], keypoints)
         labelled = np.where(flip[:, None], labelled[:, swap], labelled)
-        return PlannedBatch(index, matrices, keypoints, labelled, colour, total)
+        return PlannedBatch(index, stand_in, matrices, keypoints, labelled, colour, total)
 
 
 def colour_matrices(

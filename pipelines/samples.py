@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def take(self, rows: NDArray[Any] | np.bool_) -> Samples:
+        """Those samples for which (N,) `rows` is true. Raises `HgfastError` where there are none."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}
+        return replace(self, **arrays)
 
     @property
     def in_words(self) -> str:

@@ -11,7 +11,7 @@ from conftest import beside
 from scipy.io import loadmat
 
 from hgfast.errors import HgfastError
-from hgfast.metrics import auc, body_table, epe, hand_table, pck, pckh
+from hgfast.metrics import auc, body_table, epe, hand_table, pck, pck_table, pckh
 from hgfast.skeletons import BODY16
 
 TRUE = np.zeros((2, 3, 2))
@@ -31,6 +31,18 @@ def test_a_joint_never_labelled_is_nan_and_does_not_count() -> None:
     score = epe(FOUND, TRUE, np.array([[True, False, True], [True, False, True]]))
     assert np.isnan(score.joints[1])
     assert score.total == pytest.approx(66 / 4)
+
+
+def test_pck_leaves_out_samples_without_a_finite_reference() -> None:
+    whole = pck(FOUND[:1], TRUE[:1], LABELLED[:1], [50], 0.11)
+    assert whole.total == pytest.approx(2 / 3)
+    for unknown in (np.nan, np.inf):
+        score = pck(FOUND, TRUE, LABELLED, [50, unknown], 0.11)
+        assert score.total == whole.total and score.joints == pytest.approx(whole.joints)
+    assert np.isnan(pck(FOUND, TRUE, LABELLED, [np.nan, np.nan], 0.1).total)
+    table = pck_table(FOUND, TRUE, LABELLED, [50, np.nan])
+    assert table["epe_px"] == pytest.approx(16 / 5)  # of all samples
+    assert table.items() <= hand_table(FOUND, TRUE, LABELLED, [50, np.nan]).items()
 
 
 def test_perfect_predictions() -> None:

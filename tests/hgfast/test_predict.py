@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from conftest import Command
 from finder import Finder, dots, save
 from numpy.typing import NDArray
+from odd_pictures import rotated_jpeg
 
 import hgfast.predict
 from hgfast import checkpoints
@@ -49,24 +49,10 @@ def close(keypoints: NDArray[np.float64], points: NDArray[np.float64] = POINTS) 
     return bool(np.linalg.norm(keypoints[0, :, :2] - points, axis=1).max() < 0.6)
 
 
-def exif(orientation: int) -> bytes:
-    """An APP1 segment that says nothing but the orientation (EXIF 2.3, tag 0x0112)."""
-    tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
-    return b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
-
-
-STORED = {  # how a picture is stored that each orientation turns upright (EXIF 2.3, tag 0x0112)
-    1: lambda i: i, 2: lambda i: i[:, ::-1], 3: lambda i: i[::-1, ::-1], 4: lambda i: i[::-1], 5: lambda i: i.swapaxes(0, 1),
-    6: lambda i: np.rot90(i), 7: lambda i: i[::-1, ::-1].swapaxes(0, 1), 8: lambda i: np.rot90(i, -1),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(found: Any, tmp_path: Path, orientation: int) -> None:
     """Every orientation of the same upright picture gives the same keypoints, in upright coordinates."""
-    stored = np.ascontiguousarray(STORED[orientation](dots(WIDTH, HEIGHT, POINTS, 5)))
-    jpeg = cv2.imencode(".jpg", stored[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
-    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + exif(orientation) + jpeg[2:])
+    (tmp_path / "a.jpg").write_bytes(rotated_jpeg(dots(WIDTH, HEIGHT, POINTS, 5), orientation))
     assert close(found(tmp_path / "a.jpg")["a.jpg"])
     entry = found.content["images"][0]
     assert (entry["width"], entry["height"]) == (WIDTH, HEIGHT)

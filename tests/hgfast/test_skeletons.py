@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hgfast.skeletons import BODY16, HAND21, Skeleton
+from hgfast.skeletons import BODY16, HAND21, KNOWN, LEFT, MIDDLE, RIGHT, Skeleton, flip_pairs, make_skeleton
 
 
 @pytest.mark.parametrize("skeleton", [BODY16, HAND21])
@@ -53,3 +53,49 @@ def test_nonsense_is_refused(parts: dict[str, tuple[object, ...]]) -> None:
     Skeleton(**good)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="skeleton x"):
         Skeleton(**{**good, **parts})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("left_eye", "right_eye"),
+        ("Left Eye", "Right Eye"),
+        ("LEFT-EYE", "RIGHT-EYE"),
+        ("leftEye", "rightEye"),
+        ("eye_left", "eye_right"),
+        ("front_left_paw", "front_right_paw"),
+        ("l_eye", "r_eye"),
+        ("eye.L", "eye.R"),
+        ("L_F_Paw", "R_F_Paw"),
+        ("LEye", "REye"),
+        ("lefteye", "righteye"),
+    ],
+)
+def test_pairs_by_name(left: str, right: str) -> None:
+    skeleton = make_skeleton("x", ("nose", right, left), ((0, 1), (0, 2), (1, 2)))
+    assert flip_pairs(skeleton.joints) == ((1, 2),) and skeleton.swap == (0, 2, 1)
+    assert skeleton.colours == (RIGHT, LEFT, MIDDLE)
+
+
+def test_names_that_are_no_pairs() -> None:
+    assert flip_pairs(("left_eye", "nose", "right_ear", "ball", "barr", "Left Knee", "left_knee", "right_knee")) == ((6, 7),)
+
+
+@pytest.mark.parametrize("known", KNOWN)
+def test_parts_that_follow_from_names_and_edges(known: Skeleton) -> None:
+    made = make_skeleton(known.name, known.joints, known.edges, groups=known.groups)
+    assert made.swap == known.swap
+    assert made.colours == known.colours if known.has_sides else len(set(made.colours)) == len(known.edges)
+
+
+def test_pairs_that_names_do_not_tell_are_left_and_right() -> None:
+    skeleton = make_skeleton("ship", ("bow", "port", "starboard"), ((0, 1), (0, 2)), pairs=((1, 2),))
+    assert skeleton.colours == (LEFT, RIGHT) and skeleton.swap == (0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("joints", "parts"), [((), {}), (("a", "a"), {}), (("a", "b"), {"pairs": ((0, 0),)}), (("a", "b"), {"pairs": ((0, 2),)})]
+)
+def test_parts_that_make_no_skeleton(joints: tuple[str, ...], parts: dict[str, tuple[tuple[int, int], ...]]) -> None:
+    with pytest.raises(ValueError, match="skeleton x"):
+        make_skeleton("x", joints, (), **parts)

@@ -6,6 +6,7 @@ import colorsys
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from hgfast.config import AugmentConfig
 from hgfast.errors import HgfastError
@@ -85,6 +86,57 @@ def test_augmentation_stays_in_its_ranges() -> None:
     assert 0.8 <= zoom.min() < 0.82 and 1.08 < zoom.max() <= 1.1
     assert -25 <= angle.min() < -23 and 23 < angle.max() <= 25
     assert 0.07 < np.abs(shift).max() <= 0.1 * 1.1 * np.sqrt(2)
+
+
+def test_augmentation_is_uniform_in_its_ranges() -> None:
+    """Kolmogorov-Smirnov against what the configuration's words say, each parameter on its own recovered from its effect."""
+    samples, n = some(4000), 4000
+    a = AugmentConfig(
+        rotation=25, scale_min=0.8, scale_max=1.1, shift=0.1, flip=0.3, brightness=0.2, contrast=0, saturation=0, hue=0
+    )
+    batch = Plan(samples, 64, n, augment=a, seed=9).batch(2, 0)
+    linear, side = batch.input_from_source[:, :2, :2], samples.side[batch.index]
+    mirrored = np.linalg.det(linear) < 0
+    upright = np.where(mirrored[:, None, None], np.diag([-1.0, 1.0]) @ linear, linear)
+    seen = {
+        "rotation": (np.degrees(np.arctan2(upright[:, 1, 0], upright[:, 0, 0])), -25, 25),
+        "scale": (np.sqrt(np.abs(np.linalg.det(linear))) * side / 64, 0.8, 1.1),
+        "brightness": (batch.colour[:, 0, 0], 0.8, 1.2),
+    }
+    middle = move(np.full((n, 1, 2), 32.0), np.linalg.inv(batch.input_from_source))[:, 0]
+    shift = (middle - samples.centre[batch.index]) / side[:, None]
+    seen |= {"shift x": (shift[:, 0], -0.1, 0.1), "shift y": (shift[:, 1], -0.1, 0.1)}
+    for name, (values, low, high) in seen.items():
+        assert kstest(values, "uniform", (low, high - low)).pvalue > 0.01, name
+    assert abs(mirrored.mean() - 0.3) < 0.02
+    together = np.corrcoef([values for values, _, _ in seen.values()]) - np.eye(len(seen))
+    assert np.abs(together).max() < 0.06  # and none depends on another
+    for name, get in {
+        "contrast": lambda c: c[:, 0, 0],
+        "saturation": lambda c: 1 - c[:, 0, 1] / 0.587,
+        "hue": lambda c: 1 + np.degrees(np.arctan2((c[:, 1, 0] - c[:, 2, 0]) * np.sqrt(3), 3 * c[:, 0, 0] - 1)) / 10 * 0.2,
+    }.items():
+        one = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0} | {name: 10.0 if name == "hue" else 0.2}
+        colour = Plan(samples, 64, n, augment=AugmentConfig(**one), seed=9).batch(0, 0).colour.astype(float)
+        assert kstest(get(colour), "uniform", (0.8, 0.4)).pvalue > 0.01, name
+
+
+def test_what_is_left_out_gives_its_place_to_others_and_disturbs_nobody() -> None:
+    samples = some(50)
+    before, after = Plan(samples, 64, 20, augment=AugmentConfig(), seed=3), Plan(samples, 64, 20, augment=AugmentConfig(), seed=3)
+    after.leave_out([7, 8, 30])
+    assert not after.usable(7) and after.usable(9)
+    instead: list[int] = []
+    for epoch in range(30):
+        for step in range(after.steps):
+            one, other = before.batch(epoch, step), after.batch(epoch, step)
+            assert np.array_equal(other.stand_in, np.isin(one.index, [7, 8, 30]))
+            assert np.array_equal(one.index[~other.stand_in], other.index[~other.stand_in])
+            assert np.array_equal(one.input_from_source[~other.stand_in], other.input_from_source[~other.stand_in])
+            instead += other.index[other.stand_in].tolist()
+    assert not {7, 8, 30} & set(instead) and len(set(instead)) > 25  # not always the same one
+    with pytest.raises(HgfastError, match="none of the 50 pictures"):
+        after.leave_out(range(50))
 
 
 def test_flips_swap_left_and_right() -> None:
