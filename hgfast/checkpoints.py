@@ -6,7 +6,6 @@ What may enter: what is stored with weights, and reading it back.
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from hgfast.errors import HgfastError
+from hgfast.files import complete
 from hgfast.heatmaps import KINDS, METHODS
 from hgfast.model import STRIDE, Architecture, StackedHourglass
 from hgfast.preprocessing import Preprocessing
@@ -64,15 +64,10 @@ def describe(model: StackedHourglass) -> dict[str, Any]:
 
 def save(content: dict[str, Any], path: Path) -> None:
     """Write atomically. Raises `HgfastError` where the folder cannot be written; what was there before stays."""
-    beside = path.with_name(f".{path.name}.writing")
     try:
-        with beside.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with complete(path) as beside:
+            torch.save(content, beside)
     except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
         raise HgfastError(f"cannot write {path} ({error}): free some space or choose another folder") from error
 
 

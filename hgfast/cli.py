@@ -49,6 +49,9 @@ class Parser(jsonargparse.ArgumentParser):
         flags: list[str] = []
         waiting = list(argv)
         while waiting:
+            if waiting[0] == "--":  # whatever follows is bare, even if it looks like a flag
+                bare += [f"./{word}" if word.startswith("-") else word for word in waiting[1:]]
+                break
             name, equals, value = (short or {}).get(waiting[0], waiting[0]).partition("=")
             following = waiting[1] if len(waiting) > 1 else None
             del waiting[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,6 +36,8 @@ def read_image(path: str | Path) -> Image:
         raise HgfastError(f"{path} cannot be read ({error.strerror})") from error
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        if image is None and len(data):  # floating point, which OpenCV does not bring to 8 bits itself
+            image = _to_bytes(cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH))
     except cv2.error as error:
         raise HgfastError(f"{path} cannot be decoded ({' '.join(str(error).split())[:200]})") from error
     if image is None:
@@ -42,15 +45,30 @@ def read_image(path: str | Path) -> Image:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
+def _to_bytes(image: NDArray[Any] | None) -> Image | None:
+    """A picture in floating point, from 0 to 1, to 255 or to whatever its brightest is, as 8 bits."""
+    if image is None:
+        return None
+    values = np.nan_to_num(image.astype(np.float64))
+    most = values.max()
+    white = 1.0 if most <= 1 else max(255.0, most)
+    return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+
+
 def write_image(path: Path, image: Image) -> None:
     """Write RGB by the ending of the name, making its folder. Raises `HgfastError` where that fails."""
     try:
+        encoded = cv2.imencode(path.suffix, np.ascontiguousarray(image[..., ::-1]))[1] if path.suffix else None
+    except cv2.error:
+        encoded = None
+    if encoded is None or not len(encoded):
+        size = f"{image.shape[1]} x {image.shape[0]} pixels"
+        raise HgfastError(f"cannot write the picture {path}: no such format, or {size} are too many for it")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), image[..., ::-1])
-    except (OSError, cv2.error) as error:
-        raise HgfastError(f"cannot write the picture {path}: choose a folder that can be written and a name in .jpg") from error
-    if not written:
-        raise HgfastError(f"cannot write the picture {path}: choose a folder that can be written")
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise HgfastError(f"cannot write the picture {path} ({error.strerror}): choose another folder") from error
 
 
 def draw_skeleton(image: Image, points: ArrayLike, skeleton: Skeleton, shown: ArrayLike | None = None) -> Image:
@@ -58,7 +76,8 @@ def draw_skeleton(image: Image, points: ArrayLike, skeleton: Skeleton, shown: Ar
     canvas = image.copy()
     points = np.asarray(points, np.float64)
     visible = np.isfinite(points).all(1) & (np.ones(len(points), bool) if shown is None else np.asarray(shown, bool))
-    fixed = np.round((np.clip(np.nan_to_num(points), -1e4, 1e4) - 0.5) * 2**_SHIFT).astype(int)
+    far = max(image.shape[:2])  # beyond which OpenCV's whole numbers need not reach
+    fixed = np.round((np.clip(np.nan_to_num(points), -far, 2 * far) - 0.5) * 2**_SHIFT).astype(int)
     extent = np.ptp(points[visible], axis=0).max() if visible.any() else 0.0
     thick = max(1, round(min(extent, max(image.shape[:2])) / 80))
     for (a, b), colour in zip(skeleton.edges, skeleton.colours):

@@ -23,8 +23,11 @@ def fail(error: HgfastError) -> NoReturn:
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run an entry point: a `HgfastError` becomes one sentence on stderr and exit code 2."""
+    """Run an entry point: a `HgfastError` becomes one sentence on stderr and exit code 2, Ctrl-C one and 130."""
     try:
         main()
     except HgfastError as error:
         fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None

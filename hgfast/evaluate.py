@@ -5,7 +5,6 @@ python hgfast/evaluate.py exp/hands/best.pt --dataset freihand --data DIR --json
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,12 @@ from hgfast.distributed import Ranks, pick_device
 from hgfast.draw import Image, caption, draw_skeleton, read_image, sheet, write_image
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import predict
+from hgfast.files import prepare_folder, to_json, write_text
 from hgfast.geometry import move, square_matrices, warp
 from hgfast.metrics import distances
 from hgfast.precision import resolve
 from pipelines.baselines import mean_pose, nearest_thumbnail
-from pipelines.datasets import DATASETS, figures, open_loader, open_samples
+from pipelines.datasets import DATASETS, figures, open_loader, usable_samples
 from pipelines.samples import Samples
 
 TILE = 224  # side of a picture on the contact sheet, pixels
@@ -56,6 +56,8 @@ class EvaluateConfig(DataChoice):
     """also print what the mean pose and the nearest training picture reach"""
     json: Path | None = None
     """write the figures here"""
+    predictions: Path | None = None
+    """write every sample's keypoints here, as JSON, in the data set's own pixel numbers"""
     sheet: Path | None = None
     """write a contact sheet here: ground truth beside prediction, from the best sample to the worst"""
 
@@ -68,6 +70,9 @@ def check(config: EvaluateConfig) -> None:
         raise HgfastError("--batch-size and --threads must be at least 1")
     if config.sheet is not None and config.sheet.suffix.lower() not in (".jpg", ".png"):
         raise HgfastError(f"--sheet {config.sheet} must end in .jpg or .png")
+    for path, flag in ((config.json, "--json"), (config.sheet, "--sheet"), (config.predictions, "--predictions")):
+        if path is not None:
+            prepare_folder(path.parent, flag)
 
 
 def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[np.float64]]:
@@ -77,9 +82,17 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
     name, split = config.dataset, config.split or DATASETS[config.dataset].held_out(config)
     ranks = Ranks(0, 1, 1, pick_device(config.device))
     model = load_model(config.checkpoint, ranks.device)
-    samples = open_samples(config, split)
-    if samples.skeleton.joints != model.meta.skeleton.joints:
-        raise HgfastError(f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {samples.skeleton.name}")
+    expected = DATASETS[name].skeleton or model.meta.skeleton
+    samples = usable_samples(config, split) if expected.joints == model.meta.skeleton.joints else None
+    if samples is None or samples.skeleton.joints != model.meta.skeleton.joints:
+        theirs = (samples.skeleton if samples else expected).name
+        raise HgfastError(
+            f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {theirs}: choose another --dataset"
+        )
+    if config.flip_test and not model.meta.skeleton.has_sides:
+        raise HgfastError(f"{model.meta.skeleton.name} has no left and right joints to exchange: leave out --flip-test")
+    if not samples.labelled.any() and (config.predictions is None or config.sheet is not None):
+        raise HgfastError(f"the split {split} has no annotations: only --predictions FILE can be had of it")
     meta = model.meta
     loader = open_loader(
         samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads, kind=config.loader
@@ -87,9 +100,11 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
     predicted = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate", config.flip_test)
     count, seen = len(samples), np.isfinite(predicted).all(axis=(1, 2))
     samples, predicted = samples.take(seen), predicted[seen]
-    rows: list[dict[str, Any]] = [{"method": "network", **figures(name, samples, predicted)}]
-    if config.baselines:
-        train = open_samples(config, "train")
+    rows: list[dict[str, Any]] = []
+    if samples.labelled.any():
+        rows.append({"method": "network", **figures(name, samples, predicted)})
+    if rows and config.baselines:
+        train = usable_samples(config, "train")
         rows.append({"method": "mean pose", **figures(name, samples, mean_pose(train, samples))})
         rows.append({"method": "nearest 16 x 16 thumbnail", **figures(name, samples, nearest_thumbnail(train, samples))})
     result = {
@@ -125,19 +140,28 @@ def contact_sheet(samples: Samples, predicted: NDArray[np.float64], count: int =
     return sheet(tiles, columns)
 
 
+def own_frame(samples: Samples, predicted: NDArray[np.float64]) -> str:
+    """The keypoints as JSON, in the pixel numbers of the data set's files."""
+    points = (predicted - samples.pixel_offset).round(3)
+    rows = [{"file": Path(path).name, "keypoints": found.tolist()} for path, found in zip(samples.paths, points)]
+    return to_json({"joints": samples.skeleton.joints, "pixel_offset": samples.pixel_offset, "samples": rows}) + "\n"
+
+
 def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
     result, samples, predicted = evaluate(config)
     print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {config.data or config.annotations}")
-    print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
-    print(DATASETS[config.dataset].note, flush=True)
+    if result["unreadable"]:
+        print(f"{result['unreadable']} more could not be read and do not count")
+    if result["rows"]:
+        print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
+        print(DATASETS[config.dataset].note, flush=True)
     if config.json is not None:
-        try:
-            config.json.parent.mkdir(parents=True, exist_ok=True)
-            config.json.write_text(json.dumps(result, indent=2) + "\n")
-        except OSError as error:
-            raise HgfastError(f"cannot write {config.json} ({error.strerror}): choose another file") from error
+        write_text(config.json, to_json(result, indent=2) + "\n", "--json")
         print(f"figures: {config.json}")
+    if config.predictions is not None:
+        write_text(config.predictions, own_frame(samples, predicted), "--predictions")
+        print(f"keypoints: {config.predictions}")
     if config.sheet is not None:
         write_image(config.sheet, contact_sheet(samples, predicted))
         print(f"pictures: {config.sheet}")

@@ -87,10 +87,16 @@ def regions(matrices: ArrayLike, size: int) -> tuple[NDArray[np.float32], NDArra
     """
     m = np.asarray(matrices, np.float64)
     zoom = np.sqrt(np.abs(np.linalg.det(m[:, :2, :2])))
-    ratio = np.where(zoom < SHRINK_BELOW, zoom, 1.0)
+    ratio = shrink_ratio(zoom)
     corners = np.array([(0.0, 0.0), (size, 0.0), (0.0, size), (size, size)])
     seen = move(np.broadcast_to(corners, (len(m), 4, 2)), np.linalg.inv(m))
     return seen.min(1).astype(np.float32), seen.max(1).astype(np.float32), ratio.astype(np.float32)
+
+
+def shrink_ratio(zoom: ArrayLike) -> Array:
+    """By how much to shrink (...,) before a warp with this many input pixels a source pixel: 1 where it is not worth the work."""
+    zoom = np.asarray(zoom, np.float64)
+    return np.where(zoom < SHRINK_BELOW, zoom, 1.0)
 
 
 def cut_and_shrink(
@@ -108,7 +114,8 @@ def cut_and_shrink(
     part = image[top:bottom, left:right]
     if ratio == 1:
         return part, np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], np.float64)
-    first = np.maximum(0, np.floor((start - low) * ratio + GRAIN))
+    first = np.floor((start - low) * ratio + GRAIN)
+    first = np.where(low < end, np.maximum(0, first), first)  # a picture beside the region stays beside it
     last = np.ceil((np.minimum(high, end) - low) * ratio - GRAIN)
     count = np.maximum(1, last - first)
     begin = low + first / ratio

@@ -17,18 +17,23 @@ from hgfast.model import StackedHourglass
 from hgfast.preprocessing import apply, fold
 
 Array = NDArray[np.float64]
+LARGEST = 100
+"""How many times larger than the picture a box may be: more is a slip, and would be all black."""
 
 
 def last_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = False) -> Tensor:
     """The last stack's maps (N, K, h, w) of normalised images (N, 3, H, W).
 
     flip_test: the mean with what the network says of the mirrored images, mirrored back, left and right exchanged
-    (Newell et al. 2016, section 4).
+    (Newell et al. 2016, section 4). Raises `HgfastError` for a skeleton without sides: a mirrored right hand is a left one.
     """
+    skeleton = model.meta.skeleton
+    if flip_test and not skeleton.has_sides:
+        raise HgfastError(f"{skeleton.name} has no left and right joints to exchange: leave out --flip-test")
     heatmaps = model(images)[:, -1]
     if flip_test:
         mirrored = model(images.flip(-1))[:, -1].flip(-1)
-        heatmaps = (heatmaps + mirrored[:, list(model.meta.skeleton.swap)]) / 2
+        heatmaps = (heatmaps + mirrored[:, list(skeleton.swap)]) / 2
     return heatmaps
 
 
@@ -53,13 +58,24 @@ def squares(image: NDArray[np.uint8], boxes: ArrayLike | None = None, padding: f
     if boxes is None:
         return np.array([[width / 2, height / 2]]), np.array([float(max(width, height))])
     table = np.asarray(boxes, np.float64).reshape(-1, 4)
+    check_boxes(table)
     for x, y, w, h in table:
         box = ",".join(f"{value:g}" for value in (x, y, w, h))
-        if not (np.isfinite([x, y, w, h]).all() and w > 0 and h > 0):
-            raise HgfastError(f"the box {box} has no area: give x,y,width,height in pixels")
+        if max(w, h) * padding > LARGEST * max(width, height):
+            raise HgfastError(f"the box {box} is more than {LARGEST} times as large as the picture of {width} x {height} pixels")
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             raise HgfastError(f"the box {box} lies outside the picture of {width} x {height} pixels")
     return table[:, :2] + table[:, 2:] / 2, table[:, 2:].max(1) * padding
+
+
+def check_boxes(boxes: Array) -> None:
+    """Raises `HgfastError` for the first of (P, 4) that is not finite or has no area."""
+    for box in boxes:
+        words = ",".join(f"{value:g}" for value in box)
+        if not np.isfinite(box).all():
+            raise HgfastError(f"the box {words} is not finite: give x,y,width,height in pixels")
+        if box[2] <= 0 or box[3] <= 0:
+            raise HgfastError(f"the box {words} has no area: give x,y,width,height in pixels")
 
 
 @torch.inference_mode()

@@ -9,8 +9,6 @@ every picture with the skeleton drawn. A picture that cannot be read is named, a
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,8 +26,9 @@ from hgfast.cli import parse
 from hgfast.distributed import pick_device
 from hgfast.draw import Image, caption, draw_skeleton, overlay, read_image, sheet, write_image
 from hgfast.errors import HgfastError, run
+from hgfast.files import prepare_folder, to_json, write_text
 from hgfast.geometry import move, square_matrices
-from hgfast.inference import look, squares
+from hgfast.inference import check_boxes, look, squares
 from hgfast.model import StackedHourglass
 
 ENDINGS = (
@@ -77,6 +76,7 @@ def read_boxes(text: str | None) -> NDArray[np.float64] | None:
         rows = []
     if not rows or any(len(row) != 4 for row in rows):
         raise HgfastError(f"--box {text!r} must be x,y,width,height in pixels, such as 120,40,300,420")
+    check_boxes(np.array(rows))
     return np.array(rows)
 
 
@@ -125,11 +125,16 @@ def output_names(files: Sequence[Path]) -> dict[Path, str]:
     taken: set[str] = set()
     for file in files:
         name, number = file.stem, 2
-        while name.lower() in taken:
+        while {name.lower(), sheet_name(name).lower()} & taken:
             name, number = f"{file.stem}_{number}", number + 1
-        taken |= {name.lower(), f"{name}_heatmaps".lower()}
+        taken |= {name.lower(), sheet_name(name).lower()}
         names[file] = name
     return names
+
+
+def sheet_name(name: str) -> str:
+    """What a picture's sheet of heatmaps is called."""
+    return f"{name}_heatmaps"
 
 
 def heatmap_sheet(
@@ -153,15 +158,19 @@ def heatmap_sheet(
     return sheet(tiles, columns)
 
 
-def predict(config: PredictConfig) -> tuple[dict[str, Any], list[str]]:
-    """The content of keypoints.json, and a sentence for each picture that could not be done. Writes the files."""
+def predict(config: PredictConfig) -> dict[str, Any]:
+    """The content of keypoints.json: what was found, and what could not be done. Writes the files."""
     boxes = read_boxes(config.box)
     if not 0 < config.padding < float("inf"):
         raise HgfastError(f"--padding {config.padding:g} must be above 0")
+    if boxes is None and config.padding != 1:
+        raise HgfastError("--padding goes with --box: a whole picture is not padded")
     model = load_model(config.checkpoint, pick_device(config.device))
     files, bad = expand(config.images, config.out)
     names, skeleton = output_names(files), model.meta.skeleton
-    prepare(config.out)
+    if config.flip_test and not skeleton.has_sides:
+        raise HgfastError(f"{skeleton.name} has no left and right joints to exchange: leave out --flip-test")
+    prepare_folder(config.out, "--out")
     failed = [{"file": str(path), "reason": reason} for path, reason in bad]
     done: list[dict[str, Any]] = []
     result = {
@@ -178,80 +187,70 @@ def predict(config: PredictConfig) -> tuple[dict[str, Any], list[str]]:
             try:
                 if isinstance(image, HgfastError):
                     raise image
-                centre, side = squares(image, boxes, config.padding)
+                done.append(predict_one(config, model, file, image, boxes, names[file]))
             except HgfastError as error:
-                failed.append({"file": str(file), "reason": str(error)})
-                continue
-            keypoints, crops, heatmaps = look(model, image, centre, side, config.flip_test)
-            done.append(
-                {
-                    "file": str(file),
-                    "width": image.shape[1],
-                    "height": image.shape[0],
-                    "people": [
-                        {
-                            "square": [round(float(v), 3) for v in (*(centre[n] - side[n] / 2), side[n], side[n])],
-                            "keypoints": [[round(x, 3), round(y, 3), round(s, 4)] for x, y, s in keypoints[n].tolist()],
-                        }
-                        for n in range(len(keypoints))
-                    ],
-                }
-            )
-            if config.draw:
-                for person in keypoints:
-                    image = draw_skeleton(image, person[:, :2], skeleton, person[:, 2] >= config.min_score)
-                write_image(config.out / f"{names[file]}.jpg", image)
-            if config.heatmaps:
-                within = keypoints.copy()
-                within[..., :2] = move(keypoints[..., :2], square_matrices(centre, side, model.meta.input_size))
-                tiles = heatmap_sheet(model, crops, heatmaps, within, config.min_score)
-                write_image(config.out / f"{names[file]}_heatmaps.jpg", tiles)
+                reason = str(error) if str(file) in str(error) else f"{file}: {error}"
+                failed.append({"file": str(file), "reason": reason})
     finally:  # what was done is kept, whatever ends the run
-        write_json(config.out / "keypoints.json", result)
-    return result, [str(entry["reason"]) for entry in failed]
+        if done:
+            write_text(config.out / "keypoints.json", one_a_line(result), "--out")
+    return result
 
 
-def prepare(out: Path) -> None:
-    """Make the folder, and see that it can be written, before any work is done."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HgfastError(f"cannot make the folder {out} ({error.strerror}): choose another --out") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise HgfastError(f"cannot write to {out}: choose another folder with --out")
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Complete or not at all."""
-    beside = path.with_name(f".{path.name}.writing")
-    try:
-        beside.write_text(one_a_line(content))
-        beside.replace(path)
-    except OSError as error:
-        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another folder with --out") from error
+def predict_one(
+    config: PredictConfig, model: StackedHourglass, file: Path, image: Image, boxes: NDArray[np.float64] | None, name: str
+) -> dict[str, Any]:
+    """The people in one picture, as keypoints.json has them; draws them. Raises `HgfastError` for what cannot be done."""
+    centre, side = squares(image, boxes, config.padding)
+    keypoints, crops, heatmaps = look(model, image, centre, side, config.flip_test)
+    entry: dict[str, Any] = {
+        "file": str(file),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "people": [
+            {
+                "square": [round(float(v), 3) for v in (*(centre[n] - side[n] / 2), side[n], side[n])],
+                "keypoints": [[round(x, 3), round(y, 3), round(s, 4)] for x, y, s in keypoints[n].tolist()],
+            }
+            for n in range(len(keypoints))
+        ],
+    }
+    if config.draw:
+        for person in keypoints:
+            image = draw_skeleton(image, person[:, :2], model.meta.skeleton, person[:, 2] >= config.min_score)
+        entry["drawn"] = f"{name}.jpg"
+        write_image(config.out / entry["drawn"], image)
+    if config.heatmaps:
+        within = keypoints.copy()
+        within[..., :2] = move(keypoints[..., :2], square_matrices(centre, side, model.meta.input_size))
+        entry["heatmaps"] = f"{sheet_name(name)}.jpg"
+        write_image(config.out / entry["heatmaps"], heatmap_sheet(model, crops, heatmaps, within, config.min_score))
+    return entry
 
 
 def one_a_line(content: dict[str, Any]) -> str:
     """JSON with a line for each entry, and for each picture within `images` and `failed`."""
     entries = []
     for key, value in content.items():
-        text = json.dumps(value)
+        text = to_json(value)
         if key in ("images", "failed") and value:
-            text = "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n ]"
-        entries.append(f" {json.dumps(key)}: {text}")
+            text = "[\n" + ",\n".join(f"  {to_json(item)}" for item in value) + "\n ]"
+        entries.append(f" {to_json(key)}: {text}")
     return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def main() -> None:
     config = parse(PredictConfig, positional="checkpoint", rest="images", description=__doc__ or "")
     cv2.utils.logging.setLogLevel(0)  # what is wrong with a picture is said once, by us
-    result, reasons = predict(config)
-    pictures = " and the pictures" if config.draw or config.heatmaps else ""
-    print(f"{len(result['images'])} pictures done: {config.out / 'keypoints.json'}{pictures} beside it", flush=True)
-    for reason in reasons:
-        print(f"not done: {reason}", file=sys.stderr)
-    if reasons:
-        raise HgfastError(f"{len(reasons)} of {len(result['images']) + len(reasons)} pictures could not be done, named above")
+    result = predict(config)
+    done, failed = len(result["images"]), result["failed"]
+    if done:
+        pictures = ", and the pictures beside it" if config.draw or config.heatmaps else ""
+        print(f"{done} picture{'s' * (done != 1)} done: {config.out / 'keypoints.json'}{pictures}", flush=True)
+    for entry in failed:
+        print(f"not done: {entry['reason']}", file=sys.stderr)
+    if failed:
+        raise HgfastError(f"{len(failed)} of {done + len(failed)} pictures could not be done, named above")
 
 
 if __name__ == "__main__":

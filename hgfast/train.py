@@ -27,7 +27,8 @@ from hgfast.errors import HgfastError, run
 from hgfast.losses import map_kind
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
-from pipelines.datasets import DATASETS, figures, open_loader, open_samples
+from pipelines.cache import cached
+from pipelines.datasets import DATASETS, figures, open_loader, usable_samples
 
 SHORT = {"-e": "--exp", "-c": "--resume", "--continue": "--resume", "-m": "--train.max-iters", "--max-iters": "--train.max-iters"}
 
@@ -39,7 +40,8 @@ def read_config(argv: list[str]) -> Config:
         saved = config.out / config.resume / "config.yaml"
         if not saved.is_file():
             raise HgfastError(f"there is no experiment {config.resume!r} to continue: {saved} is missing")
-        if config.exp not in (config.dataset, config.resume):
+        named = {word.partition("=")[0] for word in argv} & {"-e", "--exp"}
+        if named and config.exp != config.resume:
             raise HgfastError(f"-c {config.resume} continues an experiment under its own name: leave out --exp {config.exp}")
         name = config.resume
         config = parse(Config, ["--config", str(saved), *argv], short=SHORT)
@@ -57,10 +59,12 @@ def train(config: Config, ranks: Ranks) -> Path:
             f"{checkpoint} exists: continue it with -c {config.exp}, choose another --exp, or start afresh with --overwrite"
         )
     arch, preprocessing = config.model.architecture(), Preprocessing()
-    train_samples = open_samples(config, config.train.split)
-    valid_samples = open_samples(config, config.train.valid_split)
+    train_samples = usable_samples(config, config.train.split)
+    valid_samples = usable_samples(config, config.train.valid_split)
     if train_samples.skeleton != valid_samples.skeleton:
         raise HgfastError(f"the splits {config.train.split} and {config.train.valid_split} have different joints or edges")
+    if config.cache is not None:
+        train_samples = cached(train_samples, config.cache, config.augment, arch.input_size)
     train_loader = open_loader(
         train_samples,
         arch.input_size,
@@ -88,6 +92,11 @@ def train(config: Config, ranks: Ranks) -> Path:
     content = checkpoints.read(checkpoint) if config.resume is not None else None
     if content is not None:
         model = checkpoints.restore(content, checkpoint)
+        if model.meta.skeleton.joints != train_samples.skeleton.joints:
+            raise HgfastError(
+                f"{checkpoint} predicts {model.meta.skeleton.name}, the data are {train_samples.skeleton.name}: "
+                "continue with the data set it was started with"
+            )
         if model.arch != arch or model.meta.kind != kind:
             raise HgfastError(
                 f"{checkpoint} holds another network or loss than these flags ask for: leave out --model and --loss"
@@ -108,7 +117,8 @@ def train(config: Config, ranks: Ranks) -> Path:
         limit = f" or {config.train.max_minutes:g} minutes" if config.train.max_minutes else ""
         parameters = sum(p.numel() for p in model.parameters())
         print(
-            f"{config.dataset} at {config.data or config.annotations}: {train_samples.in_words} to train on, {valid_samples.in_words} to validate\n"
+            f"{config.dataset} at {config.data or config.annotations}: {train_samples.in_words} to train on, "
+            f"{valid_samples.in_words} to validate\n"
             f"{config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, input {arch.input_size} px, "
             f"loss {config.loss.name}\n"
             f"{ranks.world} rank(s) on {ranks.device.type}, precision {trainer.amp}, {config.batch_size} samples a step, "

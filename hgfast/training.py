@@ -28,6 +28,7 @@ from hgfast.config import Config
 from hgfast.distributed import Ranks, broadcast_buffers, first_rank_says, total
 from hgfast.errors import HgfastError
 from hgfast.evaluation import Loader, predict
+from hgfast.files import to_json
 from hgfast.losses import heatmap_loss
 from hgfast.model import StackedHourglass
 from hgfast.precision import autocast, resolve
@@ -221,8 +222,9 @@ class Trainer:
         """Write checkpoint.pt, and best.pt where this is the best yet. Only the first rank does."""
         if not self.ranks.first:
             return
-        is_best = figures[self.best_name] > self.best
-        self.best = max(self.best, figures[self.best_name])
+        figure = figures[self.best_name]  # NaN where nothing that counts is labelled
+        is_best = figure > self.best or not (self.folder / "best.pt").exists()
+        self.best = max(self.best, figure) if math.isfinite(figure) else self.best
         network = checkpoints.describe(self.model) | {"config": self.config.plain(), "epoch": epoch, "metrics": figures}
         state = {
             "optimizer": self.optimizer.state_dict(),
@@ -241,7 +243,7 @@ class Trainer:
         if not self.ranks.first:
             return
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(to_json(record) + "\n")
         if "valid" in record:
             figures = ", ".join(f"{name} {value:.4g}" for name, value in record["valid"].items())
             print(

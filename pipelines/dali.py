@@ -7,6 +7,7 @@ What may enter: DALI. It is imported on use, so that the package works without i
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -126,7 +127,8 @@ class DaliLoader(PlannedLoader):
             )
             begin, scale = start, fn.stack(1.0 / ratio, 1.0 / ratio)
             if ratio < 1.0:
-                first = dali.math.max(0.0, dali.math.floor((start - low) * ratio + grain))
+                first = dali.math.floor((start - low) * ratio + grain)
+                first = first + (low < end) * (dali.math.max(0.0, first) - first)
                 last = dali.math.ceil((dali.math.min(high, end) - low) * ratio - grain)
                 count = dali.math.max(1.0, last - first)
                 begin = low + first / ratio
@@ -174,7 +176,7 @@ class DaliLoader(PlannedLoader):
     def _file(self, path: str) -> NDArray[np.uint8]:
         """What the graph wants of a file: its path as bytes or, where pictures are kept in memory, its content."""
         if not self._options.preload_gb:
-            return np.frombuffer(path.encode(), np.uint8)
+            return np.frombuffer(os.fsencode(path), np.uint8)
         if path in self._kept:
             return self._kept[path]
         try:
@@ -229,7 +231,7 @@ def undecodable(paths: Sequence[str], device: torch.device) -> dict[str, str]:
     @dali.pipeline_def(batch_size=1, num_threads=1, prefetch_queue_depth=1, device_id=_device_id(device))  # type: ignore[untyped-decorator]
     def graph() -> Any:
         path = dali.fn.external_source(
-            source=lambda: [np.frombuffer(waiting.popleft().encode(), np.uint8)], dtype=dali.types.UINT8
+            source=lambda: [np.frombuffer(os.fsencode(waiting.popleft()), np.uint8)], dtype=dali.types.UINT8
         )
         return dali.fn.decoders.image(
             dali.fn.io.file.read(path), device="mixed" if device.type == "cuda" else "cpu", output_type=dali.types.RGB

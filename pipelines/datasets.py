@@ -16,7 +16,9 @@ from hgfast.evaluation import Loader
 from hgfast.machine import cores
 from hgfast.metrics import body_table, hand_table, pck_table
 from hgfast.preprocessing import Preprocessing
+from hgfast.skeletons import BODY16, HAND21, Skeleton
 from pipelines import coco, freihand, mpii, mpii_mat
+from pipelines.check_result import without_bad
 from pipelines.dali import DaliLoader
 from pipelines.loading import FixedLoader
 from pipelines.plain import TorchLoader
@@ -32,6 +34,7 @@ class DataSet:
 
     read: the choices and a split -> Samples. table: predictions (N, K, 2) in source pixels -> figures. best: the one that
     picks best.pt, higher is better. held_out: the choices -> the split to evaluate on. note: what the figures mean.
+    skeleton: where it is always the same.
     """
 
     read: Callable[[DataChoice, str], Samples]
@@ -39,6 +42,7 @@ class DataSet:
     best: str
     held_out: Callable[[DataChoice], str]
     note: str
+    skeleton: Skeleton | None = None
 
 
 def _freihand(choice: DataChoice, split: str) -> Samples:
@@ -99,6 +103,7 @@ DATASETS = {
         best="auc_0_30px",
         held_out=lambda _: "test",
         note="PCK: of the longer side of the hand's box; AUC, EPE: source pixels",
+        skeleton=HAND21,
     ),
     "mpii": DataSet(
         read=_mpii,
@@ -106,6 +111,7 @@ DATASETS = {
         best="pckh@0.5",
         held_out=lambda _: "valid",
         note="PCKh in percent by the official rule, groups at 0.5 of the head; pelvis and thorax do not count; AUC: 0 to 0.5",
+        skeleton=BODY16,
     ),
     "coco": DataSet(
         read=_coco,
@@ -120,6 +126,11 @@ DATASETS = {
 def open_samples(choice: DataChoice, split: str) -> Samples:
     """One split of a data set. Raises `HgfastError` where it is not there or broken."""
     return DATASETS[choice.dataset].read(choice, split)
+
+
+def usable_samples(choice: DataChoice, split: str) -> Samples:
+    """`open_samples` without those that pipelines/check.py found to be bad, where it has been run."""
+    return without_bad(open_samples(choice, split), choice)
 
 
 def figures(dataset: str, samples: Samples, keypoints: NDArray[np.float64]) -> Figures:

@@ -28,6 +28,7 @@ WHERE_FROM = (
     "or draw synthetic hands with 'python pipelines/synthetic.py freihand --out {root}'"
 )
 SIZE = 224  # side of every picture, pixels
+LOOKED_AT = 5  # pictures at most, to see whether they are FreiHAND's
 # The seed's ranges of the 32560 unique ids: train below the first, valid below the second, test the rest.
 SEED_IDS, SEED_TRAIN_END, SEED_VALID_END = 32560, 28000, 30800
 
@@ -44,7 +45,7 @@ def read_freihand(
     Args:
         root: the folder that holds training/, training_K.json and training_xyz.json.
         split: "train", "valid" or "test" (ranges of unique ids, the seed's in proportion), "all" (the whole training set),
-            or "evaluation" (the official evaluation set, only with its published annotations).
+            or "evaluation" (the official evaluation set; without its published annotations no joint is labelled).
         versions: which of `VERSIONS`; the evaluation set has no others than its own pictures.
         skip_missing: leave out samples whose picture is not there, instead of refusing.
         shares: of the hands that train and valid get; test gets the rest. None: the seed's ranges.
@@ -59,20 +60,15 @@ def read_freihand(
         raise HgfastError(f"--versions must name one or more of {', '.join(VERSIONS)}, each once")
     _check_present(root, part)
     k_matrices = _read_rows(root / f"{part}_K.json", (3, 3))
-    xyz = _read_rows(root / f"{part}_xyz.json", (21, 3))
-    if len(k_matrices) != len(xyz):
-        raise HgfastError(
-            f"{part}_K.json has {len(k_matrices)} rows and {part}_xyz.json {len(xyz)} in {root}: "
-            "they must be equally long; unpack both again from the same archive"
-        )
-    uv = _project(k_matrices, xyz, root / f"{part}_xyz.json")
+    annotated = part == "training" or (root / f"{part}_xyz.json").is_file()
+    uv = _read_points(root, part, k_matrices) if annotated else np.zeros((len(k_matrices), 21, 2))
     ids = _split_ids(len(uv), split, root, shares)
     columns = [0] if part == "evaluation" else [VERSIONS.index(v) for v in versions]
     numbers = np.concatenate([ids + len(uv) * column for column in columns])
     names = [f"{number:08d}.jpg" for number in numbers]
     advice = "unpack the archive again, or leave out absent versions with --versions"
     paths, there = find_pictures(root / part / "rgb", names, skip_missing, advice)
-    _check_size(paths[0])
+    _check_size(paths)
     group = np.tile(ids, len(columns))[there]
     keypoints = uv[group]
     return Samples(
@@ -80,8 +76,8 @@ def read_freihand(
         centre=np.full((len(paths), 2), SIZE / 2),
         side=np.full(len(paths), float(SIZE)),
         keypoints=keypoints,
-        labelled=np.ones(keypoints.shape[:2], bool),
-        reference=np.ptp(keypoints, axis=1).max(axis=1),
+        labelled=np.full(keypoints.shape[:2], annotated),
+        reference=np.ptp(keypoints, axis=1).max(axis=1) if annotated else np.full(len(paths), np.nan),
         group=group,
         skeleton=HAND21,
         pixel_offset=0.0,
@@ -107,16 +103,29 @@ def _split_ids(count: int, split: str, root: Path, shares: Sequence[float] | Non
     return np.arange(start, end)
 
 
+def _read_points(root: Path, part: str, k_matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The joints (N, 21, 2) in pixels."""
+    xyz = _read_rows(root / f"{part}_xyz.json", (21, 3))
+    if len(k_matrices) != len(xyz):
+        raise HgfastError(
+            f"{part}_K.json has {len(k_matrices)} rows and {part}_xyz.json {len(xyz)} in {root}: "
+            "they must be equally long; unpack both again from the same archive"
+        )
+    return _project(k_matrices, xyz, root / f"{part}_xyz.json")
+
+
 def _check_present(root: Path, part: str) -> None:
-    missing = [name for name in (f"{part}_K.json", f"{part}_xyz.json") if not (root / name).is_file()]
+    needed = [f"{part}_K.json"] + ([f"{part}_xyz.json"] if part == "training" else [])
+    missing = [name for name in needed if not (root / name).is_file()]
     missing += [f"{part}/rgb"] if not (root / part / "rgb").is_dir() else []
     if missing and part == "evaluation" and (root / "training_xyz.json").exists():
         raise HgfastError(
-            f"{missing[0]} is not in {root}: the evaluation annotations come in FreiHAND_pub_v2_eval.zip, to be unpacked there"
+            f"{missing[0]} is not in {root}: the evaluation set comes in FreiHAND_pub_v2.zip and FreiHAND_pub_v2_eval.zip, "
+            "to be unpacked there"
         )
     if missing:
-        what = f"{missing[0]} is missing" if root.is_dir() else "there is no such folder"
-        raise HgfastError(f"no FreiHAND data in {root} ({what}): {WHERE_FROM.format(root=root)}")
+        what, empty = (f"{missing[0]} is missing", "DIR") if root.is_dir() else ("there is no such folder", root)
+        raise HgfastError(f"no FreiHAND data in {root} ({what}): {WHERE_FROM.format(root=empty)}")
 
 
 def _read_rows(path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -158,7 +167,19 @@ def _project(k_matrices: NDArray[np.float64], xyz: NDArray[np.float64], path: Pa
     return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:], np.float64)
 
 
-def _check_size(path: str) -> None:
-    height, width, _ = read_image(path).shape
-    if (height, width) != (SIZE, SIZE):
-        raise HgfastError(f"{path} is {width} x {height} pixels, FreiHAND's are {SIZE} x {SIZE}: unpack it again")
+def _check_size(paths: NDArray[np.str_]) -> None:
+    """Refuse a folder of other pictures: of a few from its beginning to its end, those that can be read have another size.
+
+    One that cannot be read, or one of another size among right ones, is left to the file check and to the loader.
+    """
+    wrong = ""
+    for path in paths[np.linspace(0, len(paths) - 1, min(LOOKED_AT, len(paths))).astype(int)]:
+        try:
+            height, width, _ = read_image(path).shape
+        except HgfastError:
+            continue
+        if (height, width) == (SIZE, SIZE):
+            return
+        wrong = wrong or f"{path} is {width} x {height} pixels, FreiHAND's are {SIZE} x {SIZE}: unpack it again"
+    if wrong:
+        raise HgfastError(wrong)

@@ -47,8 +47,8 @@ def read_mpii(root: Path, split: str, skip_missing: bool = False) -> Samples:
     path = root / "annot" / f"{split}.h5"
     for wanted, present in (("images", (root / "images").is_dir()), (f"annot/{split}.h5", path.is_file())):
         if not present:
-            what = f"{wanted} is missing" if root.is_dir() else "there is no such folder"
-            raise HgfastError(f"no MPII data in {root} ({what}): {WHERE_FROM.format(root=root)}")
+            what, empty = (f"{wanted} is missing", "DIR") if root.is_dir() else ("there is no such folder", root)
+            raise HgfastError(f"no MPII data in {root} ({what}): {WHERE_FROM.format(root=empty)}")
     table = _read_table(path)
     names, part = as_names(table["imgname"]), table["part"]
     annotated = np.any(part != 0, axis=-1) | (table["visible"] != 0)  # an absent joint lies at (0, 0) and is not visible

@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 from hgfast.errors import HgfastError
 
 
+class MissingPictures(HgfastError):
+    """Pictures that are not there. missing: their paths, each once; there: (N,) bool, which of the N names asked for are."""
+
+    def __init__(self, sentence: str, missing: Sequence[str], there: NDArray[np.bool_]) -> None:
+        super().__init__(sentence)
+        self.missing, self.there = missing, there
+
+
 def find_pictures(
     folder: Path, names: Sequence[str], skip_missing: bool, advice: str
 ) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
@@ -25,7 +33,8 @@ def find_pictures(
     Without `skip_missing` all must be there; `advice` says what to do about missing ones.
 
     Raises:
-        HgfastError: pictures that are missing, with their number and the first names; none left; a name that leads out.
+        MissingPictures: some are not there or, with `skip_missing`, none is; the sentence has their number and the first names.
+        HgfastError: a name that leads out.
     """
     distinct = dict.fromkeys(names)
     strange = next((name for name in distinct if not _stays_inside(name)), None)
@@ -37,12 +46,14 @@ def find_pictures(
     present = {inner: _listing(folder, inner) for inner in {"", *(name.rpartition("/")[0] for name in distinct)}}
     found = {name: name.rpartition("/")[2] in present[name.rpartition("/")[0]] for name in distinct}
     missing = [name for name in distinct if not found[name]]
-    if missing and (not skip_missing or len(missing) == len(distinct)):
-        raise HgfastError(
-            f"{len(missing)} of {len(distinct)} pictures are missing in {folder}, the first {', '.join(missing[:3])}: {advice}"
-            + ("" if skip_missing else ", or leave their samples out with --skip-missing")
-        )
     there = np.array([found[name] for name in names], bool)
+    if missing and (not skip_missing or len(missing) == len(distinct)):
+        raise MissingPictures(
+            f"{len(missing)} of {len(distinct)} pictures are missing in {folder}, the first {', '.join(missing[:3])}: {advice}"
+            + ("" if skip_missing else ", or leave their samples out with --skip-missing"),
+            [str(folder / name) for name in missing],
+            there,
+        )
     return np.array([str(folder / name) for name in names])[there], there
 
 

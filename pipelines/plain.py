@@ -6,8 +6,10 @@ What may enter: reading and warping with OpenCV.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 
 import cv2
 import numpy as np
@@ -67,6 +69,7 @@ class TorchLoader(PlannedLoader):
             batch_size=None,
             sampler=_Sampler(self._places),
             num_workers=workers,
+            multiprocessing_context=_context() if workers else None,
             persistent_workers=workers > 0,
             worker_init_fn=_one_thread,
             collate_fn=_as_is,  # type: ignore[arg-type]  # with batch_size None it gets one item
@@ -123,6 +126,15 @@ class _Sampler:
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def _context() -> BaseContext:
+    """Workers that do not inherit this process's threads: a fork in the midst of one's work may hang for ever."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _one_thread(_: int) -> None:

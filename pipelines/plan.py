@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +70,7 @@ class Plan:
         self.steps = min(math.ceil(len(samples) / batch_size), len(samples) // world)
         self.largest = math.ceil(math.ceil(len(samples) / self.steps) / world)  # of this rank's shares, for allocation
         self._usable = np.ones(len(samples), bool)
-        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._drawn: dict[int, tuple[NDArray[np.int64], NDArray[np.float64] | None]] = {}
 
     def leave_out(self, rows: Sequence[int]) -> None:
         """Never ask for these rows of Samples again. Raises `HgfastError` where none are left."""
@@ -85,7 +84,7 @@ class Plan:
 
     def batch(self, epoch: int, step: int) -> PlannedBatch:
         """This rank's share of batch `step` (0 <= step < steps) of an epoch."""
-        order, draws = self._epoch(epoch)
+        order, draws = self._draws(epoch)
         count = len(order)
         whole = order[count * step // self.steps : count * (step + 1) // self.steps]
         index = whole[len(whole) * self.rank // self.world : len(whole) * (self.rank + 1) // self.world]
@@ -100,6 +99,12 @@ class Plan:
             start = int(index[place] if draws is None else draws[place, _DRAWS.index("stand_in")] * len(self._usable))
             shown[place] = (start + int(np.argmax(np.roll(self._usable, -start)))) % len(self._usable)
         return shown
+
+    def _draws(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+        """An epoch's order and numbers; the last two epochs' are kept."""
+        if epoch not in self._drawn:
+            self._drawn = {**dict(list(self._drawn.items())[-1:]), epoch: self._draw_epoch(epoch)}
+        return self._drawn[epoch]
 
     def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
         if self.augment is None:

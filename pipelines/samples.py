@@ -19,7 +19,7 @@ class Samples:
     paths: (N,) str. centre: (N, 2) and side: (N,) of the square to crop. keypoints: (N, K, 2). labelled: (N, K) bool.
     reference: (N,) length that normalises errors. group: (N,) int, equal for samples that must not be split apart.
     pixel_offset: what was added to the files' coordinates to reach the convention. skipped: how many samples were left out
-    because their picture is missing.
+    because their picture is missing; unreadable: because the file check found theirs to be bad.
     """
 
     paths: NDArray[np.str_]
@@ -32,6 +32,7 @@ class Samples:
     skeleton: Skeleton
     pixel_offset: float
     skipped: int = 0
+    unreadable: int = 0
 
     def __post_init__(self) -> None:
         n, k = len(self.paths), len(self.skeleton.joints)
@@ -53,4 +54,7 @@ class Samples:
     @property
     def in_words(self) -> str:
         """How many there are, and how many more there would be with all pictures."""
-        return f"{len(self)} samples" + (f" ({self.skipped} more without their picture)" if self.skipped else "")
+        more = [f"{self.skipped} more without their picture"] if self.skipped else []
+        if self.unreadable:
+            more.append(f"{self.unreadable} {'with one' if more else 'more with a picture'} that cannot be read")
+        return f"{len(self)} samples" + (f" ({', '.join(more)})" if more else "")

@@ -59,7 +59,7 @@ def sample_crowd(rng: Generator) -> Crowd:
     height, width = size
     figure = sample_figure(rng)
     stature = figure.physique.stature
-    tall = float(np.exp(rng.uniform(np.log(max(LEAST, 0.34 * height)), np.log(1.35 * height))))  # pixels a stature takes
+    tall = float(np.exp(rng.uniform(np.log(max(LEAST, 0.34 * height)), np.log(1.9 * height))))  # pixels a stature takes
     focal = 0.5 * max(size) / np.tan(np.radians(rng.uniform(28, 68)) / 2)
     focal = max(focal, NEAREST * tall / stature)
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
@@ -109,7 +109,9 @@ def aim(rng: Generator, turned: Figure, distance: float, K: Array, size: tuple[i
         if goal is None:
             room = np.maximum(frame - (high - low), 0)
             spare = np.maximum((high - low) - frame, 0)
-            goal = frame / 2 + loose * (rng.uniform(-0.5, 0.5, 2) * (room + 0.9 * spare) + rng.normal(0, 0.05, 2) * frame)
+            where = np.where(spare > 0, [rng.uniform(-0.45, 0.45), rng.uniform(0.5, 0.7)], rng.uniform(-0.5, 0.5, 2))
+            goal = frame / 2 + loose * (where * (room + spare) + rng.normal(0, 0.03, 2) * frame)
+            goal[1] += (1 - loose) * 0.5 * spare[1]  # whoever does not fit in is cut off at the feet rather than at the head
         shift[:2] += (goal - (low + high) / 2) * shift[2] / K[0, 0]
     return turned.moved(np.eye(3), shift)
 

@@ -1,4 +1,4 @@
-"""What drawing a data set takes whatever is drawn: an empty folder, several processes, JPEG, files that are complete or absent.
+"""What drawing a data set takes whatever is drawn: an empty folder, several processes, JPEG, a mark that says so.
 
 What may enter: folders, processes, encoding. Layouts and pictures are elsewhere.
 """
@@ -24,6 +24,8 @@ from hgfast.machine import cores
 
 Job = TypeVar("Job")
 Drawn = TypeVar("Drawn")
+MARK = "synthetic.txt"
+"""The file that tells a drawn data set from a real one."""
 CHUNK = 16
 """Jobs a process is handed at a time."""
 
@@ -36,13 +38,20 @@ def at_least(**numbers: tuple[int | None, int]) -> None:
 
 
 def make_room(out: Path, folders: Sequence[str], leftovers: Callable[[Path], Iterator[Path]], overwrite: bool) -> None:
-    """Make the folders of a layout; remove what an earlier run left in them if `overwrite`, or else refuse to."""
+    """Make the folders of a layout; remove what an earlier run left in them if `overwrite`, or else refuse to.
+
+    Only what was drawn here is ever removed: a data set that people photographed has no `MARK`.
+    """
     try:
         old = list(leftovers(out))
+        if old and not (out / MARK).is_file():
+            raise HgfastError(f"{out} holds a data set that was not drawn by this command; choose another --out")
         if old and not overwrite:
             raise HgfastError(f"{out} already holds a data set; choose another --out, or replace it with --overwrite")
         for file in old:
             file.unlink()
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARK).write_text("Drawn by pipelines/synthetic.py, which may replace it.\n")
         for folder in folders:
             (out / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,11 +95,3 @@ def one_thread() -> None:
 def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
     """A picture (H, W, 3) BGR or (H, W) as a JPEG file."""
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-
-
-@contextmanager
-def complete(file: Path) -> Iterator[Path]:
-    """A path beside `file` to write to, which becomes `file` once all went well."""
-    partial = file.with_suffix(file.suffix + ".partial")
-    yield partial
-    partial.replace(file)

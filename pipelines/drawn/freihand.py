@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hgfast.files import complete
 from pipelines.drawn.camera import PICTURE, Viewpoints
-from pipelines.drawn.files import at_least, complete, jpeg, make_room, spread, writing
+from pipelines.drawn.files import at_least, jpeg, make_room, spread, writing
 from pipelines.drawn.render import Surface, blank
 from pipelines.drawn.scene import photograph
 from pipelines.freihand import VERSIONS

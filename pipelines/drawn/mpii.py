@@ -15,9 +15,10 @@ import numpy as np
 from numpy.random import Generator
 
 from hgfast.errors import HgfastError
+from hgfast.files import complete
 from pipelines.drawn.camera import Array
 from pipelines.drawn.crowd import FEWEST, Mask
-from pipelines.drawn.files import at_least, complete, jpeg, make_room, spread, writing
+from pipelines.drawn.files import at_least, jpeg, make_room, spread, writing
 from pipelines.drawn.people import HEAD_TOP, NECK, PELVIS, THORAX
 from pipelines.drawn.snapshot import Subject, snapshot
 
@@ -29,6 +30,8 @@ PIXEL_CENTRE = 0.5
 """What is added to continuous coordinates, the first pixel's corner being (0, 0), to count pixel centres from 1."""
 HEAD_WIDTH = 0.75
 """A head's width over its length; the box of such an ellipse has the same diagonal however the head is tilted."""
+HEADS = 25
+"""What the official files divide `normalize` by to get the scale, which they then enlarge by 1.25: 20 in every row."""
 CLICKED = [joint for joint in range(16) if joint not in (NECK, HEAD_TOP)]
 
 
@@ -118,21 +121,22 @@ def perform(job: Job) -> list[Row]:
     return [
         annotate(rng, subject, shot.K, size, name, job.index, number)
         for number, subject in enumerate(shot.subjects)
-        if subject.present.sum() >= FEWEST and (number == 0 or subject.seen.sum() >= FEWEST // 2)
+        if subject.present.sum() >= FEWEST
+        and (number == 0 or (subject.seen.sum() >= FEWEST // 2 and subject.present[[NECK, HEAD_TOP]].all()))
     ]
 
 
 def annotate(rng: Generator, subject: Subject, K: Array, size: tuple[int, int], name: str, index: int, person: int) -> Row:
     """A person's row, with the noise of people who click."""
     figure, present = subject.figure, subject.present
-    raw = figure.physique.stature * K[0, 0] / figure.joints[PELVIS, 2] / 200
     head = figure.physique.head * K[0, 0] / figure.joints[NECK, 2]
     axis = subject.pixels[HEAD_TOP] - subject.pixels[NECK]
     diagonal = float(np.sqrt(axis @ axis + (HEAD_WIDTH * head) ** 2))
     box = subject.pixels[present]
     middle = (box.min(0) + box.max(0)) / 2 + PIXEL_CENTRE
-    objpos = np.round(middle + np.clip(rng.normal(0, 4, 2), -10, 10) * raw)
-    scale = float(raw * np.clip(rng.normal(1, 0.03), 0.92, 1.08))
+    normalize = 0.6 * diagonal
+    scale = normalize / HEADS
+    objpos = np.round(middle + np.clip(rng.normal(0, 4, 2), -10, 10) * scale)
     visible = subject.seen.astype(float)
     visible[[NECK, HEAD_TOP]] = present[[NECK, HEAD_TOP]]
     part = official(subject.pixels, present, size)
@@ -140,7 +144,7 @@ def annotate(rng: Generator, subject: Subject, K: Array, size: tuple[int, int], 
         center=objpos + np.array([0, 15 * scale]),
         imgname=name,
         index=float(index),
-        normalize=0.6 * diagonal,
+        normalize=normalize,
         part=part,
         person=float(person),
         scale=1.25 * scale,

@@ -30,6 +30,8 @@ def test_bare_words_may_stand_anywhere_and_values_begin_with_a_minus() -> None:
     words = ["--flip-test", "a.pt", "--box", "-5,1,2,3", "b.jpg", "--draw", "false", "c.jpg", "--padding=1.5"]
     config = parse(PredictConfig, words, positional="checkpoint", rest="images")
     assert (config.checkpoint, config.images) == (Path("a.pt"), [Path("b.jpg"), Path("c.jpg")])
+    after = parse(PredictConfig, ["a.pt", "--", "-b.jpg", "--box"], positional="checkpoint", rest="images")
+    assert after.images == [Path("-b.jpg"), Path("--box")]
     assert (config.box, config.padding, config.flip_test, config.draw) == ("-5,1,2,3", 1.5, True, False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -33,6 +34,16 @@ def test_edges_have_their_colours_and_hidden_joints_are_left_out() -> None:
     assert not draw_skeleton(blank, points, HAND21, shown)[100, 110].any()
 
 
+@pytest.mark.parametrize("width", [300, 12000])
+def test_lines_are_where_and_as_thick_as_the_person_wants(width: int) -> None:
+    points = np.full((21, 2), np.nan)
+    points[0], points[5] = (0.9 * width, 10), (0.9 * width, 250)
+    drawn = draw_skeleton(np.zeros((260, width, 3), np.uint8), points, HAND21)
+    columns = np.flatnonzero(drawn[130].max(1) > 100)
+    assert columns.mean() + 0.5 == pytest.approx(0.9 * width, abs=0.6)
+    assert 3 <= len(columns) <= 7  # an eightieth of 240 px, and antialiasing
+
+
 def test_sheet() -> None:
     tiles = [np.full((20, 30, 3), value, np.uint8) for value in (10, 20, 30)]
     whole = sheet(tiles, 2)
@@ -51,6 +62,15 @@ def test_files(tmp_path: Path) -> None:
             read_image(tmp_path / name)
     with pytest.raises(HgfastError, match="cannot write the picture"):
         write_image(tmp_path / "a.unknown", image)
+    with pytest.raises(HgfastError, match=r"70000 x 2 pixels are too many"):
+        write_image(tmp_path / "long.jpg", np.zeros((2, 70000, 3), np.uint8))
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 1000.0])
+def test_floating_point_pictures(tmp_path: Path, white: float) -> None:
+    ramp = np.linspace(0, white, 50, dtype=np.float32)
+    cv2.imwrite(str(tmp_path / "a.tiff"), np.repeat(np.repeat(ramp[None, :, None], 9, 0), 3, 2))
+    assert np.abs(read_image(tmp_path / "a.tiff")[4, :, 1] - np.linspace(0, 255, 50)).max() <= 1
 
 
 def test_overlay_leaves_cold_places_alone_and_hot_ones_red() -> None:

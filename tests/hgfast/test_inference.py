@@ -62,7 +62,8 @@ def test_padding() -> None:
     [
         ((0, 0, 0, 10), "no area"),
         ((0, 0, 10, -1), "no area"),
-        ((0, 0, np.nan, 5), "no area"),
+        ((0, 0, np.nan, 5), "not finite"),
+        ((0, 0, 1e12, 5), "more than 100 times as large"),
         ((100, 0, 10, 10), "lies outside the picture of 100 x 80"),
         ((0, -20, 10, 20), "lies outside"),
     ],
@@ -99,5 +100,5 @@ def test_flip_test_exchanges_left_and_right() -> None:
     wanted = plain.clone()
     wanted[:, 1:] = (plain[:, 1] + plain[:, 2])[:, None] / 2
     assert torch.allclose(mixed, wanted, atol=1e-6)
-    unswapped = Finder(replace(SKELETON, swap=(0, 1, 2)))
-    assert torch.allclose(last_heatmaps(unswapped, images, True), plain, atol=1e-6)  # type: ignore[arg-type]
+    with pytest.raises(HgfastError, match="no left and right"):
+        last_heatmaps(Finder(replace(SKELETON, swap=(0, 1, 2))), images, True)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,55 @@ def test_pictures_are_drawn_in_the_skeletons_colours(found: Any, tmp_path: Path)
     assert not (tmp_path / "out/a.jpg").exists()
 
 
+def test_a_sheet_shows_each_joint_where_it_is(found: Any, tmp_path: Path) -> None:
+    save(str(tmp_path / "a.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+    found(tmp_path / "a.png", heatmaps=True)
+    entry = found.content["images"][0]
+    assert (entry["drawn"], entry["heatmaps"]) == ("a.jpg", "a_heatmaps.jpg")
+    sheet = read_image(tmp_path / "out" / entry["heatmaps"]).astype(int)
+    within = (POINTS + np.array([0, (WIDTH - HEIGHT) / 2])) * 224 / WIDTH  # of a square of the picture's longer side
+    first = sheet[:, :224]
+    middle = (within[0] + within[1]) / 2
+    assert first[int(middle[1]) - 2 : int(middle[1]) + 3, int(middle[0]), 0].max() > 100  # the red edge
+    tiles = np.stack([sheet[20:, 224 * joint : 224 * (joint + 1)] for joint in (1, 2, 3)])
+    for tile, (x, y) in zip(tiles, within):
+        painted = np.abs(tile - np.median(tiles, 0)).sum(-1)  # the crop is the same in all three
+        hot = np.argwhere(painted > 0.7 * painted.max()).mean(0)
+        assert abs(hot[0] + 20 - y) < 12 and abs(hot[1] - x) < 12
+
+
+def test_one_picture_that_cannot_be_drawn_does_not_end_the_run(found: Any, tmp_path: Path) -> None:
+    save(str(tmp_path / "long.png"), np.zeros((2, 70000, 3), np.uint8))
+    save(str(tmp_path / "short.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+    assert set(found(tmp_path)) == {"short.png"}
+    assert "70000 x 2 pixels are too many" in found.content["failed"][0]["reason"]
+
+
+def test_names_that_are_no_text(found: Any, tmp_path: Path) -> None:
+    strange = tmp_path / os.fsdecode(b"bad\xff.png")
+    save(str(tmp_path / "a.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+    (tmp_path / "a.png").rename(strange)
+    assert len(found(tmp_path)) == 1
+    assert (tmp_path / "out" / os.fsdecode(b"bad\xff.jpg")).exists()
+
+
+def test_an_earlier_result_stays_when_nothing_is_done(found: Any, tmp_path: Path) -> None:
+    save(str(tmp_path / "a.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+    found(tmp_path / "a.png")
+    before = (tmp_path / "out/keypoints.json").read_bytes()
+    result = predict(PredictConfig(checkpoint=Path("x"), images=[tmp_path / "gone.png"], out=tmp_path / "out"))
+    assert len(result["failed"]) == 1
+    assert (tmp_path / "out/keypoints.json").read_bytes() == before
+
+
 def test_names_never_collide() -> None:
-    files = [Path("a/x.jpg"), Path("b/x.jpg"), Path("a/x.png"), Path("a/X.bmp"), Path("a/x_2.jpg"), Path("a/x_heatmaps.jpg")]
+    files = [Path(f"a/{n}.jpg") for n in ("y_heatmaps", "y", "x", "x_2", "x_heatmaps")] + [
+        Path(n) for n in ("b/x.jpg", "a/x.png", "X.bmp")
+    ]
     names = [*output_names(files).values()]
     written = [n.lower() for name in names for n in (name, f"{name}_heatmaps")]
-    assert len(set(written)) == len(written) == 12
-    assert names[0] == "x"
+    assert len(set(written)) == len(written) == 16
+    assert names[2] == "x"
 
 
 def test_folders_and_repetitions(tmp_path: Path) -> None:
@@ -216,7 +260,7 @@ def test_odd_pictures_from_the_shell(checkpoint: Path, tmp_path: Path, command: 
         "-5,2,60,70",
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "2 pictures done" in done.stdout
+    assert "2 pictures done" in done.stdout and "outside" not in done.stderr
 
 
 BAD = [
@@ -226,6 +270,10 @@ BAD = [
     (["{ck}", "a.jpg", "--box", "1,2,3,x"], "must be x,y,width,height"),
     (["{ck}", "a.jpg", "--box", ""], "must be x,y,width,height"),
     (["{ck}", "a.jpg", "--padding", "0"], "--padding 0 must be above 0"),
+    (["{ck}", "a.jpg", "--box", "1,2,nan,4"], "not finite"),
+    (["{ck}", "a.jpg", "--box", "1,2,0,4"], "no area"),
+    (["{ck}", "a.jpg", "--padding", "1.25"], "--padding goes with --box"),
+    (["{ck}", "--", "-x.jpg"], "1 of 1 pictures could not be done"),
     (["{ck}", "a.jpg", "--boxes", "1,2,3,4"], "did you mean --box?"),
     (["{ck}", "a.jpg", "--out", "{ck}"], "cannot make the folder"),
 ]
@@ -235,10 +283,12 @@ BAD = [
 def test_bad_input_is_one_sentence_and_exit_code_2(
     words: list[str], sentence: str, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["predict.py", *(w.format(ck=checkpoint) for w in words)])
+    monkeypatch.setattr(
+        sys, "argv", ["predict.py", "--out", str(checkpoint.parent / "out"), *(w.format(ck=checkpoint) for w in words)]
+    )
     with pytest.raises(SystemExit) as end:
         run(main)
     printed = capsys.readouterr().err
     assert end.value.code == 2
     assert sentence in printed
-    assert printed.count("\n") == 1
+    assert printed.count("\n") == 1 + printed.count("not done: ")

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -29,6 +30,7 @@ from hgfast.preprocessing import Preprocessing
 from hgfast.train import main, train
 from hgfast.training import Trainer
 from pipelines.datasets import open_loader, open_samples
+from pipelines.freihand import read_freihand
 from pipelines.mpii import read_mpii
 from pipelines.plan import Plan
 
@@ -69,6 +71,18 @@ def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command:
     assert all(0 <= row["pck@0.05"] <= row["pck@0.1"] <= row["pck@0.2"] <= 1 for row in result["rows"])
     assert (tmp_path / "s.png").stat().st_size > 10_000
 
+    data = tmp_path / "without"
+    shutil.copytree(hands, data)
+    (data / "evaluation_xyz.json").unlink()
+    words = ["hgfast/evaluate.py", folder / "checkpoint.pt", "--data", data, "--split", "evaluation"]
+    done = command(*words)
+    assert done.returncode == 2 and "has no annotations: only --predictions" in done.stderr
+    done = command(*words, "--predictions", tmp_path / "p.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert len(found["samples"]) == len(list((data / "evaluation/rgb").iterdir()))
+    assert np.array(found["samples"][0]["keypoints"]).shape == (21, 2)
+
 
 def test_people_from_pictures_to_a_prediction(people: Path, tmp_path: Path, command: Command) -> None:
     """`--dataset mpii` in train, evaluate and predict, with a picture missing."""
@@ -99,6 +113,84 @@ def test_people_from_pictures_to_a_prediction(people: Path, tmp_path: Path, comm
     done = command("hgfast/predict.py", checkpoint, samples.paths[-1], "--out", tmp_path / "found")
     assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "found/keypoints.json").read_text())["images"][0]["people"][0]["keypoints"]) == 16
+
+
+@pytest.mark.parametrize("loader", ["dali", "torch"])
+def test_bad_files_never_end_a_run(hands: Path, tmp_path: Path, command: Command, loader: str) -> None:
+    """Files that rot are named and replaced; the check finds them, and then they are left out from the beginning."""
+    data = tmp_path / "FreiHAND"
+    shutil.copytree(hands, data)
+    last = len(read_freihand(hands, "train", ["gs"]))  # the first of the validation hands
+    bad = [data / f"training/rgb/{number:08d}.jpg" for number in (3, 17, last)]
+    for file, content in zip(bad, (b"", b"text", bad[2].read_bytes()[:500])):
+        file.write_bytes(content)
+    words = ["--data", data, "--versions", "[gs]", "--loader", loader]
+    train_words = [*words, "--out", tmp_path, "--overwrite", "--model.preset", "tiny", "--train.epochs", 2, "--batch-size", 8]
+    done = command("hgfast/train.py", *train_words)
+    assert done.returncode == 0, done.stderr
+    for file in bad:
+        assert done.stderr.count(f"{file}") == 1
+    assert all(math.isfinite(r["valid"]["epe_px"]) for r in lines(tmp_path / "freihand"))  # type: ignore[index]
+
+    done = command("pipelines/check.py", *words)
+    assert done.returncode == 1
+    assert all(str(file.name) in done.stdout for file in bad)
+    done = command("hgfast/train.py", *train_words)
+    assert done.returncode == 0, done.stderr
+    assert "another picture" not in done.stderr
+    assert "2 more with a picture that cannot be read" in done.stdout
+    done = command("hgfast/evaluate.py", tmp_path / "freihand/best.pt", *words, "--split", "valid")
+    assert done.returncode == 0 and "1 more with a picture that cannot be read" in done.stdout
+
+
+def test_training_from_the_crop_cache(people: Path, tmp_path: Path, command: Command) -> None:
+    words = [
+        "--dataset",
+        "mpii",
+        "--data",
+        people,
+        "--cache",
+        tmp_path / "cache",
+        "--model.preset",
+        "tiny",
+        "--augment.rotation",
+        15,
+    ]
+    done = command("hgfast/train.py", *words, "--out", tmp_path)
+    assert done.returncode == 2 and "pipelines/cache.py with the same flags" in done.stderr
+    done = command("pipelines/cache.py", *words)
+    assert done.returncode == 0, done.stderr
+    for name, extra in (("whole", ["--cache", "null"]), ("crops", [])):
+        done = command("hgfast/train.py", *words, *extra, "--out", tmp_path, "-e", name, "--train.epochs", 2, "--batch-size", 8)
+        assert done.returncode == 0, done.stderr
+    losses = [[r["loss"] for r in lines(tmp_path / name)] for name in ("whole", "crops")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01) and losses[0] != losses[1]
+
+
+def test_own_points_in_coco_format(tmp_path: Path, command: Command) -> None:
+    """A triangle's corners, drawn here: `--dataset coco` from a JSON file to a prediction."""
+    rng, images, rows = np.random.default_rng(1), [], []
+    for number in range(24):
+        points = rng.uniform(20, 80, (3, 2)).round(1)
+        picture = np.zeros((100, 120, 3), np.uint8)
+        cv2.fillPoly(picture, [points.astype(int)], (200, 120, 60))
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 120, "height": 100})
+        rows.append({"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "bbox": [10, 10, 80, 80],
+                     "keypoints": [v for x, y in points.tolist() for v in (x, y, 2)]})  # fmt: skip
+    category = {"id": 1, "name": "triangle", "keypoints": ["a", "b", "c"], "skeleton": [[1, 2], [2, 3]]}
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": rows, "categories": [category]}))
+    words = ["--dataset", "coco", "--annotations", tmp_path / "a.json", "--images", tmp_path]
+    done = command(
+        "hgfast/train.py", *words, "--valid-annotations", tmp_path / "a.json", "--out", tmp_path, "--model.preset", "tiny",
+        "--train.epochs", 2, "--batch-size", 8,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "pck@0.2" in done.stdout
+    done = command("hgfast/evaluate.py", tmp_path / "coco/best.pt", *words, "--baselines")
+    assert done.returncode == 0 and "mean pose" in done.stdout, done.stderr
+    done = command("hgfast/predict.py", tmp_path / "coco/best.pt", tmp_path / "3.png", "--out", tmp_path / "found")
+    assert json.loads((tmp_path / "found/keypoints.json").read_text())["joints"] == ["a", "b", "c"], done.stderr
 
 
 @pytest.mark.slow
@@ -316,6 +408,7 @@ def test_continuing_with_another_network_or_name_is_refused(hands: Path, tmp_pat
         (["--loss.name", "mse"], "another network or loss"),
         (["--batch-size", "8"], "steps an epoch"),
         (["-e", "other"], "under its own name"),
+        (["-e", "freihand"], "under its own name"),
     ):
         monkeypatch.setattr(sys, "argv", [*start, *words])
         with pytest.raises(HgfastError, match=sentence):
@@ -324,6 +417,27 @@ def test_continuing_with_another_network_or_name_is_refused(hands: Path, tmp_pat
     main()
     state = checkpoints.read(tmp_path / "small/checkpoint.pt")["training"]
     assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+
+
+def test_continuing_with_other_joints_is_refused_and_changes_nothing(
+    hands: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(small(hands, tmp_path, 1), distributed.start("cpu"))
+    before = (folder / "config.yaml").read_bytes()
+    words = ["-c", "small", "--out", str(tmp_path), "--dataset", "mpii", "--data", str(people), "--train.epochs", "3"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with pytest.raises(HgfastError, match="predicts hand21, the data are body16"):
+        main()
+    assert (folder / "config.yaml").read_bytes() == before
+
+
+def test_figures_that_are_not_there_are_null_and_best_is_written_all_the_same(hands: Path, tmp_path: Path) -> None:
+    trainer = bare_trainer(small(hands, tmp_path, 1), tmp_path, hands)
+    for figure, epoch in ((math.nan, 1), (0.5, 2), (math.nan, 3), (0.4, 4)):
+        trainer._report({"epoch": epoch, "step": 0, "loss": 1.0, "images_per_s": 1.0, "data_wait": 0.0, "valid": {"x": figure}})
+        trainer._save({"x": figure}, epoch)
+    assert checkpoints.read(tmp_path / "best.pt")["epoch"] == 2
+    assert [record["valid"]["x"] for record in lines(tmp_path)] == [None, 0.5, None, 0.4]  # type: ignore[index]
 
 
 def test_a_fresh_start_leaves_nothing_of_the_old_run(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

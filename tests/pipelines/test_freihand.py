@@ -53,6 +53,32 @@ def test_evaluation_split(hands: Path) -> None:
     assert "evaluation/rgb" in samples.paths[0]
 
 
+def test_evaluation_split_without_its_annotations(hands: Path, tmp_path: Path) -> None:
+    shutil.copytree(hands, tmp_path / "copy")
+    (tmp_path / "copy/evaluation_xyz.json").unlink()
+    samples, known = (read_freihand(root, "evaluation") for root in (tmp_path / "copy", hands))
+    assert [Path(p).name for p in samples.paths] == [Path(p).name for p in known.paths]
+    assert not samples.labelled.any() and known.labelled.all()
+
+
+@pytest.mark.parametrize(
+    ("shares", "sizes"), [([0.5, 0.25], (24, 12, 12)), ([1 / 3, 1 / 3], (16, 16, 16)), ([0.75, 0.25], (36, 12, None))]
+)
+def test_other_shares(hands: Path, shares: list[float], sizes: tuple[int, int, int | None]) -> None:
+    for split, size in zip(("train", "valid", "test"), sizes):
+        if size is None:
+            with pytest.raises(HgfastError, match="is empty"):
+                read_freihand(hands, split, ["gs"], shares=shares)
+        else:
+            assert len(read_freihand(hands, split, ["gs"], shares=shares)) == size
+
+
+@pytest.mark.parametrize("shares", [[0.5], [0.9, 0.2], [-0.1, 0.5]])
+def test_impossible_shares(hands: Path, shares: list[float]) -> None:
+    with pytest.raises(HgfastError, match="must be two numbers from 0 to 1"):
+        read_freihand(hands, "train", shares=shares)
+
+
 @pytest.mark.real_data
 def test_real_keypoints(real_freihand: Path) -> None:
     """The real 2-D points as another project ships them, in COCO format."""
@@ -117,11 +143,26 @@ def test_missing_pictures_are_counted_and_named(hands: Path, tmp_path: Path) -> 
     assert len(read_freihand(root, "all", ["hom"])) == HANDS
 
 
-def test_pictures_of_another_size_are_refused(hands: Path, tmp_path: Path) -> None:
+def test_a_folder_of_pictures_of_another_size_is_refused(hands: Path, tmp_path: Path) -> None:
     shutil.copytree(hands, tmp_path / "copy")
-    cv2.imwrite(str(tmp_path / "copy/training/rgb/00000000.jpg"), np.zeros((256, 200, 3), np.uint8))
+    for file in (tmp_path / "copy/training/rgb").iterdir():
+        cv2.imwrite(str(file), np.zeros((256, 200, 3), np.uint8))
     with pytest.raises(HgfastError, match="is 200 x 256 pixels"):
         read_freihand(tmp_path / "copy", "train")
+
+
+def test_a_few_odd_pictures_do_not_stop_reading(hands: Path, tmp_path: Path) -> None:
+    """They are left to the file check and the loader; the first picture is among them."""
+    shutil.copytree(hands, tmp_path / "copy")
+    rgb = tmp_path / "copy/training/rgb"
+    cv2.imwrite(str(rgb / "00000000.jpg"), np.zeros((256, 200, 3), np.uint8))
+    assert len(read_freihand(tmp_path / "copy", "train", ["gs"])) == split_bounds(HANDS)[0]
+    for content in (b"", b"not a picture"):
+        (rgb / "00000000.jpg").write_bytes(content)
+        assert len(read_freihand(tmp_path / "copy", "train", ["gs"])) == split_bounds(HANDS)[0]
+    for file in rgb.iterdir():
+        file.write_bytes(b"")
+    assert len(read_freihand(tmp_path / "copy", "train", ["gs"])) == split_bounds(HANDS)[0]
 
 
 def test_nothing_there(tmp_path: Path, hands: Path) -> None:

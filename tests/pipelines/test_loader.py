@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import HANDS
 from numpy.typing import NDArray
 
 from hgfast.config import AugmentConfig
@@ -137,6 +139,20 @@ def test_pictures_of_all_sizes_equal_opencvs(people: Path, operator: str) -> Non
                 assert off.max() < 3 and off.mean() < 0.05
                 zooms.append(float(np.sqrt(abs(np.linalg.det(batch.input_from_source[n, :2, :2])))))
     assert min(zooms) < 0.1 and max(zooms) > 1
+
+
+@pytest.mark.parametrize("operator", ["warp_affine", "warp_perspective"])
+def test_squares_beside_their_picture_are_black(hands: Path, operator: str) -> None:
+    """Wholly outside on any side, near and far, shrunk or not; and the last one just touches."""
+    away = [(900, 0), (-900, 0), (0, 900), (0, -900), (224 + 200, 112), (-200, 112), (3000, 3000), (224 + 199, 112)]
+    samples = read_freihand(hands, "all", ["gs"]).take(np.arange(HANDS) < 16)
+    samples = replace(samples, centre=np.array(away * 2, float), side=np.repeat([400.0, 60.0], 8))
+    loader = DaliLoader(Plan(samples, 96, 16), CPU, 1, RAW, warp=operator)  # type: ignore[arg-type]
+    (batch,) = loader.epoch(0)
+    bright = batch.images.amax((1, 2, 3)).numpy()
+    assert np.array_equal(bright > 0, np.arange(16) == 7)
+    for image, path, matrix in zip(batch.images, samples.paths, batch.input_from_source):
+        assert np.abs(warp(read_image(path), matrix, 96) - image.permute(1, 2, 0).numpy()).max() < 3
 
 
 def test_one_epoch_at_a_time(hands: Path) -> None:

@@ -66,7 +66,7 @@ def test_layout_is_complete(folder: Path) -> None:
     names |= {f"training/mask/{i:08d}.jpg" for i in range(COUNT)}
     names |= {f"evaluation/rgb/{i:08d}.jpg" for i in range(HELD)}
     names |= {f"{split}_{name}.json" for split in ("training", "evaluation") for name in ("K", "xyz", "scale")}
-    assert set(contents(folder)) == names
+    assert set(contents(folder)) == names | {"synthetic.txt"}
     for split, count in (("training", COUNT), ("evaluation", HELD)):
         for name, shape in (("K", (3, 3)), ("xyz", (21, 3)), ("scale", ())):
             assert np.array(json.loads((folder / f"{split}_{name}.json").read_text())).shape == (count, *shape)

@@ -1,0 +1,63 @@
+"""Files that are whole or not there at all, and folders that can be written before the work begins.
+
+What may enter: writing to disk safely, whatever the content.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hgfast.errors import HgfastError
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which is flushed and becomes `path` once all went well, and is removed otherwise."""
+    beside = path.with_name(f".{path.name}.writing")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def prepare_folder(folder: Path, flag: str) -> None:
+    """Make a folder and see that it can be written. Raises `HgfastError`, with the flag that names another one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HgfastError(f"cannot make the folder {folder} ({error.strerror}): choose another with {flag}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise HgfastError(f"cannot write to {folder}: choose another folder with {flag}")
+
+
+def write_text(path: Path, text: str, flag: str) -> None:
+    """Write a whole file or none. Raises `HgfastError`, with the flag that names another one."""
+    try:
+        with complete(path) as beside:
+            beside.write_text(text)
+    except OSError as error:
+        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another place with {flag}") from error
+
+
+def plain_json(value: Any) -> Any:
+    """The same value with null for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that every reader takes."""
+    return json.dumps(plain_json(value), indent=indent, allow_nan=False)
