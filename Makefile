@@ -11,7 +11,7 @@ $(VENV)/installed: setup.py constraints.txt
 	@echo "== installing into $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[train,dev]"
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[train,bench,dev]"
 	@touch $@
 
 $(DEMO_DATA)/training_K.json: | $(VENV)/installed

@@ -12,7 +12,18 @@ TRAIN = [
     "tabulate>=0.9",
     "tqdm>=4.66",
 ]
-DEV = ["mypy>=1.15", "pillow>=11", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "scipy-stubs", "types-PyYAML", "types-tabulate", "types-tqdm"]
+BENCH = ["matplotlib>=3.10", "pillow>=11"]
+DEV = [
+    "mypy>=1.15",
+    "pillow>=11",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+    "scipy-stubs",
+    "types-PyYAML",
+    "types-tabulate",
+    "types-tqdm",
+]
 
 setup(
     name="hgfast",
@@ -23,5 +34,5 @@ setup(
     packages=["hgfast", "pipelines", "pipelines.drawn"],
     package_data={"hgfast": ["py.typed"]},
     install_requires=["numpy>=1.26", "opencv-python-headless>=4.9"],
-    extras_require={"train": TRAIN, "dev": DEV},
+    extras_require={"train": TRAIN, "bench": BENCH, "dev": DEV},
 )

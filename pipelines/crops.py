@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hgfast.config import AugmentConfig  # brings torch
 
 QUALITY = 95
-"""Of the JPEG, whose colours have the full resolution (4:4:4)."""
+"""Of the JPEG, whose colours have half the resolution (4:2:0): a quarter less to decode than 4:4:4, for a fifth more error."""
 
 
 @dataclass(frozen=True)
@@ -77,5 +77,5 @@ def crop(image: NDArray[np.uint8], low: NDArray[np.float32], high: NDArray[np.fl
 
 def encode(image: NDArray[np.uint8]) -> bytes:
     """An (H, W, 3) RGB crop as the JPEG file that is kept."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()

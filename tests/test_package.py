@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-SCRIPTS = ("hgfast", "pipelines")
+SCRIPTS = ("hgfast", "pipelines", "bench")
 
 
 def test_importing_hgfast_imports_no_torch() -> None:
@@ -28,7 +28,7 @@ def test_no_module_hides_the_standard_library(folder: str) -> None:
     """A script's folder comes first on sys.path."""
     names = {file.stem for file in (ROOT / folder).glob("*.py")} - {"__init__"}
     assert names & set(sys.stdlib_module_names) == set()
-    assert names & {"torch", "numpy", "cv2", "nvidia", "onnx", "tensorrt", "triton", "tqdm", "yaml"} == set()
+    assert names & {"torch", "numpy", "cv2", "nvidia", "onnx", "tensorrt", "triton", "tqdm", "yaml", "PIL", "matplotlib"} == set()
 
 
 def test_arrows_point_one_way() -> None:

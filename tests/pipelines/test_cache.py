@@ -31,7 +31,7 @@ from pipelines.samples import Samples
 
 SIZE = 128
 STRONG = AugmentConfig(rotation=40, scale_min=0.7, scale_max=1.3, shift=0.1, flip=0.5)
-MEAN, WORST = 1.5, 4.0  # grey levels: a picture's mean difference, of all of them and of the worst
+MEAN, WORST = 2.0, 4.0  # grey levels: a picture's mean difference, of all of them and of the worst
 
 
 class Extremes(Plan):

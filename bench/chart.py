@@ -1,0 +1,58 @@
+"""A bar chart of loaders. What may enter: drawing with matplotlib, which only charts need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from record import Row
+
+from hgfast.errors import HgfastError
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise HgfastError("charts are drawn by matplotlib: pip install matplotlib, or leave out --chart") from error
+
+COLOURS = {
+    "read_only": "#cccccc",
+    "decode_only": "#aaaaaa",
+    "dali_cpu": "#76b900",
+    "dali_gpu": "#3f6b00",
+    "torch": "#ee8866",
+    "seed_style": "#4477aa",
+}
+LEFT_OUT = ("read_only",)  # a disk is hundreds of times faster than what else is shown
+
+
+def draw(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Images a second of every row that has a figure, a panel for each layout on pictures and on crops.
+
+    Raises:
+        HgfastError: the file cannot be written.
+    """
+    panels = list(dict.fromkeys((row["layout"], row["cached"]) for row in rows))
+    figure = Figure(figsize=(11, 3.2 * -(-len(panels) // 2)), layout="constrained")
+    axes = figure.subplots(-(-len(panels) // 2), 2, squeeze=False).flat
+    for axis, (layout, cached) in zip(axes, panels):
+        shown = [r for r in rows if (r["layout"], r["cached"]) == (layout, cached) and r["images_per_s"] is not None]
+        shown = [r for r in shown if r["loader"] not in LEFT_OUT][::-1]
+        names = [f"{r['loader']} {r['variant']}" for r in shown]
+        rates = [r["images_per_s"] for r in shown]
+        reach = [
+            [r["images_per_s"] - r["images_per_s_min"] for r in shown],
+            [r["images_per_s_max"] - r["images_per_s"] for r in shown],
+        ]
+        bars = axis.barh(names, rates, xerr=reach, color=[COLOURS[r["loader"]] for r in shown], error_kw={"lw": 0.8})
+        axis.bar_label(bars, [f" {rate:.0f}" for rate in rates], padding=3, fontsize=8)
+        axis.margins(x=0.15)
+        axis.set_title(f"{layout}, {'cached crops' if cached else 'whole pictures'}", fontsize=10)
+        axis.set_xlabel("images/s (median; lines: lowest to highest round)", fontsize=8)
+        axis.tick_params(labelsize=8)
+    threads = rows[0]["threads"]
+    figure.suptitle(f"{title}, {threads} threads", fontsize=9)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another file") from error

@@ -1,0 +1,95 @@
+"""What every benchmark writes beside its figures: the machine, the versions, the revision, the command, the date.
+
+What may enter: what bench scripts share about where and how a figure was obtained; nothing that measures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hgfast.checkpoints import revision
+from hgfast.errors import HgfastError
+from hgfast.machine import cores
+
+Row = dict[str, Any]
+
+PACKAGES = (
+    "hgfast",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "torch",
+    "nvidia-dali-cuda120",
+    "nvidia-dali-cuda130",
+)
+"""Whose versions are noted where they are installed; a script may name more."""
+
+
+def make_record(rows: Sequence[Row], where: Row, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """The record of a run: `rows` must be flat, `where` is what `machine` said before the run made the machine busy."""
+    return {
+        "machine": where,
+        "versions": versions((*PACKAGES, *packages)),
+        "revision": revision(),
+        "command": shlex.join(["python", *sys.argv]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "rows": list(rows),
+    }
+
+
+def write_record(record: Mapping[str, Any], path: Path) -> None:
+    """Write it as JSON, making the folder. Raises `HgfastError` where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another file") from error
+
+
+def machine() -> Row:
+    """The hardware in words and numbers; `load` is the average number of waiting or running processes of the last minute."""
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": cores(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpu": gpu(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Python's version and those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def gpu() -> str | None:
+    """The first GPU's name, or None where torch sees none."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def _processor() -> str:
+    """The model's name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
