@@ -134,6 +134,8 @@ class DataChoice:
     """COCO: side of the square that the network sees over the longer side of the box"""
     versions: list[str] = field(default_factory=lambda: ["gs", "hom", "sample", "auto"])
     """FreiHAND: which background versions of each hand to use"""
+    single_person: bool = False
+    """MPII's .mat: only people that it calls sufficiently separated from others"""
     shares: list[float] | None = None
     """FreiHAND: shares of the hands that train and valid get, such as [0.8,0.1]; none: the seed's 28000 and 2800 of 32560"""
     skip_missing: bool = False
@@ -189,7 +191,7 @@ class Config(DataChoice):
             ("threads", lambda v: v is None or v >= 1, "at least 1"),
             ("loading.prefetch", lambda v: v >= 1, "at least 1"),
             ("loading.hw_decoder_load", lambda v: 0 <= v <= 1, "in [0, 1]"),
-            ("loading.preload_gb", lambda v: v >= 0, "at least 0"),
+            ("loading.preload_gb", lambda v: 0 <= v < 1e6, "at least 0 and below a million"),
             ("train.epochs", lambda v: v >= 1, "at least 1"),
             ("train.max_iters", lambda v: v is None or v > 0, "above 0"),
             ("train.max_minutes", lambda v: v is None or v > 0, "above 0"),

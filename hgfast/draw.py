@@ -5,6 +5,7 @@ Pictures are (H, W, 3) uint8 RGB; points are in their pixels, corner convention.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,7 @@ def read_image(path: str | Path) -> Image:
     Raises:
         HgfastError: a file that is missing or no such picture; it names the file.
     """
-    path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  # unlike Path.is_dir it leaves every error to the reading
         raise HgfastError(f"{path} is a folder, not a picture")
     try:
         data = np.fromfile(path, np.uint8)

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint on one split of a data set: a table, a JSON file, a sheet of pictures.
 
-python hgfast/evaluate.py exp/hands/best.pt --dataset freihand --data DIR --json result.json
+python hgfast/evaluate.py exp/freihand/best.pt --dataset freihand --data DIR --json result.json
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class EvaluateConfig(DataChoice):
     checkpoint: Path
     """file written by training"""
     split: Literal["train", "valid", "test", "all", "evaluation"] | None = None
-    """which samples; none: test for FreiHAND, valid for the others"""
+    """which samples; none: test for FreiHAND, valid for MPII and, where --valid-annotations names them, for COCO, else train"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     batch_size: int = 32
@@ -93,6 +93,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
         raise HgfastError(f"{model.meta.skeleton.name} has no left and right joints to exchange: leave out --flip-test")
     if not samples.labelled.any() and (config.predictions is None or config.sheet is not None):
         raise HgfastError(f"the split {split} has no annotations: only --predictions FILE can be had of it")
+    train = usable_samples(config, "train") if config.baselines else None
     meta = model.meta
     loader = open_loader(
         samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads, kind=config.loader
@@ -103,8 +104,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
     rows: list[dict[str, Any]] = []
     if samples.labelled.any():
         rows.append({"method": "network", **figures(name, samples, predicted)})
-    if rows and config.baselines:
-        train = usable_samples(config, "train")
+    if rows and train is not None:
         rows.append({"method": "mean pose", **figures(name, samples, mean_pose(train, samples))})
         rows.append({"method": "nearest 16 x 16 thumbnail", **figures(name, samples, nearest_thumbnail(train, samples))})
     result = {
@@ -116,7 +116,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
         "flip_test": config.flip_test,
         "samples": len(samples),
         "skipped": samples.skipped,
-        "unreadable": count - len(samples),
+        "unreadable": samples.unreadable + count - len(samples),
         "rows": rows,
     }
     return result, samples, predicted
@@ -151,8 +151,8 @@ def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
     result, samples, predicted = evaluate(config)
     print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {config.data or config.annotations}")
-    if result["unreadable"]:
-        print(f"{result['unreadable']} more could not be read and do not count")
+    if more := result["unreadable"] - samples.unreadable:
+        print(f"{more} more could not be read and do not count")
     if result["rows"]:
         print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
         print(DATASETS[config.dataset].note, flush=True)

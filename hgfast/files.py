@@ -18,8 +18,15 @@ from hgfast.errors import HgfastError
 
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which is flushed and becomes `path` once all went well, and is removed otherwise."""
-    beside = path.with_name(f".{path.name}.writing")
+    """A path beside `path` to write to, which is flushed and becomes `path` once all went well, and is removed otherwise.
+
+    A link stays one, and what is no file (/dev/stdout, say) is written to as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    beside = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         yield beside
         with beside.open("rb") as file:

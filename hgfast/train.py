@@ -61,6 +61,9 @@ def train(config: Config, ranks: Ranks) -> Path:
     arch, preprocessing = config.model.architecture(), Preprocessing()
     train_samples = usable_samples(config, config.train.split)
     valid_samples = usable_samples(config, config.train.valid_split)
+    for split, samples in ((config.train.split, train_samples), (config.train.valid_split, valid_samples)):
+        if not samples.labelled.any():
+            raise HgfastError(f"the split {split} has no annotations: nothing can be learnt from it or measured on it")
     if train_samples.skeleton != valid_samples.skeleton:
         raise HgfastError(f"the splits {config.train.split} and {config.train.valid_split} have different joints or edges")
     if config.cache is not None:

@@ -141,7 +141,7 @@ class Trainer:
         if self.step and state["steps_an_epoch"] != len(self.train):
             raise HgfastError(
                 f"{path} was trained with {state['steps_an_epoch']} steps an epoch and this run has {len(self.train)}: "
-                "continue with the same data and batch size"
+                "continue with the same data and batch size (a file check or crop cache made since may have left samples out)"
             )
         if self.ranks.first:
             self._forget_lines_after_checkpoint()

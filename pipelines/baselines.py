@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hgfast.draw import read_image
+from hgfast.errors import HgfastError
 from hgfast.geometry import move, square_matrices, warp
 from pipelines.samples import Samples
 
+FAR = 1e4  # a grey level unlike any
 THUMBNAIL = 16  # pixels, the side of the compared thumbnails
 
 
@@ -39,11 +41,15 @@ def nearest_thumbnail(train: Samples, held_out: Samples, chunk: int = 256) -> ND
 
 
 def thumbnails(samples: Samples) -> NDArray[np.float32]:
-    """Every sample's crop, averaged down to 16 x 16 RGB: (N, 768) float32."""
+    """Every sample's crop, averaged down to 16 x 16 RGB: (N, 768) float32; `FAR` where the picture cannot be read."""
     matrices = square_matrices(samples.centre, samples.side, THUMBNAIL)
 
     def one(row: int) -> NDArray[np.float32]:
-        return warp(read_image(samples.paths[row]), matrices[row], THUMBNAIL).astype(np.float32).ravel()
+        try:
+            image = read_image(samples.paths[row])
+        except HgfastError:  # the loader has named it or will; nothing is near to it
+            return np.full(THUMBNAIL * THUMBNAIL * 3, FAR, np.float32)
+        return warp(image, matrices[row], THUMBNAIL).astype(np.float32).ravel()
 
     with ThreadPoolExecutor() as pool:
         rows = tqdm(pool.map(one, range(len(samples))), total=len(samples), desc="thumbnails", disable=None, leave=False)

@@ -144,7 +144,8 @@ def remembered(config: CheckConfig, place: Path) -> Result:
             raise
         tqdm.write(f"warning: {error}; everything is decoded anew", file=sys.stderr)
         return Result(config.loader)
-    return old if old.loader == config.loader and not config.again else Result(config.loader)
+    # what another decoder refused stays known as bad until this one has had its say
+    return old if old.loader == config.loader and not config.again else Result(config.loader, bad=dict(old.bad))
 
 
 def examine(
@@ -174,7 +175,8 @@ def examine(
                     known.remember(named[path], state, outcome)
                 bar.update()
         except BaseException:
-            write_result(known, place)
+            if len(outcomes) + len(unknown) > len(named):  # something was decoded
+                write_result(known, place)
             raise
     return states, outcomes, len(unknown)
 

@@ -108,7 +108,7 @@ class _Graph:
     def run(self, paths: Sequence[str]) -> list[tuple[str, Outcome]]:
         """At most `FILES` paths with what becomes of them. A bad file breaks the pipeline; halves tell which."""
         try:
-            (shapes,) = self._pipeline.run(paths=[np.frombuffer(path.encode(), np.uint8) for path in paths])
+            (shapes,) = self._pipeline.run(paths=[np.frombuffer(os.fsencode(path), np.uint8) for path in paths])
         except RuntimeError:
             self._pipeline = self._build()
             if len(paths) == 1:

@@ -155,9 +155,10 @@ def _check_fit(described: Skeleton, category: dict[str, Any], what: str, path: P
     own = category.get("keypoints")
     if not isinstance(own, list) or not own:
         return
+    own = [str(name) for name in own]
     if len(own) != len(described.joints):
         raise HgfastError(f"{what} has {len(described.joints)} joints, {path} has {len(own)}: name them all, in its order")
-    if list(described.joints) != own and set(described.joints) == set(map(str, own)):
+    if list(described.joints) != own and set(described.joints) == set(own):
         raise HgfastError(f"{what} has the joints of {path} in another order: use the order {', '.join(own)}")
 
 

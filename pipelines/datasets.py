@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,7 +53,7 @@ def _freihand(choice: DataChoice, split: str) -> Samples:
 
 def _mpii(choice: DataChoice, split: str) -> Samples:
     if choice.annotations is None:
-        return mpii.read_mpii(_root(choice, mpii.WHERE_FROM), split, choice.skip_missing)
+        return mpii.read_mpii(_root(choice, mpii.WHERE_FROM), split, choice.skip_missing, choice.images)
     images = choice.images or _root(choice, "or --images DIR, the folder of the pictures") / "images"
     listed = choice.valid_annotations or (choice.data / "annot" / "valid.h5" if choice.data else None)
     if listed is None:
@@ -63,7 +64,8 @@ def _mpii(choice: DataChoice, split: str) -> Samples:
         split,
         mpii_mat.valid_names(listed),
         choice.skip_missing,
-        chosen=mpii_mat.valid_people(listed) if listed.suffix == ".h5" else None,
+        chosen=mpii_mat.valid_people(listed) if h5py.is_hdf5(listed) else None,
+        single_person=choice.single_person,
     )
 
 

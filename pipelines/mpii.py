@@ -32,27 +32,29 @@ SCALE_PIXELS = 200.0  # a scale of 1 is a square of this side
 SHAPES = {"center": (2,), "scale": (), "part": (16, 2), "visible": (16,), "normalize": (), "imgname": ()}
 
 
-def read_mpii(root: Path, split: str, skip_missing: bool = False) -> Samples:
+def read_mpii(root: Path, split: str, skip_missing: bool = False, images: Path | None = None) -> Samples:
     """The people of one split, one sample each.
 
     Args:
         root: the folder that holds images/ and annot/.
         split: "train" or "valid".
         skip_missing: leave out people whose picture is not there, instead of refusing.
+        images: the folder of the pictures, if it is elsewhere.
 
     Raises:
         HgfastError: files missing or of the wrong shape; the message says which and what to do.
     """
     check_split(split)
     path = root / "annot" / f"{split}.h5"
-    for wanted, present in (("images", (root / "images").is_dir()), (f"annot/{split}.h5", path.is_file())):
+    images = images or root / "images"
+    for wanted, present in ((images, images.is_dir()), (path, path.is_file())):
         if not present:
             what, empty = (f"{wanted} is missing", "DIR") if root.is_dir() else ("there is no such folder", root)
             raise HgfastError(f"no MPII data in {root} ({what}): {WHERE_FROM.format(root=empty)}")
     table = _read_table(path)
     names, part = as_names(table["imgname"]), table["part"]
     annotated = np.any(part != 0, axis=-1) | (table["visible"] != 0)  # an absent joint lies at (0, 0) and is not visible
-    return as_samples(root / "images", names, table["center"], table["scale"], part, annotated, table["normalize"], skip_missing)
+    return as_samples(images, names, table["center"], table["scale"], part, annotated, table["normalize"], skip_missing)
 
 
 def check_split(split: str) -> None:

@@ -19,7 +19,8 @@ class Samples:
     paths: (N,) str. centre: (N, 2) and side: (N,) of the square to crop. keypoints: (N, K, 2). labelled: (N, K) bool.
     reference: (N,) length that normalises errors. group: (N,) int, equal for samples that must not be split apart.
     pixel_offset: what was added to the files' coordinates to reach the convention. skipped: how many samples were left out
-    because their picture is missing; unreadable: because the file check found theirs to be bad.
+    because their picture is missing; unreadable: because the file check or the crop
+    cache found theirs to be bad.
     """
 
     paths: NDArray[np.str_]

@@ -62,6 +62,8 @@ def test_files(tmp_path: Path) -> None:
             read_image(tmp_path / name)
     with pytest.raises(HgfastError, match="cannot write the picture"):
         write_image(tmp_path / "a.unknown", image)
+    with pytest.raises(HgfastError, match="cannot be read"):
+        read_image(tmp_path / ("n" * 300 + ".jpg"))
     with pytest.raises(HgfastError, match=r"70000 x 2 pixels are too many"):
         write_image(tmp_path / "long.jpg", np.zeros((2, 70000, 3), np.uint8))
 

@@ -74,6 +74,8 @@ def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command:
     data = tmp_path / "without"
     shutil.copytree(hands, data)
     (data / "evaluation_xyz.json").unlink()
+    done = command("hgfast/train.py", "--data", data, "--out", tmp_path, "-e", "blind", "--train.valid-split", "evaluation")
+    assert done.returncode == 2 and "the split evaluation has no annotations" in done.stderr
     words = ["hgfast/evaluate.py", folder / "checkpoint.pt", "--data", data, "--split", "evaluation"]
     done = command(*words)
     assert done.returncode == 2 and "has no annotations: only --predictions" in done.stderr

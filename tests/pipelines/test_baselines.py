@@ -38,6 +38,15 @@ def test_joints_that_the_nearest_lacks_are_the_mean_poses(hands: Path) -> None:
     assert np.allclose(guess[:, 4], mean_pose(lacking, test)[:, 4])
 
 
+def test_a_training_picture_that_cannot_be_read_is_nobodys_nearest(hands: Path, tmp_path: Path) -> None:
+    train, test = read_freihand(hands, "all", ["hom"]), read_freihand(hands, "test", ["hom"])
+    (tmp_path / "bad.jpg").write_text("no picture")
+    own = np.isin(train.group, test.group)
+    broken = replace(train, paths=np.where(own, str(tmp_path / "bad.jpg"), train.paths))
+    assert not np.allclose(nearest_thumbnail(broken, test), test.keypoints)
+    assert np.isfinite(nearest_thumbnail(broken, test)).all()
+
+
 def test_thumbnails_are_shrunk_as_torch_shrinks(hands: Path) -> None:
     samples = read_freihand(hands, "test", ["gs"])
     image = torch.from_numpy(read_image(samples.paths[0])).permute(2, 0, 1)[None].float()

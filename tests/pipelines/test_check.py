@@ -210,6 +210,22 @@ def test_only_new_and_changed_files_are_decoded_again(pair: Path, decoded: list[
     assert len(decoded) == 5
 
 
+def test_a_check_that_fails_forgets_nothing(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad files stay known when another decoder is asked and cannot begin, or everything is asked again and broken off."""
+    check(faces(pair, loader="torch"))
+    known = read_result(pair / NAME).bad
+    assert known
+
+    def broken(*_: object) -> None:
+        raise HgfastError("no decoder here")
+
+    monkeypatch.setattr(module, "decode", broken)
+    for config in (faces(pair, loader="dali"), faces(pair, loader="torch", again=True)):
+        with pytest.raises(HgfastError, match="no decoder"):
+            check(config)
+        assert read_result(pair / NAME).bad == known
+
+
 def test_pictures_of_other_annotations_stay_remembered(pair: Path, decoded: list[str]) -> None:
     check(faces(pair))
     shutil.copy(pair / "points.json", pair / "all.json")

@@ -151,6 +151,13 @@ def test_broken_files(tmp_path: Path, change: Callable[[Table], Table], sentence
         read_mpii(root, "valid")
 
 
+def test_pictures_elsewhere(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", table())
+    (root / "images").rename(tmp_path / "pictures")
+    samples = read_mpii(root, "valid", images=tmp_path / "pictures")
+    assert Path(samples.paths[0]).parent == tmp_path / "pictures"
+
+
 def test_absent_files(tmp_path: Path) -> None:
     with pytest.raises(HgfastError, match=r"there is no such folder.*synthetic\.py mpii --out"):
         read_mpii(tmp_path / "nowhere", "train")
