@@ -5,7 +5,6 @@ What may enter: what bench scripts share about where and how a figure was obtain
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hgfast.checkpoints import revision
-from hgfast.errors import HgfastError
+from hgfast.files import prepare_folder, to_json, write_text
 from hgfast.machine import cores
 
 Row = dict[str, Any]
@@ -48,11 +47,8 @@ def make_record(rows: Sequence[Row], where: Row, packages: Sequence[str] = ()) -
 
 def write_record(record: Mapping[str, Any], path: Path) -> None:
     """Write it as JSON, making the folder. Raises `HgfastError` where that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another file") from error
+    prepare_folder(path.parent, "--json")
+    write_text(path, to_json(record, indent=2) + "\n", "--json")
 
 
 def machine() -> Row:

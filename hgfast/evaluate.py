@@ -23,10 +23,11 @@ from hgfast.errors import HgfastError, run
 from hgfast.evaluation import predict
 from hgfast.files import prepare_folder, to_json, write_text
 from hgfast.geometry import move, square_matrices, warp
+from hgfast.inference import check_flip_test
 from hgfast.metrics import distances
 from hgfast.precision import resolve
 from pipelines.baselines import mean_pose, nearest_thumbnail
-from pipelines.datasets import DATASETS, figures, open_loader, usable_samples
+from pipelines.datasets import DATASETS, open_loader, usable_samples
 from pipelines.samples import Samples
 
 TILE = 224  # side of a picture on the contact sheet, pixels
@@ -89,8 +90,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
         raise HgfastError(
             f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {theirs}: choose another --dataset"
         )
-    if config.flip_test and not model.meta.skeleton.has_sides:
-        raise HgfastError(f"{model.meta.skeleton.name} has no left and right joints to exchange: leave out --flip-test")
+    check_flip_test(model.meta.skeleton, config.flip_test)
     if not samples.labelled.any() and (config.predictions is None or config.sheet is not None):
         raise HgfastError(f"the split {split} has no annotations: only --predictions FILE can be had of it")
     train = usable_samples(config, "train") if config.baselines else None
@@ -101,12 +101,13 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
     predicted = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate", config.flip_test)
     count, seen = len(samples), np.isfinite(predicted).all(axis=(1, 2))
     samples, predicted = samples.take(seen), predicted[seen]
+    table = DATASETS[name].table
     rows: list[dict[str, Any]] = []
     if samples.labelled.any():
-        rows.append({"method": "network", **figures(name, samples, predicted)})
+        rows.append({"method": "network", **table(samples, predicted)})
     if rows and train is not None:
-        rows.append({"method": "mean pose", **figures(name, samples, mean_pose(train, samples))})
-        rows.append({"method": "nearest 16 x 16 thumbnail", **figures(name, samples, nearest_thumbnail(train, samples))})
+        rows.append({"method": "mean pose", **table(samples, mean_pose(train, samples))})
+        rows.append({"method": "nearest 16 x 16 thumbnail", **table(samples, nearest_thumbnail(train, samples))})
     result = {
         "checkpoint": str(config.checkpoint),
         "dataset": config.dataset,

@@ -15,6 +15,7 @@ from hgfast.geometry import move, square_matrices, warp
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
 from hgfast.preprocessing import apply, fold
+from hgfast.skeletons import Skeleton
 
 Array = NDArray[np.float64]
 LARGEST = 100
@@ -28,13 +29,18 @@ def last_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = Fal
     (Newell et al. 2016, section 4). Raises `HgfastError` for a skeleton without sides: a mirrored right hand is a left one.
     """
     skeleton = model.meta.skeleton
-    if flip_test and not skeleton.has_sides:
-        raise HgfastError(f"{skeleton.name} has no left and right joints to exchange: leave out --flip-test")
+    check_flip_test(skeleton, flip_test)
     heatmaps = model(images)[:, -1]
     if flip_test:
         mirrored = model(images.flip(-1))[:, -1].flip(-1)
         heatmaps = (heatmaps + mirrored[:, list(skeleton.swap)]) / 2
     return heatmaps
+
+
+def check_flip_test(skeleton: Skeleton, flip_test: bool) -> None:
+    """Refuse a flip test where there are no sides to exchange."""
+    if flip_test and not skeleton.has_sides:
+        raise HgfastError(f"{skeleton.name} has no left and right joints to exchange: leave out --flip-test")
 
 
 def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def body_table(
 
     auc is the area under the total's curve from 0 to 0.5 of the head, 51 thresholds, trapezoids (evalMPII.m).
     """
-    curve = [pckh(predicted, true, labelled, head, skeleton, t / 100).total for t in range(51)]
-    half = pckh(predicted, true, labelled, head, skeleton, 0.5)
+    scores = [pckh(predicted, true, labelled, head, skeleton, t / 100) for t in range(51)]
+    curve, half = [score.total for score in scores], scores[-1]
     area = (sum(curve) - (curve[0] + curve[-1]) / 2) / 50
     return {**half.groups, "pckh@0.5": half.total, "pckh@0.1": curve[10], "auc": area}

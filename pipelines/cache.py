@@ -33,7 +33,7 @@ from hgfast.draw import read_image
 from hgfast.errors import HgfastError, run
 from pipelines.crop_folder import ADVICE, Index, crop_file, is_whole, present, read_index, write_crop, write_index
 from pipelines.crops import QUALITY, Boxes, boxes, crop, encode, moved
-from pipelines.drawn.files import spread
+from pipelines.processes import spread
 from pipelines.samples import Samples
 
 if TYPE_CHECKING:

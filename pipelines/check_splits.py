@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hgfast.config import DataChoice
 from hgfast.errors import HgfastError
 from pipelines import freihand, mpii
-from pipelines.datasets import open_samples
+from pipelines.datasets import coco_files, open_samples
 from pipelines.pictures import MissingPictures
 from pipelines.samples import Samples
 
@@ -39,7 +39,7 @@ def split_names(config: DataChoice) -> list[str]:
     if config.dataset == "freihand":
         return ["all"] + (["evaluation"] if (root / "evaluation_xyz.json").exists() else [])
     if config.dataset == "coco":
-        return [name for name, file in _coco_files(config).items() if file is not None] or ["train"]
+        return [name for name in ("train", "valid") if coco_files(config, name)[0] is not None] or ["train"]
     if config.annotations is not None:
         return list(mpii.SPLITS)
     return [name for name in mpii.SPLITS if (root / "annot" / f"{name}.h5").exists()] or ["train"]
@@ -79,14 +79,9 @@ def wanted_sizes(config: DataChoice, split: Split) -> dict[str, tuple[int, int]]
     return _coco_sizes(config, split.name)
 
 
-def _coco_files(config: DataChoice) -> dict[str, Path | None]:
-    return {"train": config.annotations, "valid": config.valid_annotations}
-
-
 def _coco_sizes(config: DataChoice, split: str) -> dict[str, tuple[int, int]]:
     """Path -> width and height, for those images of a file that has been read without complaint whose entry has both."""
-    file = _coco_files(config)[split]
-    images = (config.valid_images if split == "valid" else None) or config.images or (config.data and config.data / "images")
+    file, images = coco_files(config, split)
     if file is None or images is None:
         return {}
     sizes = {}
@@ -127,5 +122,5 @@ def place_of(config: DataChoice, split: str, row: int) -> str:
         return f"{'evaluation' if split == 'evaluation' else 'training'}_xyz.json, row {row}"
     if config.dataset == "mpii" and config.annotations is None:
         return f"annot/{split}.h5, row {row}"
-    file = config.annotations if config.dataset == "mpii" else _coco_files(config)[split]
+    file = config.annotations if config.dataset == "mpii" else coco_files(config, split)[0]
     return f"{file}, sample {row}" + (f" of {split}" if config.dataset == "mpii" else "")

@@ -72,12 +72,9 @@ def _mpii(choice: DataChoice, split: str) -> Samples:
 def _coco(choice: DataChoice, split: str) -> Samples:
     if split not in ("train", "valid"):
         raise HgfastError(f"COCO keypoints have the splits train (--annotations) and valid (--valid-annotations), not {split!r}")
-    flag, annotations = {
-        "train": ("--annotations", choice.annotations),
-        "valid": ("--valid-annotations", choice.valid_annotations),
-    }[split]
-    images = (choice.valid_images if split == "valid" else None) or choice.images or (choice.data and choice.data / "images")
+    annotations, images = coco_files(choice, split)
     if annotations is None:
+        flag = "--annotations" if split == "train" else "--valid-annotations"
         raise HgfastError(f"{flag} FILE is missing: a JSON file of COCO keypoints for the split {split}")
     if images is None:
         raise HgfastError("--images DIR is missing: the folder that the file names in the annotations start from")
@@ -90,6 +87,14 @@ def _coco(choice: DataChoice, split: str) -> Samples:
         padding=choice.padding,
         skip_missing=choice.skip_missing,
     )
+
+
+def coco_files(choice: DataChoice, split: str) -> tuple[Path | None, Path | None]:
+    """The annotations of COCO's split "train" or "valid" and the folder of its pictures, as far as they were named."""
+    images = choice.images or (choice.data and choice.data / "images")
+    if split == "train":
+        return choice.annotations, images
+    return choice.valid_annotations, choice.valid_images or images
 
 
 def _root(choice: DataChoice, where_from: str) -> Path:

@@ -40,7 +40,7 @@ class PlannedLoader:
         return len(self.plan.samples)
 
     def _finish(self, crops: torch.Tensor, planned: PlannedBatch) -> Batch:
-        """The batch of (n, S, S, 3) uint8 crops on the device: colour and normalisation are one affine map in torch."""
+        """The batch of (n, S, S, 3) uint8 crops on the device: colour and normalisation are one affine map."""
         return Batch(
             images=apply(crops, self._to_device(fold(planned.colour, self.preprocessing))),
             keypoints=self._to_device(planned.keypoints.astype(np.float32)),

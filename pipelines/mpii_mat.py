@@ -137,7 +137,7 @@ def valid_names(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise HgfastError(f"there is no list of validation pictures {path}: give {VALID_FROM}")
-    if _is_hdf5(path):
+    if h5py.is_hdf5(path):
         names = _imgname(read_columns(path, ["imgname"])["imgname"], path)
     else:
         try:
@@ -155,7 +155,7 @@ def valid_people(path: Path) -> list[tuple[str, int]]:
     Raises:
         HgfastError: the file is missing, is no HDF5, or lacks imgname or person.
     """
-    if not path.is_file() or not _is_hdf5(path):
+    if not path.is_file() or not h5py.is_hdf5(path):
         what = "is no HDF5 file, so it cannot say which people" if path.is_file() else "is missing"
         raise HgfastError(f"{path} {what}: give valid.h5 of princeton-vl/pose-hg-train")
     table = read_columns(path, ["imgname", "person"])
@@ -243,7 +243,7 @@ def _load(path: Path) -> np.void:
     """
     if not path.is_file():
         raise HgfastError(f"there is no MPII annotation file {path}: {MAT_FROM}")
-    if _is_hdf5(path):
+    if h5py.is_hdf5(path):
         raise HgfastError(f"{path} is HDF5 (MATLAB's version 7.3), the original is not: {MAT_FROM}")
     try:
         content = loadmat(str(path), appendmat=False, variable_names=["RELEASE"])
@@ -322,7 +322,3 @@ def _imgname(column: NDArray[Any], path: Path) -> list[str]:
     if column.ndim != 1 or column.dtype.kind not in "SO":
         raise HgfastError(f"{path}: imgname must be a list of file names; replace the file")
     return as_names(column)
-
-
-def _is_hdf5(path: Path) -> bool:
-    return bool(h5py.is_hdf5(path))

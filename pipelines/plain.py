@@ -23,7 +23,7 @@ from hgfast.errors import HgfastError
 from hgfast.geometry import warp
 from hgfast.preprocessing import Preprocessing
 from pipelines.loading import PlannedLoader
-from pipelines.plan import Plan
+from pipelines.plan import Plan, PlannedBatch
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class TorchLoader(PlannedLoader):
         """
         self._places[:] = [(epoch, step) for step in range(start, self.plan.steps)]
         for step, crops in enumerate(self._workers, start):
-            self._repair(crops, epoch, step)
-            images = torch.from_numpy(crops.images)
-            if self.device.type == "cuda":
-                images = images.pin_memory().to(self.device, non_blocking=True)
-            yield self._finish(images, self.plan.batch(epoch, step))
+            planned = self._repair(crops, epoch, step)
+            yield self._finish(self._to_device(crops.images), planned)
 
-    def _repair(self, crops: Crops, epoch: int, step: int) -> None:
-        """Put others in the place of pictures that could not be read, here or, before this worker knew of it, elsewhere."""
+    def _repair(self, crops: Crops, epoch: int, step: int) -> PlannedBatch:
+        """Put others in the place of pictures that could not be read, here or, before this worker knew of it, elsewhere.
+
+        Returns the batch as it is planned now.
+        """
         bad = dict(crops.bad)
         index = crops.index.copy()
         while True:
@@ -107,7 +107,7 @@ class TorchLoader(PlannedLoader):
                     bad[int(n)] = str(error)
             index = planned.index
             if not bad:
-                return
+                return planned
 
 
 def crop(plan: Plan, row: int, input_from_source: NDArray[np.float64]) -> NDArray[np.uint8]:

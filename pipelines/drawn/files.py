@@ -1,33 +1,23 @@
-"""What drawing a data set takes whatever is drawn: an empty folder, several processes, JPEG, a mark that says so.
+"""What drawing a data set takes whatever is drawn: an empty folder, JPEG, a mark that says so.
 
-What may enter: folders, processes, encoding. Layouts and pictures are elsewhere.
+What may enter: folders and encoding. Layouts and pictures are elsewhere.
 """
 
 from __future__ import annotations
 
-import math
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from hgfast.errors import HgfastError
-from hgfast.machine import cores
 
-Job = TypeVar("Job")
-Drawn = TypeVar("Drawn")
 MARK = "synthetic.txt"
 """The file that tells a drawn data set from a real one."""
-CHUNK = 16
-"""Jobs a process is handed at a time."""
 
 
 def at_least(**numbers: tuple[int | None, int]) -> None:
@@ -67,29 +57,6 @@ def writing(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise HgfastError(f"cannot write to {out}: {error}; free some space or choose another --out") from error
-
-
-def spread(
-    perform: Callable[[Job], Drawn], jobs: Sequence[Job], workers: int | None, unit: str, progress: bool
-) -> Iterator[Drawn]:
-    """What `perform` makes of all jobs in their order, in this process or in several, behind a progress bar."""
-    yield from tqdm(share(perform, jobs, workers), total=len(jobs), unit=unit, disable=None if progress else True)
-
-
-def share(perform: Callable[[Job], Drawn], jobs: Sequence[Job], workers: int | None) -> Iterator[Drawn]:
-    """`spread` without its bar."""
-    workers = min(workers or cores(), math.ceil(len(jobs) / CHUNK))
-    if workers == 1:
-        yield from map(perform, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
-        yield from pool.map(perform, jobs, chunksize=CHUNK)
-
-
-def one_thread() -> None:
-    """Keep OpenCV to the process's own core."""
-    cv2.setNumThreads(1)
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:

@@ -17,10 +17,11 @@ import numpy as np
 
 from hgfast.files import complete
 from pipelines.drawn.camera import PICTURE, Viewpoints
-from pipelines.drawn.files import at_least, jpeg, make_room, spread, writing
+from pipelines.drawn.files import at_least, jpeg, make_room, writing
 from pipelines.drawn.render import Surface, blank
 from pipelines.drawn.scene import photograph
 from pipelines.freihand import VERSIONS
+from pipelines.processes import spread
 
 TRAINING, EVALUATION = 0, 1
 LISTS = ("scale", "xyz", "K")

@@ -18,9 +18,10 @@ from hgfast.errors import HgfastError
 from hgfast.files import complete
 from pipelines.drawn.camera import Array
 from pipelines.drawn.crowd import FEWEST, Mask
-from pipelines.drawn.files import at_least, jpeg, make_room, spread, writing
+from pipelines.drawn.files import at_least, jpeg, make_room, writing
 from pipelines.drawn.people import HEAD_TOP, NECK, PELVIS, THORAX
 from pipelines.drawn.snapshot import Subject, snapshot
+from pipelines.processes import spread
 
 TRAIN, VALID = 0, 1
 FOLDERS = ("images", "annot")

@@ -265,7 +265,6 @@ def test_a_record_says_where_and_how(tmp_path: Path) -> None:
 
 
 def test_a_chart_is_a_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     import chart
 
     row = {"loader": "torch", "variant": "images", "layout": "mpii", "threads": 2, "images_per_s": 9.0}
