@@ -1,6 +1,9 @@
 """Checkpoints that describe themselves: plain types and tensors that `torch.load(weights_only=True)` reads.
 
-A file is written beside its final name, flushed and renamed: a kill at any moment leaves the old one or the new one.
+    python hgfast/checkpoints.py convert checkpoint.pt hourglass.pt
+
+writes another project's weights, or a checkpoint in the middle of training, as a network ready for use. A file is written
+beside its final name, flushed and renamed: a kill at any moment leaves the old one or the new one.
 What may enter: what is stored with weights, and reading it back.
 """
 
@@ -8,20 +11,25 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from hgfast.errors import HgfastError
-from hgfast.files import complete
+from hgfast.errors import HgfastError, run
+from hgfast.files import complete, prepare_folder
+from hgfast.foreign import Foreign, misfit, translate
 from hgfast.heatmaps import KINDS, METHODS
 from hgfast.model import STRIDE, Architecture, StackedHourglass
 from hgfast.preprocessing import Preprocessing
-from hgfast.skeletons import Skeleton
+from hgfast.skeletons import Skeleton, make_skeleton
 
 FORMAT = 1
+NUMBER = np.float64(0).__reduce__()[0]  # how numpy pickles a number: other projects keep their accuracy as one
+HARMLESS: list[Any] = [(NUMBER, "numpy.core.multiarray.scalar"), (NUMBER, "numpy._core.multiarray.scalar"), np.dtype]
+HARMLESS += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")]
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Meta:
     """What a network needs to be used: `model.meta`.
 
     kind and decoder go to `hgfast.heatmaps.decode`; pixel_offset is what was added to the training files' coordinates.
+    shift is what must be added, in source pixels, to the points that the network finds: 0 unless its pixel_offset was not
+    the one that its data set needed, as for weights trained on MPII's numbers, which count from 1, as they are.
     """
 
     skeleton: Skeleton
@@ -38,6 +48,7 @@ class Meta:
     decoder: str
     pixel_offset: float
     stride: int = STRIDE
+    shift: float = 0.0
 
     def __post_init__(self) -> None:
         if self.decoder not in METHODS or self.kind not in KINDS:
@@ -72,11 +83,16 @@ def save(content: dict[str, Any], path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content. Raises `HgfastError` for a file that is missing, broken or not one of ours."""
+    """A checkpoint's content; another project's weights are brought to the form of ours.
+
+    Raises:
+        HgfastError: a file that is missing, broken, or neither ours nor of a family that `hgfast.foreign` knows.
+    """
     if not path.is_file():
         raise HgfastError(f"no checkpoint at {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise HgfastError(
             f"{path} cannot be read as a checkpoint: it is none, or holds more than tensors and plain types"
@@ -85,20 +101,54 @@ def read(path: Path) -> dict[str, Any]:
         raise HgfastError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is none, or was cut short"
         ) from error
-    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] != FORMAT:
-        raise HgfastError(f"{path} is not an hgfast checkpoint of format {FORMAT}: foreign weights are not read yet")
-    return content
+    if isinstance(content, dict) and type(content.get("format")) is int and content["format"] == FORMAT:
+        return content
+    try:
+        foreign = translate(content)
+    except HgfastError as error:
+        raise HgfastError(f"{path} is not a whole stacked hourglass: {error}") from error
+    if foreign is None:
+        raise HgfastError(
+            f"{path} is not an hgfast checkpoint of format {FORMAT}, nor weights of princeton-vl's or bearpaw's stacked hourglass"
+        )
+    return _as_ours(foreign)
 
 
-def restore(content: dict[str, Any], path: Path) -> StackedHourglass:
-    """The network that a checkpoint's content describes, in eval mode. `path` is for error messages."""
+def _as_ours(foreign: Foreign) -> dict[str, Any]:
+    """Other projects train with squared error on Gaussian maps, on the numbers of their files as they are."""
+    meta = Meta(
+        foreign.skeleton,
+        foreign.preprocessing,
+        foreign.arch.input_size,
+        kind="gaussian",
+        decoder="dark",
+        pixel_offset=0.0,
+        shift=foreign.shift,
+    )
+    return {
+        "format": FORMAT,
+        "weights": foreign.weights,
+        "architecture": asdict(foreign.arch),
+        "meta": asdict(meta),
+        "family": foreign.family,
+    }
+
+
+def restore(content: dict[str, Any], path: Path, averaged: bool = True) -> StackedHourglass:
+    """The network that a checkpoint's content describes, in eval mode. `path` is for error messages.
+
+    averaged: with the weights averaged over training (EMA) where there are any; without, those that training goes on from.
+    """
     try:
         arch = Architecture(**{**content["architecture"], "stem": tuple(content["architecture"]["stem"])})
         meta = dict(content["meta"])
         meta["skeleton"] = Skeleton(**{key: _tuples(value) for key, value in meta["skeleton"].items()})
         meta["preprocessing"] = Preprocessing(**{key: tuple(value) for key, value in meta["preprocessing"].items()})
         model = build(arch, Meta(**meta))
-        model.load_state_dict(content["weights"])
+        weights = content["ema"] if averaged and "ema" in content else content["weights"]
+        if problem := misfit(model.state_dict(), weights):
+            raise ValueError(problem)
+        model.load_state_dict(weights)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise HgfastError(f"{path} does not describe a network of this version ({' '.join(str(error).split())[:300]})") from error
     return model.eval()
@@ -107,10 +157,64 @@ def restore(content: dict[str, Any], path: Path) -> StackedHourglass:
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> StackedHourglass:
     """The network of a checkpoint, in eval mode on `device`, with `model.meta`.
 
+    Takes hgfast's files, `exp/NAME/checkpoint.pt` of princeton-vl/pytorch_stacked_hourglass and its forks, and the
+    `*.pth.tar` or `*.pth` of bearpaw/pytorch-pose and anibali/pytorch-stacked-hourglass (see `hgfast.foreign`).
+
     Raises:
-        HgfastError: a file that is missing, broken or not a checkpoint.
+        HgfastError: a file that is missing, broken or not a checkpoint; it names the first tensor that does not fit.
     """
     return restore(read(Path(path)), Path(path)).to(device)
+
+
+def convert(
+    source: Path,
+    out: Path,
+    input_size: int | None = None,
+    joints: list[str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write the network of any checkpoint that hgfast reads as a native one, without what only training needs.
+
+    Args:
+        source: another project's file, or one of ours
+        out: file to write
+        input_size: side of the network's square input in pixels, which other projects' files do not tell; 256 if not given
+        joints: names such as [left_eye,right_eye], from which the flip test learns what to exchange; only for weights
+            of another number of joints than MPII's 16 and FreiHAND's 21
+        overwrite: replace a file that is there
+    """
+    if out.exists() and not overwrite:
+        raise HgfastError(f"{out} exists: choose another name, or give --overwrite")
+    content = read(source)
+    family = content.pop("family", None)
+    model = restore(content, source)
+    if input_size is not None:
+        model.arch = replace(model.arch, input_size=input_size)
+        model.meta = replace(model.meta, input_size=input_size)
+    if joints is not None:
+        model.meta = replace(model.meta, skeleton=_named(joints, model.meta.skeleton))
+    prepare_folder(out.parent, "OUT")
+    save(describe(model), out)
+    arch, meta = model.arch, model.meta
+    mean, std = meta.preprocessing.mean, meta.preprocessing.std
+    print(
+        f"{out}: {f'{family} weights' if family else 'hgfast weights'}, {arch.stacks} stacks, {arch.features} features, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(meta.skeleton.joints)} joints "
+        f"({meta.skeleton.name})\n"
+        f"input {arch.input_size} x {arch.input_size}, (rgb / 255 - {list(mean)}) / {list(std)}; {meta.kind} maps decoded by "
+        f"{meta.decoder}; pixel_offset {meta.pixel_offset:g}, shift {meta.shift:g}",
+        flush=True,
+    )
+
+
+def _named(joints: list[str], known: Skeleton) -> Skeleton:
+    """A skeleton with these names in place of `known`. Raises `HgfastError` for the wrong number of them, or doubles."""
+    if len(joints) != len(known.joints):
+        raise HgfastError(f"--joints names {len(joints)} joints, the weights have {len(known.joints)}")
+    try:
+        return make_skeleton(known.name, joints)
+    except ValueError as error:
+        raise HgfastError(f"--joints: {error}") from error
 
 
 def revision() -> str:
@@ -124,3 +228,9 @@ def revision() -> str:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+if __name__ == "__main__":
+    from hgfast.cli import dispatch  # not what a library call should wait for
+
+    run(lambda: dispatch({"convert": convert}, positional=True, description=__doc__ or ""))

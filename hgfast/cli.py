@@ -106,18 +106,25 @@ def parse(
     return into(**parser.instantiate(namespace).as_dict())
 
 
-def dispatch(commands: dict[str, Callable[..., Any]], argv: Sequence[str] | None = None, description: str = "") -> None:
+def dispatch(
+    commands: dict[str, Callable[..., Any]],
+    argv: Sequence[str] | None = None,
+    description: str = "",
+    positional: bool = False,
+) -> None:
     """Call the function that the first word names with the flags its signature and docstring declare.
+
+    positional: parameters without a default are bare words instead of flags.
 
     Raises:
         HgfastError: as `parse`.
     """
-    parser = Parser(description=description)
+    parser = Parser(description=description, formatter_class=Formatter)
     sub = parser.add_subcommands()
     children = {}
     for name, function in commands.items():
         children[name] = Parser(description=(function.__doc__ or "").strip().split("\n")[0])
-        children[name].add_function_arguments(function, as_group=False)
+        children[name].add_function_arguments(function, as_group=False, as_positional=positional)
         sub.add_subcommand(name, children[name])
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in children:

@@ -15,7 +15,6 @@ from hgfast.geometry import move, square_matrices, warp
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
 from hgfast.preprocessing import apply, fold
-from hgfast.skeletons import Skeleton
 
 Array = NDArray[np.float64]
 LARGEST = 100
@@ -26,21 +25,14 @@ def last_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = Fal
     """The last stack's maps (N, K, h, w) of normalised images (N, 3, H, W).
 
     flip_test: the mean with what the network says of the mirrored images, mirrored back, left and right exchanged
-    (Newell et al. 2016, section 4). Raises `HgfastError` for a skeleton without sides: a mirrored right hand is a left one.
+    (Newell et al. 2016, section 4). A hand's joints have no sides and stay in place; a mirrored right hand is a left one, so
+    it helps only networks that were trained on both.
     """
-    skeleton = model.meta.skeleton
-    check_flip_test(skeleton, flip_test)
     heatmaps = model(images)[:, -1]
     if flip_test:
         mirrored = model(images.flip(-1))[:, -1].flip(-1)
-        heatmaps = (heatmaps + mirrored[:, list(skeleton.swap)]) / 2
+        heatmaps = (heatmaps + mirrored[:, list(model.meta.skeleton.swap)]) / 2
     return heatmaps
-
-
-def check_flip_test(skeleton: Skeleton, flip_test: bool) -> None:
-    """Refuse a flip test where there are no sides to exchange."""
-    if flip_test and not skeleton.has_sides:
-        raise HgfastError(f"{skeleton.name} has no left and right joints to exchange: leave out --flip-test")
 
 
 def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:
@@ -106,5 +98,5 @@ def look(
     images = apply(torch.from_numpy(crops).to(device), torch.from_numpy(affine).to(device))
     heatmaps = last_heatmaps(model, images, flip_test)
     decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
-    points = move(decoded[..., :2], np.linalg.inv(matrices))
+    points = move(decoded[..., :2], np.linalg.inv(matrices)) + meta.shift
     return np.concatenate([points, decoded[..., 2:]], -1), crops, heatmaps.float().cpu().numpy()

@@ -27,7 +27,7 @@ class Architecture:
     """Everything that fixes the shapes of the weights but the number of joints.
 
     stacks: number of hourglasses. features: channels at their full resolution, `growth` more at every halving.
-    depth: halvings inside one.
+    depth: halvings inside one. blocks: residuals in a row wherever the paper has one (bearpaw's num_blocks).
     stem: channels after the 7x7 convolution, after the first and after the second residual.
     input_size: side of the square input the network is trained at, pixels.
     """
@@ -36,6 +36,7 @@ class Architecture:
     features: int = 256
     growth: int = 0
     depth: int = 4
+    blocks: int = 1
     stem: tuple[int, int, int] = (64, 128, 128)
     input_size: int = 256
 
@@ -45,8 +46,8 @@ class Architecture:
             raise HgfastError(
                 f"model.input_size {self.input_size} does not fit model.depth {self.depth}: take a multiple of {multiple}"
             )
-        if min(self.stacks, self.depth, self.stem[0]) < 1 or self.growth < 0:
-            raise HgfastError("model: stacks, depth and the stem's widths must be at least 1, growth at least 0")
+        if min(self.stacks, self.depth, self.blocks, self.stem[0]) < 1 or self.growth < 0:
+            raise HgfastError("model: stacks, depth, blocks and the stem's widths must be at least 1, growth at least 0")
         if any(width < 2 or width % 2 for width in (self.features, self.features + self.growth, *self.stem[1:])):
             raise HgfastError("model: features, growth and the stem's second and third width must be even")
 
@@ -92,19 +93,25 @@ class Residual(nn.Module):
         return y + self.skip(x)
 
 
+def residuals(inputs: int, outputs: int, blocks: int) -> nn.Module:
+    """`blocks` residuals in a row, the first of which changes the width; one alone is not wrapped."""
+    row = [Residual(inputs if n == 0 else outputs, outputs) for n in range(blocks)]
+    return nn.Sequential(*row) if blocks > 1 else row[0]
+
+
 class Hourglass(nn.Module):
     """Down `depth` halvings and up again, with a residual across at every resolution: (N, C, h, w) -> (N, C, h, w).
 
     `growth` channels are added at every halving (the seed's `increase`): capacity where it costs little.
     """
 
-    def __init__(self, depth: int, features: int, growth: int) -> None:
+    def __init__(self, depth: int, features: int, growth: int, blocks: int) -> None:
         super().__init__()
         wider = features + growth
-        self.across = Residual(features, features)
-        self.down = Residual(features, wider)
-        self.inner: nn.Module = Hourglass(depth - 1, wider, growth) if depth > 1 else Residual(wider, wider)
-        self.up = Residual(wider, features)
+        self.across = residuals(features, features, blocks)
+        self.down = residuals(features, wider, blocks)
+        self.inner = Hourglass(depth - 1, wider, growth, blocks) if depth > 1 else residuals(wider, wider, blocks)
+        self.up = residuals(wider, features, blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.up(self.inner(self.down(max_pool2d(x, 2))))
@@ -117,8 +124,8 @@ class Head(nn.Module):
     def __init__(self, arch: Architecture, joints: int) -> None:
         super().__init__()
         features = arch.features
-        self.hourglass = Hourglass(arch.depth, features, arch.growth)
-        self.residual = Residual(features, features)
+        self.hourglass = Hourglass(arch.depth, features, arch.growth, arch.blocks)
+        self.residual = residuals(features, features, arch.blocks)
         self.linear = nn.Sequential(nn.Conv2d(features, features, 1), nn.BatchNorm2d(features), nn.ReLU())
         self.score = nn.Conv2d(features, joints, 1)
 

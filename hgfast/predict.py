@@ -28,7 +28,7 @@ from hgfast.draw import Image, caption, draw_skeleton, overlay, read_image, shee
 from hgfast.errors import HgfastError, run
 from hgfast.files import prepare_folder, to_json, write_text
 from hgfast.geometry import move, square_matrices
-from hgfast.inference import check_boxes, check_flip_test, look, squares
+from hgfast.inference import check_boxes, look, squares
 from hgfast.model import StackedHourglass
 
 ENDINGS = (
@@ -168,7 +168,6 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     model = load_model(config.checkpoint, pick_device(config.device))
     files, bad = expand(config.images, config.out)
     names, skeleton = output_names(files), model.meta.skeleton
-    check_flip_test(skeleton, config.flip_test)
     prepare_folder(config.out, "--out")
     failed = [{"file": str(path), "reason": reason} for path, reason in bad]
     done: list[dict[str, Any]] = []
@@ -221,7 +220,7 @@ def predict_one(
         write_image(config.out / entry["drawn"], image)
     if config.heatmaps:
         within = keypoints.copy()
-        within[..., :2] = move(keypoints[..., :2], square_matrices(centre, side, model.meta.input_size))
+        within[..., :2] = move(keypoints[..., :2] - model.meta.shift, square_matrices(centre, side, model.meta.input_size))
         entry["heatmaps"] = f"{sheet_name(name)}.jpg"
         write_image(config.out / entry["heatmaps"], heatmap_sheet(model, crops, heatmaps, within, config.min_score))
     return entry

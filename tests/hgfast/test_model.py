@@ -1,19 +1,14 @@
-"""The network: shapes, gradients, scripting, and the outputs of two other projects' networks from their own weights."""
+"""The network: shapes, gradients, scripting. Other projects' weights are in test_foreign.py."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-import numpy as np
 import pytest
 import torch
-from conftest import beside
-from numpy.typing import NDArray
-from torch import Tensor
 
 from hgfast.errors import HgfastError
-from hgfast.model import PRESETS, Architecture, StackedHourglass, architecture
+from hgfast.model import PRESETS, StackedHourglass, architecture
 
 
 def residual(inputs: int, outputs: int) -> int:
@@ -36,7 +31,7 @@ def test_sizes_counted_by_hand(preset: str, stacks: int) -> None:
 
 
 def test_shapes_and_every_parameter_is_used() -> None:
-    model = StackedHourglass(architecture("tiny", stacks=2, growth=4), 5)
+    model = StackedHourglass(architecture("tiny", stacks=2, growth=4, blocks=2), 5)
     heatmaps = model(torch.randn(3, 3, 64, 96))
     assert heatmaps.shape == (3, 2, 5, 16, 24)
     heatmaps.square().mean().backward()
@@ -61,88 +56,3 @@ def test_impossible_architectures(changes: Mapping[str, object]) -> None:
 def test_unknown_preset() -> None:
     with pytest.raises(HgfastError, match="choose from hg1"):
         architecture("hg9")
-
-
-def rename(weights: Mapping[str, Tensor], rules: list[tuple[str, str]], model: StackedHourglass) -> dict[str, Tensor]:
-    """Another project's weights under our names; what is left over must be its unused skip convolutions."""
-    ours: dict[str, Tensor] = {}
-    known = model.state_dict()
-    for name, value in weights.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        if name in known:
-            ours[name] = value
-        else:
-            assert re.search(r"\.skip\.(weight|bias)$", name), name
-    return ours
-
-
-def assert_outputs(model: StackedHourglass, images: NDArray[np.float32], heatmaps: NDArray[np.float32]) -> None:
-    """The network maps (N, 3, H, W) to the other project's (N, S, K, H/4, W/4), to rounding."""
-    with torch.no_grad():
-        found = model.eval()(torch.tensor(images)).numpy()
-    assert np.abs(found - heatmaps).max() < 1e-4 * np.abs(heatmaps).max()
-
-
-@pytest.mark.real_data
-def test_princetons_network() -> None:
-    content = torch.load(beside("reference/princeton_2hg_dim32.pt"), weights_only=True)
-    model = StackedHourglass(Architecture(stacks=2, features=32, input_size=128), 16)
-    rules = [
-        (r"^model\.module\.", ""),
-        (r"^pre\.0\.conv", "stem.0"),
-        (r"^pre\.0\.bn", "stem.1"),
-        (r"^pre\.1", "stem.3"),
-        (r"^pre\.3", "stem.5"),
-        (r"^pre\.4", "stem.6"),
-        (r"^hgs\.(\d)\.0", r"heads.\1.hourglass"),
-        (r"\.up1\b", ".across"),
-        (r"\.low1\b", ".down"),
-        (r"\.low2\b", ".inner"),
-        (r"\.low3\b", ".up"),
-        (r"^features\.(\d)\.0", r"heads.\1.residual"),
-        (r"^features\.(\d)\.1\.conv", r"heads.\1.linear.0"),
-        (r"^features\.(\d)\.1\.bn", r"heads.\1.linear.1"),
-        (r"^outs\.(\d)\.conv", r"heads.\1.score"),
-        (r"^merge_features\.(\d)\.conv\.conv", r"stages.\1.merge_features"),
-        (r"^merge_preds\.(\d)\.conv\.conv", r"stages.\1.merge_heatmaps"),
-        (r"\.skip_layer\b", ".skip"),
-        (r"(conv\d|skip)\.conv\b", r"\1"),
-        (r"^heads\.1", "last"),
-        (r"^heads\.0", "stages.0.head"),
-    ]
-    z = np.load(beside("reference/princeton_2hg_dim32.npz"))
-    model.load_state_dict(rename(content["state_dict"], rules, model))
-    assert_outputs(model, z["image_nhwc"].transpose(0, 3, 1, 2), z["heatmaps"])
-
-
-@pytest.mark.real_data
-def test_bearpaws_network() -> None:
-    content = torch.load(beside("reference/bearpaw_2hg_feats16.pth.tar"), weights_only=True)
-    model = StackedHourglass(Architecture(stacks=2, features=32, stem=(64, 128, 256), input_size=128), 16)
-    levels = {3: "", 2: ".inner", 1: ".inner.inner", 0: ".inner.inner.inner"}
-    parts = {0: ".across", 1: ".down", 2: ".up", 3: ".inner"}
-
-    def place(found: re.Match[str]) -> str:
-        return f"heads.{found[1]}.hourglass{levels[int(found[2])]}{parts[int(found[3])]}"
-
-    weights = {re.sub(r"^module\.hg\.(\d)\.hg\.(\d)\.(\d)\.0", place, name): v for name, v in content["state_dict"].items()}
-    rules = [
-        (r"^module\.", ""),
-        (r"^conv1\.", "stem.0."),
-        (r"^bn1\.", "stem.1."),
-        (r"^layer1\.0", "stem.3"),
-        (r"^layer2\.0", "stem.5"),
-        (r"^layer3\.0", "stem.6"),
-        (r"\.downsample\.0", ".skip"),
-        (r"^res\.(\d)\.0", r"heads.\1.residual"),
-        (r"^fc\.(\d)\.", r"heads.\1.linear."),
-        (r"^score\.(\d)\.", r"heads.\1.score."),
-        (r"^fc_\.(\d)", r"stages.\1.merge_features"),
-        (r"^score_\.(\d)", r"stages.\1.merge_heatmaps"),
-        (r"^heads\.1", "last"),
-        (r"^heads\.0", "stages.0.head"),
-    ]
-    z = np.load(beside("reference/bearpaw_2hg_feats16.npz"))
-    model.load_state_dict(rename(weights, rules, model))
-    assert_outputs(model, z["image_nchw"], z["heatmaps"])
