@@ -29,6 +29,8 @@ class ModelConfig:
     """channels more at every halving; none: the preset's"""
     depth: int | None = None
     """halvings inside an hourglass; none: the preset's"""
+    blocks: int | None = None
+    """residuals in a row wherever the paper has one; none: the preset's"""
     stem: tuple[int, int, int] | None = None
     """channels after the stem's convolution and after its first and second residual; none: the preset's"""
     input_size: int | None = None
@@ -86,6 +88,9 @@ class TrainConfig:
     """AdamW's decoupled decay"""
     clip: float = 10.0
     """largest norm of the gradient"""
+    ema: float = 0.999
+    """largest decay of the moving average of the weights, which is what is validated and used: over the last twentieth of the
+    steps done, but no more than 1 / (1 - ema); 0: no average"""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """mixed precision; auto is bf16 where the hardware has it, else fp16 on a GPU and off on a CPU"""
     split: Literal["train", "valid", "test", "all"] = "train"
@@ -156,6 +161,9 @@ class Config(DataChoice):
     """name of an experiment to continue (also -c, --continue) with the configuration it was started with"""
     overwrite: bool = False
     """start afresh where exp/NAME already holds a checkpoint"""
+    weights: Path | None = None
+    """network to start from: a checkpoint of hgfast's, princeton-vl's or bearpaw's, which says what --model would, but for
+    --model.input-size; none: fresh weights"""
     seed: int = 0
     """fixes order, augmentation and initial weights"""
     device: str = "auto"
@@ -199,6 +207,7 @@ class Config(DataChoice):
             ("train.warmup", lambda v: 0 <= v < 1, "in [0, 1)"),
             ("train.weight_decay", lambda v: v >= 0, "at least 0"),
             ("train.clip", lambda v: v > 0, "above 0"),
+            ("train.ema", lambda v: 0 <= v < 1, "in [0, 1)"),
             ("train.valid_every", lambda v: v >= 1, "at least 1"),
             ("loss.sigma", lambda v: v > 0, "above 0"),
             ("augment.scale_min", lambda v: 0 < v <= self.augment.scale_max, "above 0 and at most augment.scale_max"),

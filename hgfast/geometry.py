@@ -17,34 +17,34 @@ Array = NDArray[np.float64]
 def square_matrices(
     centre: ArrayLike,
     side: ArrayLike,
-    size: int,
+    size: int | tuple[int, int],
     *,
     rotation: ArrayLike = 0.0,
     flip: ArrayLike = False,
 ) -> Array:
-    """The map of one square of each source picture to a size x size network input.
+    """The map of one square of each source picture to the network's input.
 
     Args:
         centre: (N, 2) the square's centre, source pixels.
         side: (N,) the square's side, source pixels.
-        size: side of the input, pixels.
+        size: side of the input, pixels; or its (height, width), to which the square is stretched, as the seed's `res` has it.
         rotation: (N,) or scalar, radians; positive turns the content clockwise as seen (y points down).
         flip: (N,) or scalar bool, mirror left and right after the rotation.
 
     Returns:
         (N, 3, 3) float64 `input_from_source`.
     """
-    centre = np.asarray(centre, np.float64)
-    zoom = size / np.asarray(side, np.float64)
+    height, width = (size, size) if isinstance(size, int) else size
+    centre, side = np.asarray(centre, np.float64), np.asarray(side, np.float64)
     count = len(centre)
     angle = np.broadcast_to(np.asarray(rotation, np.float64), count)
     mirror = np.where(np.broadcast_to(np.asarray(flip, bool), count), -1.0, 1.0)
     matrices = np.zeros((count, 3, 3))
-    matrices[:, 0, 0] = mirror * zoom * np.cos(angle)
-    matrices[:, 0, 1] = -mirror * zoom * np.sin(angle)
-    matrices[:, 1, 0] = zoom * np.sin(angle)
-    matrices[:, 1, 1] = zoom * np.cos(angle)
-    matrices[:, :2, 2] = size / 2 - np.einsum("nij,nj->ni", matrices[:, :2, :2], centre)
+    matrices[:, 0, 0] = mirror * width / side * np.cos(angle)
+    matrices[:, 0, 1] = -mirror * height / side * np.sin(angle)
+    matrices[:, 1, 0] = width / side * np.sin(angle)
+    matrices[:, 1, 1] = height / side * np.cos(angle)
+    matrices[:, :2, 2] = (width / 2, height / 2) - np.einsum("nij,nj->ni", matrices[:, :2, :2], centre)
     matrices[:, 2, 2] = 1
     return matrices
 

@@ -15,16 +15,18 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hgfast import checkpoints, distributed
-from hgfast.checkpoints import Meta
+from hgfast.checkpoints import Meta, load_model
 from hgfast.cli import parse
 from hgfast.config import Config
 from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError, run
 from hgfast.losses import map_kind
+from hgfast.model import StackedHourglass
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
 from pipelines.cache import cached
@@ -58,7 +60,10 @@ def train(config: Config, ranks: Ranks) -> Path:
         raise HgfastError(
             f"{checkpoint} exists: continue it with -c {config.exp}, choose another --exp, or start afresh with --overwrite"
         )
-    arch, preprocessing = config.model.architecture(), Preprocessing()
+    content = checkpoints.read(checkpoint) if config.resume is not None else None
+    known = known_network(config, content, checkpoint)
+    arch = known.arch if known else config.model.architecture()
+    preprocessing = known.meta.preprocessing if known else Preprocessing()
     train_samples = usable_samples(config, config.train.split)
     valid_samples = usable_samples(config, config.train.valid_split)
     for split, samples in ((config.train.split, train_samples), (config.train.valid_split, valid_samples)):
@@ -92,23 +97,25 @@ def train(config: Config, ranks: Ranks) -> Path:
     )
 
     kind = map_kind(config.loss.name)
-    content = checkpoints.read(checkpoint) if config.resume is not None else None
-    if content is not None:
-        model = checkpoints.restore(content, checkpoint)
+    if content is not None and known is not None:
+        model = known
         if model.meta.skeleton.joints != train_samples.skeleton.joints:
             raise HgfastError(
                 f"{checkpoint} predicts {model.meta.skeleton.name}, the data are {train_samples.skeleton.name}: "
                 "continue with the data set it was started with"
             )
-        if model.arch != arch or model.meta.kind != kind:
-            raise HgfastError(
-                f"{checkpoint} holds another network or loss than these flags ask for: leave out --model and --loss"
-            )
+        if model.meta.kind != kind:
+            raise HgfastError(f"{checkpoint} was trained with another loss than these flags ask for: leave out --loss")
     else:
         torch.manual_seed(config.seed)
         model = checkpoints.build(
             arch, Meta(train_samples.skeleton, preprocessing, arch.input_size, kind, "dark", train_samples.pixel_offset)
         )
+        if known:
+            theirs, ours = len(known.meta.skeleton.joints), len(train_samples.skeleton.joints)
+            if theirs != ours:
+                raise HgfastError(f"{config.weights} predicts {theirs} joints, the data have {ours}: start from other --weights")
+            model.load_state_dict(known.state_dict())
     model.to(ranks.device)
 
     measure = partial(figures, config.dataset, valid_samples)
@@ -122,14 +129,28 @@ def train(config: Config, ranks: Ranks) -> Path:
         print(
             f"{config.dataset} at {config.data or config.annotations}: {train_samples.in_words} to train on, "
             f"{valid_samples.in_words} to validate\n"
-            f"{config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, input {arch.input_size} px, "
-            f"loss {config.loss.name}\n"
+            f"{config.weights or config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, "
+            f"input {arch.input_size} px, loss {config.loss.name}\n"
             f"{ranks.world} rank(s) on {ranks.device.type}, precision {trainer.amp}, {config.batch_size} samples a step, "
             f"{trainer.steps_in_all} steps ({trainer.steps_in_all / len(train_loader):.1f} epochs){limit}, files in {folder}",
             flush=True,
         )
     trainer.fit()
     return folder
+
+
+def known_network(config: Config, content: dict[str, Any] | None, checkpoint: Path) -> StackedHourglass | None:
+    """What there is before training: the network of the checkpoint to continue, or that of --weights; None for a fresh one."""
+    if content is None:
+        if config.weights is None:
+            return None
+        known = load_model(config.weights)
+        known.arch = replace(known.arch, input_size=config.model.input_size or known.arch.input_size)
+        return known
+    known = checkpoints.restore(content, checkpoint, averaged=False)
+    if config.weights is None and known.arch != config.model.architecture():
+        raise HgfastError(f"{checkpoint} holds another network than these flags ask for: leave out --model")
+    return known
 
 
 def prepare_folder(folder: Path, config: Config) -> None:

@@ -26,6 +26,7 @@ from hgfast import checkpoints
 from hgfast.batch import Batch
 from hgfast.config import Config
 from hgfast.distributed import Ranks, broadcast_buffers, first_rank_says, total
+from hgfast.ema import MovingAverage
 from hgfast.errors import HgfastError
 from hgfast.evaluation import Loader, predict
 from hgfast.files import to_json
@@ -91,6 +92,8 @@ class Trainer:
             known = inspect.signature(DistributedDataParallel).parameters
             buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
             self.network = DistributedDataParallel(model, device_ids=devices, **{buffers: False})  # type: ignore[arg-type]
+        # after DDP, which gives every rank the first rank's weights
+        self.ema = MovingAverage(model, config.train.ema) if config.train.ema else None
         self.steps_in_all = (
             max(1, round(config.train.max_iters * 1000)) if config.train.max_iters else config.train.epochs * len(train)
         )
@@ -107,13 +110,20 @@ class Trainer:
             if not math.isfinite(record["loss"]):
                 raise HgfastError(f"the loss is {record['loss']} in epoch {record['epoch']}: lower --train.lr")
             broadcast_buffers(self.model)
+            if self.ema:
+                broadcast_buffers(self.ema.network)
             validates = (epoch + 1) % self.config.train.valid_every == 0 or self.progress >= 1
             if validates:
-                record["valid"] = self.measure(predict(self.model, self.valid, self.ranks, self.amp))
+                record["valid"] = self.measure(predict(self.validated, self.valid, self.ranks, self.amp))
                 self._look_at_clock()
             self._report(record)
             if validates:
                 self._save(record["valid"], record["epoch"])
+
+    @property
+    def validated(self) -> StackedHourglass:
+        """The network that is measured and meant for use: the moving average of the one in training, where there is one."""
+        return self.ema.network if self.ema else self.model
 
     @property
     def progress(self) -> float:
@@ -127,15 +137,22 @@ class Trainer:
             self.seconds = first_rank_says(time.perf_counter() - self.began, self.ranks.device)
 
     def resume(self, content: dict[str, Any], path: Path) -> None:
-        """Go on from a checkpoint's content; the model's weights are loaded already."""
+        """Go on from a checkpoint's content; the model's own weights, not their average, are loaded already.
+
+        Where the content has no average, it starts from these weights.
+        """
         try:
             state = content["training"]
             self.optimizer.load_state_dict(state["optimizer"])
             if state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
             self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+            if self.ema and "ema" in content:
+                self.ema.network.load_state_dict(content["ema"])
+                self.ema.updates = state["ema_updates"]
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise HgfastError(f"{path} cannot be continued ({error}): it holds a network, not the state of a run") from error
+            reason = " ".join(str(error).split())[:300]
+            raise HgfastError(f"{path} cannot be continued ({reason}): it holds a network, not the state of a run") from error
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.config.train.weight_decay
         if self.step and state["steps_an_epoch"] != len(self.train):
@@ -215,17 +232,22 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.ema:
+            self.ema.update()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
     def _save(self, figures: dict[str, float], epoch: int) -> None:
-        """Write checkpoint.pt, and best.pt where this is the best yet. Only the first rank does."""
+        """Write checkpoint.pt, and best.pt where this is the best yet. Only the first rank does.
+
+        best.pt holds the network that was validated; checkpoint.pt the one in training, beside its average under "ema".
+        """
         if not self.ranks.first:
             return
         figure = figures[self.best_name]  # NaN where nothing that counts is labelled
         is_best = figure > self.best or not (self.folder / "best.pt").exists()
         self.best = max(self.best, figure) if math.isfinite(figure) else self.best
-        network = checkpoints.describe(self.model) | {"config": self.config.plain(), "epoch": epoch, "metrics": figures}
+        network = checkpoints.describe(self.validated) | {"config": self.config.plain(), "epoch": epoch, "metrics": figures}
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -234,7 +256,11 @@ class Trainer:
             "best": self.best,
             "seconds": self.seconds,
         }
-        checkpoints.save(network | {"training": state}, self.folder / "checkpoint.pt")
+        whole = network | {"training": state}
+        if self.ema:
+            state["ema_updates"] = self.ema.updates
+            whole |= {"weights": checkpoints.describe(self.model)["weights"], "ema": network["weights"]}
+        checkpoints.save(whole, self.folder / "checkpoint.pt")
         if is_best:
             checkpoints.save(network, self.folder / "best.pt")
 

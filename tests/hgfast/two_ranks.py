@@ -34,12 +34,13 @@ def main() -> None:
     seen = torch.tensor(np.concatenate([batch.index for batch in loader.epoch(0)]))
     counts: list[int] = []
     trainer = Trainer(config, model, loader, valid, lambda p: counts.append(len(p)) or {"x": 1.0}, "x", out, ranks)
-    different_statistics = 0.0
+    different_statistics, different_average = 0.0, 0.0
     original = trainer._save
 
     def save(figures: dict[str, float], epoch: int) -> None:
-        nonlocal different_statistics
+        nonlocal different_statistics, different_average
         different_statistics = spread(torch.cat([b.float().flatten() for b in model.buffers()]))
+        different_average = spread(torch.cat([b.float().flatten() for b in trainer.validated.state_dict().values()]))
         original(figures, epoch)
 
     trainer._save = save  # type: ignore[method-assign]
@@ -61,6 +62,7 @@ def main() -> None:
         "valid": len(valid.plan.samples),
         "parameters_apart": spread(torch.cat([p.detach().flatten() for p in model.parameters()])),
         "buffers_apart": different_statistics,
+        "average_apart": different_average,
         "unused": bool(getattr(trainer.network, "find_unused_parameters", False)),
     }
     if ranks.first:
