@@ -23,7 +23,10 @@ def fail(error: HgfastError) -> NoReturn:
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run an entry point: a `HgfastError` becomes one sentence on stderr and exit code 2, Ctrl-C one and 130."""
+    """Run an entry point: a `HgfastError` becomes one sentence on stderr and exit code 2, Ctrl-C one and 130.
+
+    Nobody reading on, as after `| head`, ends it without a word and with 141, as it ends other commands.
+    """
     try:
         main()
     except HgfastError as error:
@@ -31,3 +34,6 @@ def run(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would complain once more
+        raise SystemExit(141) from None

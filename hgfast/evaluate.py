@@ -1,6 +1,7 @@
-"""Evaluate a checkpoint on one split of a data set: a table, a JSON file, a sheet of pictures.
+"""Evaluate a checkpoint on one split of a data set: a table, JSON files, charts and sheets of pictures.
 
 python hgfast/evaluate.py exp/freihand/best.pt --dataset freihand --data DIR --json result.json
+python hgfast/evaluate.py exp/mpii/best.pt --dataset mpii --data DIR --baselines --out report
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +19,42 @@ from hgfast.checkpoints import load_model
 from hgfast.cli import parse
 from hgfast.config import DataChoice
 from hgfast.distributed import Ranks, pick_device
-from hgfast.draw import Image, caption, draw_skeleton, read_image, sheet, write_image
+from hgfast.draw import write_image
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import predict
-from hgfast.files import prepare_folder, to_json, write_text
-from hgfast.geometry import move, square_matrices, warp
-from hgfast.inference import check_flip_test
-from hgfast.metrics import distances
+from hgfast.files import one_a_line, prepare_file, to_json, write_text
+from hgfast.gallery import spread_sheet, worst_sheet
+from hgfast.metrics import HEAD_SHARES, epe, pck, pckh, pckh_curve
 from hgfast.precision import resolve
 from pipelines.baselines import mean_pose, nearest_thumbnail
-from pipelines.datasets import DATASETS, open_loader, usable_samples
+from pipelines.datasets import DATASETS, coco_files, open_loader, usable_samples
 from pipelines.samples import Samples
 
-TILE = 224  # side of a picture on the contact sheet, pixels
+Keypoints = NDArray[np.float64]
+
+PICTURES, CHARTS = (".jpg", ".png"), (".png", ".svg", ".pdf")
+
+
+class Output(NamedTuple):
+    """A file that can be written: its name in --out, what it is, and, for pictures, which all need ground truth, the endings
+    that its name may have."""
+
+    name: str
+    words: str
+    endings: tuple[str, ...] = ()
+
+
+OUTPUTS = {
+    "json": Output("metrics.json", "figures"),
+    "predictions": Output("predictions.json", "keypoints"),
+    "bars": Output("joints.png", "chart of joints", CHARTS),
+    "curve": Output("curve.png", "curve", CHARTS),
+    "sheet": Output("sheet.jpg", "pictures", PICTURES),
+    "worst": Output("worst.jpg", "worst samples", PICTURES),
+}
+"""By flag, in the order in which they are written."""
+BOX_SHARES = np.arange(41) / 200
+"""The thresholds of PCK's curve, shares of the reference length, up to the largest of the table."""
 
 
 @dataclass(kw_only=True)
@@ -56,11 +80,36 @@ class EvaluateConfig(DataChoice):
     baselines: bool = False
     """also print what the mean pose and the nearest training picture reach"""
     json: Path | None = None
-    """write the figures here"""
+    """write the figures here, those of every joint included"""
     predictions: Path | None = None
-    """write every sample's keypoints here, as JSON, in the data set's own pixel numbers"""
+    """write every sample's keypoints here, as JSON, in the data set's own pixel numbers and under its own row numbers"""
     sheet: Path | None = None
     """write a contact sheet here: ground truth beside prediction, from the best sample to the worst"""
+    worst: Path | None = None
+    """write a sheet of the 24 worst samples here, the worst first: those with the largest errors as a share of what PCK
+    divides by"""
+    bars: Path | None = None
+    """write a bar chart of every joint's accuracy and mean error here, PNG, SVG or PDF; needs matplotlib"""
+    curve: Path | None = None
+    """write a chart of accuracy against its threshold here, with --baselines theirs too, PNG, SVG or PDF; needs matplotlib"""
+    out: Path | None = None
+    """folder for all of these files, under names of their own; needs matplotlib"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found out. result: for --json. samples: N of them, those that could be read. found: (N, K, 2) keypoints in
+    source pixels by method, "network" and, where they were asked for, the baselines."""
+
+    result: dict[str, Any]
+    samples: Samples
+    found: dict[str, Keypoints]
+
+
+def outputs(config: EvaluateConfig) -> dict[str, Path]:
+    """The files to write, by flag: where its own flag says, else in --out."""
+    places = {flag: getattr(config, flag) or (config.out and config.out / file.name) for flag, file in OUTPUTS.items()}
+    return {flag: path for flag, path in places.items() if path is not None}
 
 
 def check(config: EvaluateConfig) -> None:
@@ -69,16 +118,21 @@ def check(config: EvaluateConfig) -> None:
         raise HgfastError("evaluate.py runs as one process: start it with python, not torchrun")
     if config.batch_size < 1 or (config.threads is not None and config.threads < 1):
         raise HgfastError("--batch-size and --threads must be at least 1")
-    if config.sheet is not None and config.sheet.suffix.lower() not in (".jpg", ".png"):
-        raise HgfastError(f"--sheet {config.sheet} must end in .jpg or .png")
-    for path, flag in ((config.json, "--json"), (config.sheet, "--sheet"), (config.predictions, "--predictions")):
-        if path is not None:
-            prepare_folder(path.parent, flag)
+    files = outputs(config)
+    for flag, path in files.items():
+        endings = OUTPUTS[flag].endings
+        if endings and path.suffix.lower() not in endings:
+            raise HgfastError(f"--{flag} {path} must end in {', '.join(endings[:-1])} or {endings[-1]}")
+        if other := next((name for name in files if name != flag and files[name].resolve() == path.resolve()), None):
+            raise HgfastError(f"--{other} and --{flag} both name {path}: choose another file for one of them")
+    if "bars" in files or "curve" in files:
+        import hgfast.charts  # noqa: F401  # says what is missing
+    for flag, path in files.items():
+        prepare_file(path, f"--{flag}" if getattr(config, flag) else "--out")
 
 
-def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[np.float64]]:
-    """The figures of a checkpoint on a split (`rows`: one for the network and one a baseline), and the samples and
-    keypoints that they are made from."""
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """The figures of a checkpoint on a split: `rows`, one for the network and one a baseline, and `joints`, one a joint."""
     check(config)
     name, split = config.dataset, config.split or DATASETS[config.dataset].held_out(config)
     ranks = Ranks(0, 1, 1, pick_device(config.device))
@@ -90,8 +144,8 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
         raise HgfastError(
             f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {theirs}: choose another --dataset"
         )
-    check_flip_test(model.meta.skeleton, config.flip_test)
-    if not samples.labelled.any() and (config.predictions is None or config.sheet is not None):
+    pictures = [flag for flag, file in OUTPUTS.items() if file.endings and getattr(config, flag)]
+    if not samples.labelled.any() and (pictures or "predictions" not in outputs(config)):
         raise HgfastError(f"the split {split} has no annotations: only --predictions FILE can be had of it")
     train = usable_samples(config, "train") if config.baselines else None
     meta = model.meta
@@ -100,14 +154,14 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
     )
     predicted = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate", config.flip_test)
     count, seen = len(samples), np.isfinite(predicted).all(axis=(1, 2))
-    samples, predicted = samples.take(seen), predicted[seen]
-    table = DATASETS[name].table
+    samples, found = samples.take(seen), {"network": predicted[seen]}
+    annotated = bool(samples.labelled.any())
+    if annotated and train is not None:
+        found["mean pose"] = mean_pose(train, samples)
+        found["nearest 16 x 16 thumbnail"] = nearest_thumbnail(train, samples)
     rows: list[dict[str, Any]] = []
-    if samples.labelled.any():
-        rows.append({"method": "network", **table(samples, predicted)})
-    if rows and train is not None:
-        rows.append({"method": "mean pose", **table(samples, mean_pose(train, samples))})
-        rows.append({"method": "nearest 16 x 16 thumbnail", **table(samples, nearest_thumbnail(train, samples))})
+    if annotated:
+        rows = [{"method": method, **DATASETS[name].table(samples, points)} for method, points in found.items()]
     result = {
         "checkpoint": str(config.checkpoint),
         "dataset": config.dataset,
@@ -119,53 +173,106 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Samples, NDArray[n
         "skipped": samples.skipped,
         "unreadable": samples.unreadable + count - len(samples),
         "rows": rows,
+        "joints": joint_rows(samples, found["network"], of_heads(rows)) if annotated else [],
     }
-    return result, samples, predicted
+    return Evaluation(result, samples, found)
 
 
-def contact_sheet(samples: Samples, predicted: NDArray[np.float64], count: int = 24, columns: int = 8) -> Image:
-    """`count` samples spread evenly from the smallest mean error to the largest: ground truth left, prediction
-    right, labelled joints only."""
-    labelled = samples.labelled
-    errors = np.where(labelled, distances(predicted, samples.keypoints), 0).sum(1) / np.maximum(labelled.sum(1), 1)
-    chosen = np.argsort(errors)[np.linspace(0, len(errors) - 1, min(count, len(errors))).round().astype(int)]
-    matrices = square_matrices(samples.centre[chosen], samples.side[chosen], TILE)
-    true, found = move(samples.keypoints[chosen], matrices), move(predicted[chosen], matrices)
-    tiles = []
-    for n, row in enumerate(chosen):
-        crop = warp(read_image(samples.paths[row]), matrices[n], TILE)
-        tiles.append(caption(draw_skeleton(crop, true[n], samples.skeleton, labelled[row]), "truth"))
-        tiles.append(
-            caption(draw_skeleton(crop, found[n], samples.skeleton, labelled[row]), f"predicted, {errors[row]:.1f} px off")
-        )
-    return sheet(tiles, columns)
+def of_heads(rows: list[dict[str, Any]]) -> bool:
+    """Are errors shares of head sizes, so that accuracy is PCKh in percent? Else it is PCK, a share."""
+    return "pckh@0.5" in rows[0]
 
 
-def own_frame(samples: Samples, predicted: NDArray[np.float64]) -> str:
-    """The keypoints as JSON, in the pixel numbers of the data set's files."""
-    points = (predicted - samples.pixel_offset).round(3)
-    rows = [{"file": Path(path).name, "keypoints": found.tolist()} for path, found in zip(samples.paths, points)]
-    return to_json({"joints": samples.skeleton.joints, "pixel_offset": samples.pixel_offset, "samples": rows}) + "\n"
+def joint_rows(samples: Samples, predicted: Keypoints, heads: bool) -> list[dict[str, Any]]:
+    """Every joint's figures: "pckh@0.5" in percent where the reference lengths are `heads`, else "pck@0.2"; "epe_px"."""
+    true, labelled, reference = samples.keypoints, samples.labelled, samples.reference
+    near = (
+        {"pckh@0.5": pckh(predicted, true, labelled, reference, samples.skeleton).joints}
+        if heads
+        else {"pck@0.2": pck(predicted, true, labelled, reference, 0.2).joints}
+    )
+    figures = {**near, "epe_px": epe(predicted, true, labelled).joints}
+    return [
+        {"joint": joint, **{name: float(values[k]) for name, values in figures.items()}}
+        for k, joint in enumerate(samples.skeleton.joints)
+    ]
+
+
+def own_frame(config: EvaluateConfig, evaluation: Evaluation) -> str:
+    """The network's keypoints as JSON, in the pixel numbers of the data set's files: a sample a line."""
+    result, samples = evaluation.result, evaluation.samples
+    folder = coco_files(config, result["split"])[1]  # FreiHAND's lie elsewhere, and have plain names
+    points = (evaluation.found["network"] - samples.pixel_offset).round(3)
+    rows = [
+        {"row": row, "file": own_name(path, folder), "keypoints": found.tolist()}
+        for row, path, found in zip(samples.row.tolist(), samples.paths.tolist(), points)
+    ]
+    about = {name: result[name] for name in ("dataset", "split", "checkpoint", "flip_test")}
+    content = {**about, "joints": samples.skeleton.joints, "pixel_offset": samples.pixel_offset, "samples": rows}
+    return one_a_line(content, ["samples"])
+
+
+def own_name(path: str, folder: Path | None) -> str:
+    """A picture's name from the folder of pictures on, or without any folder where it is not in there."""
+    inside = folder is not None and Path(path).is_relative_to(folder)
+    return Path(path).relative_to(folder or "").as_posix() if inside else Path(path).name
+
+
+def write_chart(flag: str, path: Path, evaluation: Evaluation) -> None:
+    """--bars or --curve."""
+    from hgfast import charts  # needs matplotlib, which not everybody has
+
+    result, samples = evaluation.result, evaluation.samples
+    checkpoint = "/".join(Path(result["checkpoint"]).parts[-2:])
+    title = f"{checkpoint}: {len(samples)} samples of {result['dataset']}, split {result['split']}"
+    heads = of_heads(result["rows"])
+    whole = 100.0 if heads else 1.0
+    if flag == "bars":
+        charts.draw_bars(path, result["joints"], samples.skeleton, whole, title)
+        return
+    labels = ("distance / head size", "PCKh, percent") if heads else ("distance / reference length", "PCK")
+    curves = {method: accuracy(samples, points, heads) for method, points in evaluation.found.items()}
+    charts.draw_curves(path, HEAD_SHARES if heads else BOX_SHARES, curves, labels, whole, title)
+
+
+def accuracy(samples: Samples, predicted: Keypoints, heads: bool) -> NDArray[np.float64]:
+    """The total PCKh at `HEAD_SHARES`, in percent, or the total PCK at `BOX_SHARES`."""
+    true, labelled, reference = samples.keypoints, samples.labelled, samples.reference
+    if heads:
+        return pckh_curve(predicted, true, labelled, reference, samples.skeleton).total
+    return np.array([pck(predicted, true, labelled, reference, share).total for share in BOX_SHARES])
+
+
+def write(flag: str, path: Path, config: EvaluateConfig, evaluation: Evaluation) -> None:
+    """One of `OUTPUTS`. Raises `HgfastError` where that fails."""
+    if flag == "json":
+        write_text(path, to_json(evaluation.result, indent=2) + "\n", "--json")
+    elif flag == "predictions":
+        write_text(path, own_frame(config, evaluation), "--predictions")
+    elif flag == "sheet":
+        write_image(path, spread_sheet(evaluation.samples, evaluation.found["network"]))
+    elif flag == "worst":
+        write_image(path, worst_sheet(evaluation.samples, evaluation.found["network"]))
+    else:
+        write_chart(flag, path, evaluation)
 
 
 def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
-    result, samples, predicted = evaluate(config)
+    evaluation = evaluate(config)
+    result, samples = evaluation.result, evaluation.samples
     print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {config.data or config.annotations}")
     if more := result["unreadable"] - samples.unreadable:
         print(f"{more} more could not be read and do not count")
     if result["rows"]:
         print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
         print(DATASETS[config.dataset].note, flush=True)
-    if config.json is not None:
-        write_text(config.json, to_json(result, indent=2) + "\n", "--json")
-        print(f"figures: {config.json}")
-    if config.predictions is not None:
-        write_text(config.predictions, own_frame(samples, predicted), "--predictions")
-        print(f"keypoints: {config.predictions}")
-    if config.sheet is not None:
-        write_image(config.sheet, contact_sheet(samples, predicted))
-        print(f"pictures: {config.sheet}")
+    for flag, path in outputs(config).items():
+        if result["rows"] or not OUTPUTS[flag].endings:
+            write(flag, path, config, evaluation)
+            print(f"{OUTPUTS[flag].words}: {path}", flush=True)
+        else:
+            print(f"{OUTPUTS[flag].words}: left out, for want of annotations")
 
 
 if __name__ == "__main__":

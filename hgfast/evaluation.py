@@ -1,16 +1,18 @@
-"""A network over a whole split: predictions in source pixels, and the table of figures.
+"""A network over a whole split: predictions in source pixels, every sample's once, whichever rank looked at it.
 
-What may enter: running a network without training it, and naming its figures. Loaders and data sets come in from outside.
+What may enter: running a network without training it, and collecting what it says. Loaders and data sets come in from outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 
 from hgfast.batch import Batch
@@ -32,6 +34,51 @@ class Loader(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]: ...
 
 
+class Found:
+    """The keypoints of a split's samples, collected batch by batch. Each sample counts once: what is found first stays.
+
+    So it does no harm if samples come again, to fill a last batch or a rank's share, nor in which order they come.
+
+    Args:
+        count: samples N in the split, over all ranks.
+        joints: keypoints K of each.
+    """
+
+    def __init__(self, count: int, joints: int) -> None:
+        self._points = np.full((count, joints, 2), np.nan)
+        self._there = np.zeros(count, bool)
+
+    def add(self, index: NDArray[np.int64], points: NDArray[np.float64]) -> None:
+        """Keep points (n, K, 2) of those of the samples `index` (n,) that are not there yet."""
+        rows, first = np.unique(index, return_index=True)
+        new = ~self._there[rows]
+        self._points[rows[new]] = points[first[new]]
+        self._there[rows] = True
+
+    def gather(self) -> NDArray[np.float64]:
+        """Every sample's points (N, K, 2), on every rank; NaN where no rank has any. Where several have, the lowest one's.
+
+        All ranks must call it.
+        """
+        rows = np.flatnonzero(self._there)
+        index, points = gather(torch.from_numpy(rows)), gather(torch.from_numpy(self._points[rows]))
+        whole = Found(*self._points.shape[:2])
+        whole.add(index.numpy(), points.numpy())
+        return whole._points
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, in which BatchNorm's running statistics do not move; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @torch.inference_mode()
 def predict(
     model: StackedHourglass,
@@ -41,23 +88,17 @@ def predict(
     label: str = "validate",
     flip_test: bool = False,
 ) -> NDArray[np.float64]:
-    """Keypoints (N, K, 2) in source pixels, row i being sample i, on every rank. Leaves the model in eval mode.
+    """Keypoints (N, K, 2) in source pixels, row i being sample i, on every rank. Leaves the model as it was, its mode included.
 
     Rows whose picture cannot be read are NaN.
     """
-    model.eval()
-    rows = []
-    for batch in tqdm(loader.epoch(0), total=len(loader), desc=label, disable=None if ranks.first else True, leave=False):
-        with autocast(amp, ranks.device):
-            heatmaps = last_heatmaps(model, batch.images, flip_test)
-        decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
-        source = move(decoded[..., :2], np.linalg.inv(batch.input_from_source))
-        index = np.broadcast_to(batch.index[:, None, None], (*source.shape[:2], 1))
-        rows.append(np.concatenate([source, index], axis=-1)[~batch.stand_in])
-    table = gather(torch.from_numpy(np.concatenate(rows))).numpy()
-    index = table[:, 0, 2].astype(int)
-    if len(np.unique(index)) < len(index):
-        raise RuntimeError("the ranks' shares overlap: the loader's plan is broken")
-    predicted = np.full((loader.count, *table.shape[1:2], 2), np.nan)
-    predicted[index] = table[..., :2]
-    return predicted
+    meta = model.meta
+    found = Found(loader.count, len(meta.skeleton.joints))
+    with evaluating(model):
+        for batch in tqdm(loader.epoch(0), total=len(loader), desc=label, disable=None if ranks.first else True, leave=False):
+            with autocast(amp, ranks.device):
+                heatmaps = last_heatmaps(model, batch.images, flip_test)
+            decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
+            source = move(decoded[..., :2], np.linalg.inv(batch.input_from_source)) + meta.shift
+            found.add(batch.index[~batch.stand_in], source[~batch.stand_in])
+    return found.gather()

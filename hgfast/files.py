@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,13 @@ def prepare_folder(folder: Path, flag: str) -> None:
         raise HgfastError(f"cannot write to {folder}: choose another folder with {flag}")
 
 
+def prepare_file(path: Path, flag: str) -> None:
+    """See that a file can be written, and make its folder. Raises `HgfastError`, with the flag that names another one."""
+    prepare_folder(path.parent, flag)
+    if path.is_dir():
+        raise HgfastError(f"cannot write {path}, which is a folder: name a file in it with {flag}")
+
+
 def write_text(path: Path, text: str, flag: str) -> None:
     """Write a whole file or none. Raises `HgfastError`, with the flag that names another one."""
     try:
@@ -68,3 +75,14 @@ def plain_json(value: Any) -> Any:
 def to_json(value: Any, indent: int | None = None) -> str:
     """`value` as JSON that every reader takes."""
     return json.dumps(plain_json(value), indent=indent, allow_nan=False)
+
+
+def one_a_line(content: Mapping[str, Any], lists: Collection[str]) -> str:
+    """JSON that a person can read: a line for each key, and for each item of those of its `lists` that are not empty."""
+    entries = []
+    for key, value in content.items():
+        text = to_json(value)
+        if key in lists and value:
+            text = "[\n" + ",\n".join(f"  {to_json(item)}" for item in value) + "\n ]"
+        entries.append(f" {to_json(key)}: {text}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"

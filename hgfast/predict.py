@@ -26,7 +26,7 @@ from hgfast.cli import parse
 from hgfast.distributed import pick_device
 from hgfast.draw import Image, caption, draw_skeleton, overlay, read_image, sheet, write_image
 from hgfast.errors import HgfastError, run
-from hgfast.files import prepare_folder, to_json, write_text
+from hgfast.files import one_a_line, prepare_folder, write_text
 from hgfast.geometry import move, square_matrices
 from hgfast.inference import check_boxes, look, squares
 from hgfast.model import StackedHourglass
@@ -191,7 +191,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
                 failed.append({"file": str(file), "reason": reason})
     finally:  # what was done is kept, whatever ends the run
         if done:
-            write_text(config.out / "keypoints.json", one_a_line(result), "--out")
+            write_text(config.out / "keypoints.json", one_a_line(result, ("images", "failed")), "--out")
     return result
 
 
@@ -224,17 +224,6 @@ def predict_one(
         entry["heatmaps"] = f"{sheet_name(name)}.jpg"
         write_image(config.out / entry["heatmaps"], heatmap_sheet(model, crops, heatmaps, within, config.min_score))
     return entry
-
-
-def one_a_line(content: dict[str, Any]) -> str:
-    """JSON with a line for each entry, and for each picture within `images` and `failed`."""
-    entries = []
-    for key, value in content.items():
-        text = to_json(value)
-        if key in ("images", "failed") and value:
-            text = "[\n" + ",\n".join(f"  {to_json(item)}" for item in value) + "\n ]"
-        entries.append(f" {to_json(key)}: {text}")
-    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from hgfast.config import DataChoice
 from hgfast.errors import HgfastError
-from hgfast.files import prepare_folder, to_json, write_text
+from hgfast.files import prepare_file, to_json, write_text
 from pipelines.samples import Samples
 
 NAME = "hgfast-check.json"
@@ -122,9 +122,7 @@ def write_result(result: Result, path: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Raises `HgfastError` where a result could not be written, before there is one."""
-    prepare_folder(path.parent, "--checked")
-    if path.is_dir():
-        raise HgfastError(f"cannot write {path}, which is a folder: name a file in it with --checked")
+    prepare_file(path, "--checked")
 
 
 def without_bad(samples: Samples, choice: DataChoice) -> Samples:

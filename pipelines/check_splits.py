@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hgfast.config import DataChoice
 from hgfast.errors import HgfastError
-from pipelines import freihand, mpii
+from pipelines import freihand, mpii, mpii_mat
 from pipelines.datasets import coco_files, open_samples
 from pipelines.pictures import MissingPictures
 from pipelines.samples import Samples
@@ -23,8 +23,9 @@ from pipelines.samples import Samples
 
 @dataclass(frozen=True)
 class Split:
-    """A part of the data set. samples: those whose picture is there, if any; rows: (N,) theirs in the annotations.
-    missing: paths of pictures that are not there. refused: why there are no samples, a sentence."""
+    """A part of the data set. samples: those whose picture is there, if any; rows: (N,) the annotations' numbers for them, which
+    the versions of a FreiHAND hand share. missing: paths of pictures that are not there. refused: why there are no samples,
+    a sentence."""
 
     name: str
     samples: Samples | None
@@ -56,18 +57,15 @@ def open_splits(config: DataChoice) -> list[Split]:
 def open_split(config: DataChoice, name: str) -> Split:
     """A split without the samples whose picture is missing, and with the names of those pictures."""
     missing: Sequence[str] = ()
-    there: NDArray[np.bool_] | None = None
     try:
         try:
             samples = open_samples(replace(config, skip_missing=False), name)
         except MissingPictures as error:
-            missing, there = error.missing, error.there
+            missing = error.missing
             samples = open_samples(replace(config, skip_missing=True), name)
     except HgfastError as error:
         return Split(name, None, np.arange(0), missing, str(error))
-    if config.dataset == "freihand":
-        return Split(name, samples, samples.group, missing)
-    return Split(name, samples, np.arange(len(samples)) if there is None else np.nonzero(there)[0], missing)
+    return Split(name, samples, samples.group if config.dataset == "freihand" else samples.row, missing)
 
 
 def wanted_sizes(config: DataChoice, split: Split) -> dict[str, tuple[int, int]]:
@@ -117,10 +115,11 @@ def _joints(root: Path, part: str) -> NDArray[np.float64]:
 
 
 def place_of(config: DataChoice, split: str, row: int) -> str:
-    """Where an annotation is, in words: file and row, both counted from 0, or the number of the sample where rows are no use."""
+    """Where an annotation is, in words: the file, and what `Split.rows` says of the place in it."""
     if config.dataset == "freihand":
         return f"{'evaluation' if split == 'evaluation' else 'training'}_xyz.json, row {row}"
     if config.dataset == "mpii" and config.annotations is None:
         return f"annot/{split}.h5, row {row}"
-    file = config.annotations if config.dataset == "mpii" else coco_files(config, split)[0]
-    return f"{file}, sample {row}" + (f" of {split}" if config.dataset == "mpii" else "")
+    if config.dataset == "mpii":
+        return f"{config.annotations}, {mpii_mat.place_of(row)}"
+    return f"{coco_files(config, split)[0]}, annotation {row}"

@@ -3,7 +3,8 @@
 A sample is an annotation, so that a picture may have several. Keypoints are x, y, v: v 0 is not labelled, 1 occluded, 2
 visible, and both 1 and 2 are trained on. Their x, y are 0-based pixel numbers, hence a pixel_offset of 0.5; files that were
 converted from FreiHAND hold corner coordinates already (0). `bbox` is x, y, width, height in corner coordinates in either
-case: nothing is added. The skeleton is the category's, or a YAML file's (`pipelines.skeleton_files`).
+case: nothing is added. The skeleton is the category's, or a YAML file's (`pipelines.skeleton_files`). `Samples.row` is the
+annotation's id; in a file in which an id is missing, not unique or no whole number, it is the place in the list, from 0.
 What may enter: this layout, nothing after it.
 """
 
@@ -99,6 +100,7 @@ def read_coco(
         labelled=labelled[there],
         reference=reference[there],
         group=np.unique(names, return_inverse=True)[1][there].astype(np.int64),
+        row=_rows(people, content["annotations"])[there],
         skeleton=found,
         pixel_offset=pixel_offset,
         skipped=int((~there).sum()),
@@ -265,6 +267,16 @@ def _complaint(row: Any, width: int, meaning: str) -> str:
         return f"holds {len(row)} numbers, wanted {width}: {meaning}"
     strange = next((n for n, value in enumerate(row) if type(value) not in (int, float) or not abs(value) <= LARGEST), None)
     return "" if strange is None else f"holds {json.dumps(row[strange])[:40]}, which is no finite number of pixels"
+
+
+def _rows(people: list[dict[str, Any]], entries: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """The number (N,) of each of `people`, all of them among the file's `entries`: their ids, or where these will not do their
+    places."""
+    ids = [entry["id"] for entry in entries]
+    if all(type(value) is int and abs(value) < 2**63 for value in ids) and len(set(ids)) == len(ids):
+        return np.array([entry["id"] for entry in people], np.int64)
+    places = {id(entry): place for place, entry in enumerate(entries)}
+    return np.array([places[id(entry)] for entry in people], np.int64)
 
 
 def _picture_names(images: list[dict[str, Any]], people: list[dict[str, Any]], path: Path) -> list[str]:

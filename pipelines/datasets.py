@@ -106,10 +106,11 @@ def _root(choice: DataChoice, where_from: str) -> Path:
 DATASETS = {
     "freihand": DataSet(
         read=_freihand,
-        table=lambda s, found: hand_table(found, s.keypoints, s.labelled, s.reference),
+        table=lambda s, found: hand_table(found, s.keypoints, s.labelled, s.reference, s.side),
         best="auc_0_30px",
         held_out=lambda _: "test",
-        note="PCK: of the longer side of the hand's box; AUC, EPE: source pixels",
+        note="PCK: of the longer side of the hand's box, or of the picture's; AUC, EPE: source pixels; _mmpose, _freihand: by "
+        "the definitions of those projects",
         skeleton=HAND21,
     ),
     "mpii": DataSet(
@@ -117,7 +118,8 @@ DATASETS = {
         table=lambda s, found: body_table(found, s.keypoints, s.labelled, s.reference, s.skeleton),
         best="pckh@0.5",
         held_out=lambda _: "valid",
-        note="PCKh in percent by the official rule, groups at 0.5 of the head; pelvis and thorax do not count; AUC: 0 to 0.5",
+        note="PCKh in percent by the official rule, groups at 0.5 of the head; pelvis and thorax do not count; AUC: 0 to 0.5; "
+        "pooled16, mean14: princeton-vl's and bearpaw's totals",
         skeleton=BODY16,
     ),
     "coco": DataSet(

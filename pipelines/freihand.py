@@ -2,7 +2,7 @@
 
 uv = K xyz / z lies in the corner convention as it is (pixel_offset 0): the published K have their principal point at
 exactly W / 2. Image number = unique id + (number of unique ids) * version, versions in the order of `VERSIONS`; the
-four versions of a hand share one annotation, so splits are made by unique id.
+four versions of a hand share one annotation, so splits are made by unique id. `Samples.row` is the image number.
 Layout: github.com/lmb-freiburg/freihand (README, utils/fh_utils.py). What may enter: this layout, nothing after it.
 """
 
@@ -79,6 +79,7 @@ def read_freihand(
         labelled=np.full(keypoints.shape[:2], annotated),
         reference=np.ptp(keypoints, axis=1).max(axis=1) if annotated else np.full(len(paths), np.nan),
         group=group,
+        row=numbers[there],
         skeleton=HAND21,
         pixel_offset=0.0,
         skipped=int((~there).sum()),

@@ -2,7 +2,8 @@
 
 The h5 files hold the original 1-based pixel numbers, hence a pixel_offset of -0.5; neck and head top (8, 9) lost their
 fraction there, half a pixel on average. `center` and `scale` are adjusted already (15 pixels of scale further down, 1.25
-times as large), so the square has a side of 200 scale. `normalize` is the head size that PCKh divides by.
+times as large), so the square has a side of 200 scale. `normalize` is the head size that PCKh divides by. `Samples.row` is the
+person's row in the split's h5 file, from 0.
 What may enter: this layout, and what the original file's reader (`pipelines.mpii_mat`) shares with it; nothing after it.
 """
 
@@ -54,7 +55,17 @@ def read_mpii(root: Path, split: str, skip_missing: bool = False, images: Path |
     table = _read_table(path)
     names, part = as_names(table["imgname"]), table["part"]
     annotated = np.any(part != 0, axis=-1) | (table["visible"] != 0)  # an absent joint lies at (0, 0) and is not visible
-    return as_samples(images, names, table["center"], table["scale"], part, annotated, table["normalize"], skip_missing)
+    return as_samples(
+        images,
+        names,
+        centre=table["center"],
+        scale=table["scale"],
+        points=part,
+        labelled=annotated,
+        reference=table["normalize"],
+        row=np.arange(len(names)),
+        skip_missing=skip_missing,
+    )
 
 
 def check_split(split: str) -> None:
@@ -71,6 +82,7 @@ def as_samples(
     points: NDArray[np.float64],
     labelled: NDArray[np.bool_],
     reference: NDArray[np.float64],
+    row: NDArray[np.int64],
     skip_missing: bool,
 ) -> Samples:
     """N people as `Samples`: the one place that goes from MPII's pixel numbers, which count from 1, to the corner convention.
@@ -78,7 +90,7 @@ def as_samples(
     Args:
         images: the folder of pictures; names (N,) of them.
         centre: (N, 2) and scale (N,), both adjusted. points: (N, 16, 2), (0, 0) where not labelled (N, 16).
-        reference: (N,) head sizes in pixels.
+        reference: (N,) head sizes in pixels. row: (N,) by which the file knows them.
 
     Raises:
         HgfastError: pictures missing, as `find_pictures` puts it.
@@ -92,6 +104,7 @@ def as_samples(
         labelled=labelled[there],
         reference=reference[there],
         group=np.unique(names, return_inverse=True)[1][there].astype(np.int64),
+        row=row[there].astype(np.int64),
         skeleton=BODY16,
         pixel_offset=PIXEL_OFFSET,
         skipped=int((~there).sum()),

@@ -17,6 +17,8 @@ Written without the original file at hand: how often its fields are missing is n
 annotated with at least one point, objpos, scale and the head box; others are left out, as nothing could be learnt from them.
 Head boxes are read as they are; convert_annot.py truncates them, which changes none of the 2958: they are whole numbers.
 `is_visible`, which the file writes in four ways, is not read: an occluded joint is labelled, an absent one has no point.
+`Samples.row` is 1000 times the picture's number in annolist plus the person's in its annorect, both from 0: 5123002 is
+annolist(5124).annorect(3), the index 5123 and person 2 of the h5 files.
 What may enter: the structs of this file and the lists that go with it; coordinates become samples in `pipelines.mpii`.
 """
 
@@ -42,6 +44,7 @@ MAT_FROM = "unpack mpii_human_pose_v1_u12_2.zip (human-pose.mpi-inf.mpg.de) and 
 VALID_FROM = "valid.h5 or valid_images.txt of princeton-vl/pose-hg-train"
 DOWN = 15.0  # pixels of scale from objpos to the middle of the square: legs are longer than heads
 WIDER = 1.25  # times the scale, so that limbs are not cut off
+PEOPLE = 1000  # in a picture at most, so that a number can stand for picture and person
 HEAD = 0.6  # of the diagonal of the head box: what PCKh divides by (SC_BIAS of the official evaluation)
 UNREADABLE = (
     OSError,
@@ -60,12 +63,14 @@ UNREADABLE = (
 class Person(NamedTuple):
     """One annotated person in the file's own pixel numbers, which count from 1.
 
-    picture: its file name. number: of the person in that picture's annorect, from 0. objpos: x, y. scale: in 200 px.
-    head: diagonal of the head box in px. points: (16, 2), (0, 0) where not labelled (16,).
+    picture: its file name. number: of the person in that picture's annorect, from 0. row: of person and picture, as
+    `Samples.row`. objpos: x, y. scale: in 200 px. head: diagonal of the head box in px. points: (16, 2), (0, 0) where not
+    labelled (16,).
     """
 
     picture: str
     number: int
+    row: int
     objpos: tuple[float, float]
     scale: float
     head: float
@@ -125,8 +130,14 @@ def read_mpii_mat(
         points=np.stack([person.points for person in people]),
         labelled=np.stack([person.labelled for person in people]),
         reference=HEAD * np.array([person.head for person in people]),
+        row=np.array([person.row for person in people]),
         skip_missing=skip_missing,
     )
+
+
+def place_of(row: int) -> str:
+    """Where the person with this `Samples.row` is, in MATLAB's words, which count from 1."""
+    return f"{_place(row // PEOPLE)}.annorect({row % PEOPLE + 1})"
 
 
 def valid_names(path: Path) -> list[str]:
@@ -188,9 +199,12 @@ class _Release:
     def people(self) -> Iterator[Person]:
         """Everybody annotated in a training picture."""
         for i, record in self._training.items():
-            for number, annorect in enumerate(_records(_field(record, "annorect"))):
+            everybody = _records(_field(record, "annorect"))
+            if len(everybody) > PEOPLE:
+                raise HgfastError(f"{self._path}: {_place(i)} has {len(everybody)} people, more than {PEOPLE}: {MAT_FROM}")
+            for number, annorect in enumerate(everybody):
                 if self._separated is None or number in self._separated[i]:
-                    person = _person(annorect, self.pictures[i], number, f"{self._path}: {_place(i)}.annorect({number + 1})")
+                    person = _person(annorect, self.pictures[i], number, PEOPLE * i + number, self._path)
                     if person is not None:
                         yield person
 
@@ -255,8 +269,9 @@ def _load(path: Path) -> np.void:
     return release
 
 
-def _person(annorect: np.void, picture: str, number: int, where: str) -> Person | None:
-    """A person, or None where a field is missing or empty. `where` is for errors about numbers that cannot be right."""
+def _person(annorect: np.void, picture: str, number: int, row: int, path: Path) -> Person | None:
+    """A person, or None where a field is missing or empty. `path` is for errors about numbers that cannot be right."""
+    where = f"{path}: {place_of(row)}"
     objpos = _first(_field(annorect, "objpos"))
     numbers = [
         *(_number(_field(annorect, name)) for name in ("scale", "x1", "y1", "x2", "y2")),
@@ -272,7 +287,7 @@ def _person(annorect: np.void, picture: str, number: int, where: str) -> Person 
         raise HgfastError(f"{where} has a number that is not finite: {MAT_FROM}")
     if scale <= 0 or head <= 0:
         raise HgfastError(f"{where} has a scale of {scale:g} and a head box of {head:g} px, both must be above 0: {MAT_FROM}")
-    return Person(picture, number, (x, y), scale, head, points, labelled)
+    return Person(picture, number, row, (x, y), scale, head, points, labelled)
 
 
 def _points(records: NDArray[Any], where: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -15,11 +15,11 @@ from hgfast.errors import HgfastError
 
 
 class MissingPictures(HgfastError):
-    """Pictures that are not there. missing: their paths, each once; there: (N,) bool, which of the N names asked for are."""
+    """Pictures that are not there. missing: their paths, each once."""
 
-    def __init__(self, sentence: str, missing: Sequence[str], there: NDArray[np.bool_]) -> None:
+    def __init__(self, sentence: str, missing: Sequence[str]) -> None:
         super().__init__(sentence)
-        self.missing, self.there = missing, there
+        self.missing = missing
 
 
 def find_pictures(
@@ -52,7 +52,6 @@ def find_pictures(
             f"{len(missing)} of {len(distinct)} pictures are missing in {folder}, the first {', '.join(missing[:3])}: {advice}"
             + ("" if skip_missing else ", or leave their samples out with --skip-missing"),
             [str(folder / name) for name in missing],
-            there,
         )
     return np.array([str(folder / name) for name in names])[there], there
 

@@ -18,6 +18,8 @@ class Samples:
 
     paths: (N,) str. centre: (N, 2) and side: (N,) of the square to crop. keypoints: (N, K, 2). labelled: (N, K) bool.
     reference: (N,) length that normalises errors. group: (N,) int, equal for samples that must not be split apart.
+    row: (N,) int, the number by which the data set's own files know the sample; every reader says which that is. It stays with
+    the sample, whichever others are left out.
     pixel_offset: what was added to the files' coordinates to reach the convention. skipped: how many samples were left out
     because their picture is missing; unreadable: because the file check or the crop
     cache found theirs to be bad.
@@ -30,6 +32,7 @@ class Samples:
     labelled: NDArray[np.bool_]
     reference: NDArray[np.float64]
     group: NDArray[np.int64]
+    row: NDArray[np.int64]
     skeleton: Skeleton
     pixel_offset: float
     skipped: int = 0
@@ -37,8 +40,8 @@ class Samples:
 
     def __post_init__(self) -> None:
         n, k = len(self.paths), len(self.skeleton.joints)
-        wanted = {"centre": (n, 2), "side": (n,), "keypoints": (n, k, 2), "labelled": (n, k), "reference": (n,), "group": (n,)}
-        for name, shape in wanted.items():
+        one = dict.fromkeys(("side", "reference", "group", "row"), (n,))
+        for name, shape in {"centre": (n, 2), "keypoints": (n, k, 2), "labelled": (n, k), **one}.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Samples.{name} has shape {getattr(self, name).shape}, wanted {shape}")
         if n == 0:

@@ -63,6 +63,7 @@ def spotted(folder: Path, skeleton: Skeleton, width: int, height: int, side: flo
         labelled=np.eye(joints, dtype=bool),
         reference=np.ones(joints),
         group=np.arange(joints),
+        row=np.arange(joints),
         skeleton=skeleton,
         pixel_offset=0.0,
     )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,8 +15,21 @@ from conftest import beside
 from scipy.io import loadmat
 
 from hgfast.errors import HgfastError
-from hgfast.metrics import auc, body_table, epe, hand_table, pck, pck_table, pckh
-from hgfast.skeletons import BODY16
+from hgfast.metrics import (
+    HEAD_SHARES,
+    auc,
+    body_figures,
+    body_table,
+    epe,
+    hand_table,
+    median_epe,
+    pck,
+    pck_curve,
+    pck_table,
+    pckh,
+    pckh_curve,
+)
+from hgfast.skeletons import BODY16, HAND21
 
 TRUE = np.zeros((2, 3, 2))
 FOUND = TRUE + np.array([[[3, 4], [0, 0], [6, 8]], [[0, 1], [0, 0], [30, 40]]])  # errors 5 0 10, 1 0 50
@@ -36,13 +53,15 @@ def test_a_joint_never_labelled_is_nan_and_does_not_count() -> None:
 def test_pck_leaves_out_samples_without_a_finite_reference() -> None:
     whole = pck(FOUND[:1], TRUE[:1], LABELLED[:1], [50], 0.11)
     assert whole.total == pytest.approx(2 / 3)
-    for unknown in (np.nan, np.inf):
+    for unknown in (np.nan, np.inf, 0):
         score = pck(FOUND, TRUE, LABELLED, [50, unknown], 0.11)
         assert score.total == whole.total and score.joints == pytest.approx(whole.joints)
     assert np.isnan(pck(FOUND, TRUE, LABELLED, [np.nan, np.nan], 0.1).total)
     table = pck_table(FOUND, TRUE, LABELLED, [50, np.nan])
     assert table["epe_px"] == pytest.approx(16 / 5)  # of all samples
-    assert table.items() <= hand_table(FOUND, TRUE, LABELLED, [50, np.nan]).items()
+    hand = hand_table(FOUND, TRUE, LABELLED, [50, np.nan])
+    assert hand["epe_px"] == table["epe_px"]
+    assert hand["pck@0.1"] == pytest.approx(1 / 3)  # of the first sample, the joints weighing the same
 
 
 def test_perfect_predictions() -> None:
@@ -57,19 +76,81 @@ def test_shapes_must_agree() -> None:
         epe(TRUE[:1], TRUE, LABELLED)
 
 
+def test_nothing_labelled_is_nan_without_a_warning() -> None:
+    nobody = np.zeros((2, 3), bool)
+    for table in (hand_table(FOUND, TRUE, nobody, [1, 1], [1, 1]), pck_table(FOUND, TRUE, nobody, [1, 1])):
+        assert np.isnan(list(table.values())).all()
+    body = body_table(np.ones((2, 16, 2)), np.zeros((2, 16, 2)), np.zeros((2, 16), bool), [1, 1], BODY16)
+    assert np.isnan(list(body.values())).all()
+
+
+def test_a_joint_never_labelled_leaves_the_others_as_they_are() -> None:
+    rng = np.random.default_rng(2)
+    true, found, seen = rng.normal(size=(9, 21, 2)), rng.normal(size=(9, 21, 2)), np.ones((9, 21), bool)
+    seen[:, 4] = False
+    others = np.delete(np.arange(21), 4)
+    whole, part = (
+        hand_table(found[:, of], true[:, of], seen[:, of], np.full(9, 3.0), np.full(9, 30.0)) for of in (slice(None), others)
+    )
+    assert whole == pytest.approx(part)
+    curve = pck_curve(found, true, seen, groups=HAND21.groups)
+    assert np.isnan(curve.joints[:, 4]).all() and not np.isnan(curve.total).any()
+    assert curve.groups["thumb"] == pytest.approx(curve.joints[:, 1:4].mean(1))
+
+
+def test_half_of_the_hands_weigh_as_their_joints() -> None:
+    """EvalUtil takes the mean over joints, mmpose's EPE over labels: joints that are labelled less often tell them apart."""
+    table = hand_table(FOUND, TRUE, LABELLED, [50, 50], [100, 100])  # errors by joint: 5 1, 0 0, 10
+    assert table["epe_px"] == pytest.approx(16 / 5) and table["epe_px_freihand"] == pytest.approx((3 + 0 + 10) / 3)
+    assert table["epe_median_px"] == 1 and table["epe_median_px_freihand"] == pytest.approx((3 + 0 + 10) / 3)
+    assert median_epe(FOUND, TRUE, LABELLED).joints == pytest.approx([3, 0, 10])
+    assert table["pck@0.1"] == pytest.approx((1 / 2 + 1 + 0) / 3) and table["pck_image@0.1"] == pytest.approx((1 + 1 + 0) / 3)
+    assert table["auc_0_30px"] == pytest.approx(auc(FOUND, TRUE, LABELLED).unweighted)
+
+
 @pytest.mark.real_data
 def test_against_mmpose_and_freihands_own_code() -> None:
     z = np.load(beside("reference/freihand_metrics.npz"))
     wanted = json.loads(beside("reference/freihand_metrics.json").read_text())["values"]
     found, true, seen = z["pred_uv"], z["gt_uv"], z["vis"]
-    for threshold in (0.05, 0.1, 0.2):
-        whole = pck(found, true, seen, z["norm_bbox224"][:, 0], threshold)
-        assert whole.joints == pytest.approx(wanted[f"mmpose_PCK@{threshold}_bbox224_per_joint"])
-        tight = pck(found, true, seen, z["norm_tight"].max(1), threshold)
-        assert np.mean(tight.joints) == pytest.approx(wanted[f"mmpose_PCK@{threshold}_tight_bbox"])
-    assert auc(found, true, seen, rule="mmpose").total == pytest.approx(wanted["mmpose_AUC_norm30_20thr"])
-    assert auc(found, true, seen, rule="freihand").total == pytest.approx(wanted["freihand_EvalUtil_2d_px_0_30_100"]["auc"])
-    assert epe(found, true, seen).total == pytest.approx(wanted["mmpose_EPE"])
+    close = pytest.approx
+    picture, tight = z["norm_bbox224"].max(1), z["norm_tight"].max(1)
+    for t in (0.05, 0.1, 0.2):
+        whole = pck(found, true, seen, picture, t)
+        assert whole.joints == close(wanted[f"mmpose_PCK@{t}_bbox224_per_joint"], rel=0, abs=1e-6)
+        assert whole.unweighted == close(wanted[f"mmpose_PCK@{t}_bbox224"], rel=0, abs=1e-6)
+        assert pck(found, true, seen, tight, t).unweighted == close(wanted[f"mmpose_PCK@{t}_tight_bbox"], rel=0, abs=1e-6)
+    for steps in (20, 100):
+        area = auc(found, true, seen, rule="mmpose", steps=steps).total
+        assert area == close(wanted[f"mmpose_AUC_norm30_{steps}thr"], rel=0, abs=1e-6)
+    assert auc(true, true, seen, rule="mmpose").total == close(wanted["mmpose_AUC_perfect"], rel=0, abs=1e-6)
+    assert epe(found, true, seen).total == close(wanted["mmpose_EPE"], rel=0, abs=1e-6)
+    for maximum, steps in ((30, 100), (30, 31), (20, 100)):
+        theirs = wanted[f"freihand_EvalUtil_2d_px_0_{maximum}_{steps}"]
+        curve = pck_curve(found, true, seen, maximum, steps)
+        assert auc(found, true, seen, maximum, steps=steps).total == close(theirs["auc"], rel=0, abs=1e-6)
+        assert curve.total[:5] == close(theirs["pck_curve_first5"], rel=0, abs=1e-6)
+        assert curve.total[-1] == close(theirs["pck_last"], rel=0, abs=1e-6)
+        assert epe(found, true, seen).unweighted == close(theirs["epe_mean"], rel=0, abs=1e-6)
+        assert median_epe(found, true, seen).unweighted == close(theirs["epe_median"], rel=0, abs=1e-6)
+    assert pck_curve(found, true, seen).total == close(z["curve2d_0_30_100"], rel=0, abs=1e-6)
+    assert pck_curve(found, true, seen).thresholds == close(z["thr2d"])
+
+    evalutil, table = wanted["freihand_EvalUtil_2d_px_0_30_100"], hand_table(found, true, seen, tight, picture)
+    assert table == close(
+        {
+            **{f"pck@{t}": wanted[f"mmpose_PCK@{t}_tight_bbox"] for t in (0.05, 0.1, 0.2)},
+            **{f"pck_image@{t}": wanted[f"mmpose_PCK@{t}_bbox224"] for t in (0.05, 0.1, 0.2)},
+            "auc_0_30px": evalutil["auc"],
+            "auc_0_30px_mmpose": wanted["mmpose_class_AUC"]["AUC"],
+            "epe_px": wanted["mmpose_class_EPE"]["EPE"],
+            "epe_median_px": float(np.median(np.linalg.norm(found - true, axis=-1)[seen])),
+            "epe_px_freihand": evalutil["epe_mean"],
+            "epe_median_px_freihand": evalutil["epe_median"],
+        },
+        rel=0,
+        abs=1e-6,
+    )
 
 
 def test_pckh_by_hand() -> None:
@@ -86,29 +167,124 @@ def test_pckh_by_hand() -> None:
     assert np.isnan(pckh(found, true, ~np.ones((2, 16), bool), [10, 10], BODY16).groups["knee"])
 
 
-@pytest.mark.real_data
-def test_pckh_against_the_official_script() -> None:
-    """Newell's published predictions, scored by evalMPII.m on the original annotations and by other projects on the h5."""
-    known = json.loads(beside("reference/newell_pckh.json").read_text())["file"]
+def slowly(found: Any, true: Any, seen: Any, head: Any) -> dict[str, Any]:
+    """`body_figures` a joint and a person at a time, from the definitions."""
+    errors = [[float(np.hypot(*(found[n, k] - true[n, k]))) / head[n] if seen[n, k] else None for n in range(len(head))]
+              for k in range(16)]  # fmt: skip
+    there = [[e for e in joint if e is not None] for joint in errors]
+
+    def official(t: float) -> dict[str, float]:
+        shares = [100 * sum(e <= t for e in joint) / len(joint) for joint in there]
+        figures = {name: sum(shares[k] for k in joints) / len(joints) for name, joints in BODY16.groups}
+        counted = [e for k in range(16) if k not in (6, 7) for e in there[k]]
+        return {**figures, "total": 100 * sum(e <= t for e in counted) / len(counted)}
+
+    curve = [official(t / 100) for t in range(51)]
+    pooled = [e for joint in there for e in joint]
+    below = [100 * sum(e < 0.5 for e in there[k]) / len(there[k]) for k in range(16) if k not in (6, 7)]
+    return {
+        "pckh@0.5": official(0.5),
+        "pckh@0.1": official(0.1),
+        "auc": {name: sum(a[name] + b[name] for a, b in pairwise(curve)) / 2 / 50 for name in curve[0]},
+        "pooled16@0.5": 100 * sum(e < 0.5 for e in pooled) / len(pooled),
+        "mean14@0.5": sum(below) / 14,
+    }
+
+
+def test_body_figures_against_their_definitions_joint_by_joint() -> None:
+    """Whole numbers and head sizes that make many errors exactly 0.1 or 0.5 of the head, where `<=` and `<` part."""
+    rng = np.random.default_rng(3)
+    true = rng.integers(0, 200, (40, 16, 2)).astype(float)
+    found = true + rng.integers(-5, 6, (40, 16, 2)) * rng.integers(0, 2, (40, 16, 1)) + rng.integers(0, 3, (40, 16, 2))
+    seen, head = rng.random((40, 16)) < 0.8, rng.choice([10.0, 20.0, 50.0], 40)
+    figures, wanted = body_figures(found, true, seen, head, BODY16), slowly(found, true, seen, head)
+    assert list(figures) == list(wanted) and list(figures["pckh@0.5"]) == list(wanted["pckh@0.5"])
+    for name, value in wanted.items():
+        assert figures[name] == pytest.approx(value), name  # type: ignore[literal-required]
+    flat = body_table(found, true, seen, head, BODY16)
+    assert flat == pytest.approx(
+        {
+            **{name: value for name, value in wanted["pckh@0.5"].items() if name != "total"},
+            **{name: wanted[name]["total"] for name in ("pckh@0.5", "pckh@0.1", "auc")},
+            **{name: wanted[name] for name in ("pooled16@0.5", "mean14@0.5")},
+        }
+    )
+    assert abs(flat["pooled16@0.5"] - flat["pckh@0.5"]) > 0.1 and abs(flat["mean14@0.5"] - flat["pckh@0.5"]) > 0.1
+    curve = pckh_curve(found, true, seen, head, BODY16)
+    for row in (0, 7, 29, 50):
+        score = pckh(found, true, seen, head, BODY16, HEAD_SHARES[row])
+        assert score.total == curve.total[row] and score.groups == curve.at(row).groups
+
+
+def test_thousands_of_people_take_no_time() -> None:
+    rng = np.random.default_rng(0)
+    true, seen = rng.normal(size=(2958, 16, 2)), np.ones((2958, 16), bool)
+    begun = time.process_time()
+    body_table(true + rng.normal(size=true.shape), true, seen, np.ones(2958), BODY16)
+    assert time.process_time() - begun < 1
+
+
+def newell() -> Iterator[tuple[str, Any, Any, Any, Any]]:
+    """Published predictions for the 2958 people with both ground truths: name, predictions, points, labelled, head sizes."""
     with h5py.File(beside("reference/newell_valid.h5")) as file:
         found = file["preds"][()]
     with h5py.File(beside("fixtures/mpii/annot/valid.h5")) as file:
         part, visible, head = (file[name][()] for name in ("part", "visible", "normalize"))
-    absent = (part == 0).all(-1) & (visible == 0)
-    table = body_table(found, part, ~absent, head, BODY16)
-    assert table["pckh@0.5"] == pytest.approx(known["derived"]["gt_valid_h5"]["total14_pooled@0.5_le"], abs=2e-3)
-    assert table["pckh@0.1"] == pytest.approx(known["derived"]["gt_valid_h5"]["total14@0.1_le"], abs=5e-3)
-    assert table["auc"] == pytest.approx(known["derived"]["gt_valid_h5"]["auc14"], abs=2e-3)
-    joints = pckh(found, part, ~absent, head, BODY16).joints
-    assert joints == pytest.approx(known["derived"]["gt_valid_h5"]["per_joint16@0.5_le"], abs=0.05)
-
+    yield "valid.h5", found, part, ~((part == 0).all(-1) & (visible == 0)), head
     exact = loadmat(beside("fixtures/mpii/annot/detections_our_format.mat"))
-    true = exact["pos_gt_src"].transpose(2, 0, 1)
-    official = known["official_matlab_octave"]
-    table = body_table(found, true, exact["jnt_missing"].T == 0, head, BODY16)
+    low, high = exact["headboxes_src"]
+    yield (
+        "detections_our_format.mat",
+        found,
+        exact["pos_gt_src"].transpose(2, 0, 1),
+        exact["jnt_missing"].T == 0,
+        0.6 * np.hypot(*(high - low)),
+    )
+
+
+@pytest.mark.real_data
+def test_body_figures_of_published_predictions() -> None:
+    """Every figure within 0.01 points, pooled ones exactly. The file pools the two joints of a group where evalMPII.m takes
+    their plain mean, which is up to 0.003 points."""
+    known = json.loads(beside("reference/newell_expected.json").read_text())
+    for name, *arrays in newell():
+        figures: Any = body_figures(*arrays, BODY16)
+        for key, wanted in known[name].items():
+            assert figures[key] == pytest.approx(wanted, rel=0, abs=0.01), (name, key)
+        for key in ("pckh@0.5", "pckh@0.1", "auc"):
+            assert figures[key]["total"] == pytest.approx(known[name][key]["total"], abs=1e-6)
+            assert figures[key]["head"] == pytest.approx(known[name][key]["head"], abs=1e-6)
+        for key in ("pooled16@0.5", "mean14@0.5"):
+            assert figures[key] == pytest.approx(known[name][key], abs=1e-6)
+
+
+@pytest.mark.real_data
+def test_pckh_against_the_official_script() -> None:
+    """Newell's published predictions, scored by evalMPII.m on the original annotations and by other projects on the h5."""
+    known = json.loads(beside("reference/newell_pckh.json").read_text())["file"]
+    (_, *h5), (_, *exact) = newell()
+    table = body_table(*h5, BODY16)
+    derived = known["derived"]["gt_valid_h5"]  # one label less: a joint at x = 0 counts as absent there
+    assert table["pckh@0.5"] == pytest.approx(derived["total14_pooled@0.5_le"], abs=2e-3)
+    assert table["pckh@0.1"] == pytest.approx(derived["total14@0.1_le"], abs=5e-3)
+    assert table["auc"] == pytest.approx(derived["auc14"], abs=2e-3)
+    assert table["pooled16@0.5"] == pytest.approx(known["princeton_mpii_eval@0.5"]["all"]["total"][0], abs=1e-3)
+    assert pckh(*h5, BODY16).joints == pytest.approx(derived["per_joint16@0.5_le"], abs=0.05)
+
+    official, table = known["official_matlab_octave"], body_table(*exact, BODY16)
     for group in ("head", "shoulder", "elbow", "wrist", "hip", "knee"):
         assert table[group] == pytest.approx(official["PCKh@0.5"][group], abs=6e-4)
     assert table["ankle"] == pytest.approx(official["PCKh@0.5"]["ankle"], abs=0.03)  # of 13 joints clamped in the .mat
     assert table["pckh@0.5"] == pytest.approx(official["PCKh@0.5"]["total"], abs=0.003)
     assert table["pckh@0.1"] == pytest.approx(official["PCKh@0.1"]["total"], abs=1e-4)
     assert table["auc"] == pytest.approx(official["AUC_0_0.5_total"], abs=0.003)
+    assert table["mean14@0.5"] == pytest.approx(known["bearpaw_eval_PCKh_py"]["mean14_unweighted@0.5"], abs=1e-4)
+    at_a_tenth = pckh(*exact, BODY16, 0.1).groups
+    for group in ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"):
+        assert at_a_tenth[group] == pytest.approx(official["PCKh@0.1"][group], abs=6e-4)
+    curve = pckh_curve(*exact, BODY16)
+    # those 13 joints again; at 0 there are only exact hits, of which the .mat's rounded numbers have none
+    assert curve.total[1:] == pytest.approx(official["curve_total_51"][1:], abs=0.006)
+    joints = pckh(*exact, BODY16).joints[[0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 8, 9]]
+    order = "per_joint@0.5_order_rank,rkne,rhip,lhip,lkne,lank,rwri,relb,rsho,lsho,lelb,lwri,neck,head"
+    assert joints == pytest.approx(official[order], abs=0.06)

@@ -72,7 +72,7 @@ def at(paths: list[Path], centre: list[tuple[float, float]], side: list[float]) 
     keypoints = middle[:, None] + rng.normal(0, 5, (count, 16, 2))
     return Samples(
         np.array([str(path) for path in paths]), middle, lengths, keypoints, rng.random((count, 16)) < 0.8,
-        np.linspace(5, 9, count), np.arange(count), BODY16, -0.5,
+        np.linspace(5, 9, count), np.arange(count), 100 + np.arange(count), BODY16, -0.5,
     )  # fmt: skip
 
 
@@ -276,6 +276,7 @@ def test_what_changes_no_crop_is_allowed(crowd: Samples, filled: tuple[Path, Bui
     assert np.array_equal(cached(crowd, filled[0], other, SIZE).paths, wanted.paths)
     rows = np.array([5, 3, 11])
     assert np.array_equal(cached(crowd.take(rows), filled[0], STRONG, SIZE).paths, wanted.paths[rows])
+    assert np.array_equal(cached(crowd.take(rows), filled[0], STRONG, SIZE).row, crowd.row[rows])
 
 
 def later(path: Path) -> None:
@@ -334,6 +335,7 @@ def test_pictures_that_cannot_be_read_are_left_out(few: Samples, tmp_path: Path)
     assert (report.made, report.kept) == (4, 0) and "4 pictures left out" in report.in_words
     crops = cached(few, folder, STRONG, SIZE)
     assert crops.unreadable == 5 and len(crops) == 4
+    assert [few.paths[row - 100] for row in crops.row] == [few.paths[n] for n in (0, 2, 3, 6)]
     assert [round(read_image(path).mean()) for path in crops.paths] == [20, 70, 95, 170]
     make(few.take(np.array([0, 2])), folder, replace(STRONG, rotation=10))  # others know nothing of these
     assert cached(replace(few, unreadable=2), folder, STRONG, SIZE).unreadable == 7

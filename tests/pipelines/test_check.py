@@ -128,6 +128,9 @@ def test_files_of_every_kind(tmp_path: Path, loader: Loader) -> None:
         "squares astray": 1,
     }  # fmt: skip  (the picture of one pixel)
     lines = in_words(config, findings)
+    worst = findings.odd["train", "joints outside"][0]
+    listed = json.loads((tmp_path / "points.json").read_text())["images"][worst.row]["file_name"]
+    assert any(f"points.json, annotation {worst.row} ({listed}): " in line for line in lines)
     assert f"{images / 'zero.jpg'}: is empty" in lines and f"{images / 'gone.jpg'}: is missing" in lines
     assert sum(line.startswith(str(images)) for line in lines) == len(bad) + 2
 
@@ -148,7 +151,7 @@ def test_training_leaves_bad_pictures_out(pair: Path, loader: Loader) -> None:
     check(config)
     left = without_bad(replace(samples, skipped=2), config)
     assert [Path(path).name for path in left.paths] == ["a.jpg", "b.jpg"]
-    assert len(left.keypoints) == left.unreadable == 2
+    assert len(left.keypoints) == left.unreadable == 2 and left.row.tolist() == [0, 1]
     assert left.in_words == "2 samples (2 more without their picture, 2 with one that cannot be read)"
     assert without_bad(samples, config).in_words == "2 samples (2 more with a picture that cannot be read)"
     (pair / "images/text.jpg").write_bytes(JPEG)  # repaired, but not checked again
@@ -451,7 +454,7 @@ def body(points: Any, labelled: Any, centre: Any = (50.0, 40.0), side: float = 1
     """One person in a picture of any size."""
     one = np.ones(1)
     return Samples(np.array(["a.jpg"]), np.array([centre], float), one * side, np.asarray(points, float)[None],
-                   np.asarray(labelled, bool)[None], one, np.zeros(1, np.int64), BODY16, 0.0)  # fmt: skip
+                   np.asarray(labelled, bool)[None], one, np.zeros(1, np.int64), np.zeros(1, np.int64), BODY16, 0.0)  # fmt: skip
 
 
 def test_joints_outside_their_picture() -> None:

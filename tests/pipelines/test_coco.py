@@ -76,6 +76,25 @@ def test_conventions(tmp_path: Path) -> None:
     assert (samples.pixel_offset, samples.skipped, samples.left_out, samples.in_words) == (0.5, 0, {}, "3 samples")
 
 
+def test_rows_are_the_ids_of_the_annotations(tmp_path: Path) -> None:
+    file = content()
+    file["annotations"].insert(1, person(7, 7, iscrowd=1))
+    assert read(tmp_path, file).row.tolist() == [100, 101, 102]
+    (tmp_path / "images/a.jpg").unlink()
+    assert read_coco(tmp_path / "points.json", tmp_path / "images", skip_missing=True).row.tolist() == [101]
+
+
+@pytest.mark.parametrize("ids", [[100, "7", 8, 9], [100, None, 8, 9], [100, 8, 8, 9], [100, 7.5, 8, 9], [1, 2, 3, 2**70]])
+def test_rows_are_places_where_the_ids_will_not_do(tmp_path: Path, ids: list[Any]) -> None:
+    file = content()
+    file["annotations"].insert(1, person(0, 7, iscrowd=1))
+    for annotation, value in zip(file["annotations"], ids):
+        annotation["id"] = value
+        if value is None:
+            del annotation["id"]
+    assert read(tmp_path, file).row.tolist() == [0, 2, 3]
+
+
 def test_offset_and_padding_are_choices(tmp_path: Path) -> None:
     samples = read(tmp_path, content(), pixel_offset=0, padding=2)
     assert samples.keypoints[0, 0].tolist() == [12, 30] and samples.pixel_offset == 0

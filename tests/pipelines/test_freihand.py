@@ -47,6 +47,14 @@ def test_versions_are_numbered_as_published(hands: Path) -> None:
     assert both.group[5] == both.group[HANDS + 5] == 5
 
 
+@pytest.mark.parametrize("split", ["train", "valid", "test", "all", "evaluation"])
+def test_rows_are_the_numbers_in_the_names(hands: Path, split: str) -> None:
+    samples = read_freihand(hands, split, ["sample", "gs"])
+    assert [f"{row:08d}.jpg" for row in samples.row] == [Path(path).name for path in samples.paths]
+    some = samples.take(np.arange(len(samples)) % 2 == 1)
+    assert [f"{row:08d}.jpg" for row in some.row] == [Path(path).name for path in some.paths]
+
+
 def test_evaluation_split(hands: Path) -> None:
     samples = read_freihand(hands, "evaluation")
     assert len(samples) == len(json.loads((hands / "evaluation_K.json").read_text()))

@@ -48,7 +48,7 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     ones = np.ones(200)
     return Samples(
         np.array(paths), np.full((200, 2), PICTURE / 2), ones * PICTURE, points, np.ones((200, 9), bool), ones,
-        np.arange(200), GRID, 0.0,
+        np.arange(200), np.arange(200), GRID, 0.0,
     )  # fmt: skip
 
 

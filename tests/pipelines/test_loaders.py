@@ -116,7 +116,7 @@ def dotted(folder: Path, names: dict[str, tuple[int, int]], bad: list[str]) -> S
     count = len(every)
     return Samples(
         np.array([str(folder / name) for name in every]), size / 2, size.max(1), POINTS * (size / (WIDTH, HEIGHT))[:, None],
-        np.ones((count, 3), bool), np.ones(count), np.arange(count), DOTS, 0.0,
+        np.ones((count, 3), bool), np.ones(count), np.arange(count), np.arange(count), DOTS, 0.0,
     )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ def test_conventions(tmp_path: Path) -> None:
     assert np.array_equal(samples.reference, content["normalize"])
     assert samples.group[1] == samples.group[2] != samples.group[0]
     assert samples.pixel_offset == -0.5 and samples.skeleton is BODY16 and samples.skipped == 0
+    assert samples.row.tolist() == [0, 1, 2]
 
 
 def test_mirroring_swaps_joints_and_labels(tmp_path: Path) -> None:
@@ -118,7 +119,12 @@ def test_people_without_their_picture_are_left_out_if_asked(tmp_path: Path) -> N
         read_mpii(root, "valid")
     samples = read_mpii(root, "valid", skip_missing=True)
     assert (len(samples), samples.skipped, samples.in_words) == (1, 2, "1 samples (2 more without their picture)")
+    assert samples.row.tolist() == [0]
+    (root / "images/000000001.jpg").write_bytes((root / "images/000000000.jpg").read_bytes())
     (root / "images/000000000.jpg").unlink()
+    samples = read_mpii(root, "valid", skip_missing=True)
+    assert samples.row.tolist() == [1, 2] and samples.take(np.array([False, True])).row.tolist() == [2]
+    (root / "images/000000001.jpg").unlink()
     with pytest.raises(HgfastError, match="2 of 2 pictures are missing"):
         read_mpii(root, "valid", skip_missing=True)
 

@@ -19,7 +19,7 @@ from scipy.io import loadmat, savemat
 from hgfast.errors import HgfastError
 from hgfast.skeletons import BODY16
 from pipelines.mpii import read_mpii
-from pipelines.mpii_mat import read_mpii_mat, valid_names, valid_people
+from pipelines.mpii_mat import place_of, read_mpii_mat, valid_names, valid_people
 from pipelines.samples import Samples
 
 Array = NDArray[Any]
@@ -187,6 +187,7 @@ def test_like_the_h5_file_on_real_people(tmp_path: Path) -> None:
     assert (ours.skipped, h5.skipped) == (0, 2953)
     h5 = replace(h5, skipped=0, group=np.unique(h5.group, return_inverse=True)[1])
     assert_same(ours, h5, atol=1e-4)  # of scale, mmpose keeps six digits
+    assert np.array_equal(ours.row, 1000 * rows["index"] + rows["person"]) and h5.row.tolist() == [0, 1, 2, 3, 4]
     above = (ours.keypoints - h5.keypoints)[ours.labelled]
     assert (above > -1e-3).all() and (above < 1).all() and above.max() > 0.5
     float_truth = exact["pos_gt_src"].transpose(2, 0, 1)[:5]
@@ -226,6 +227,10 @@ def test_conventions(tmp_path: Path) -> None:
     assert np.flatnonzero(samples.labelled[1]).tolist() == [2] and samples.keypoints[1, 2].tolist() == [3.5, 6.5]
     assert samples.group[1] == samples.group[2] != samples.group[0]
     assert samples.skeleton is BODY16 and samples.pixel_offset == -0.5
+    assert samples.row.tolist() == [0, 1000, 1001]
+    assert [place_of(row) for row in samples.row] == [
+        "RELEASE.annolist(1).annorect(1)", "RELEASE.annolist(2).annorect(1)", "RELEASE.annolist(2).annorect(2)",
+    ]  # fmt: skip
 
 
 def test_chosen_and_separated_people(tmp_path: Path) -> None:
@@ -249,6 +254,8 @@ def test_chosen_and_separated_people(tmp_path: Path) -> None:
     assert who("valid", chosen=[("b.jpg", 1), ("a.jpg", 0), ("a.jpg", 3)]) == [("a", 1), ("a", 4), ("b", 2)]
     assert who("train", chosen=[("b.jpg", 1)]) == [("c", 1)], "the list is about validation"
     assert who("valid", single_person=True) == [("a", 1), ("a", 3)]
+    some = read_mpii_mat(mat, images, "valid", ["a.jpg", "b.jpg"], chosen=[("b.jpg", 1), ("a.jpg", 3)])
+    assert some.row.tolist() == [1003, 2001]  # the test picture counts
     with pytest.raises(HgfastError, match=r"^1 of the 2 people chosen .*mpii\.mat, the first number 2 \(from 0\) in b\.jpg"):
         who("valid", chosen=[("b.jpg", 1), ("b.jpg", 2)])
 
@@ -259,7 +266,7 @@ def test_missing_pictures(tmp_path: Path) -> None:
     with pytest.raises(HgfastError, match=r"1 of 3 pictures are missing in .*images, the first d\.jpg"):
         read_mpii_mat(mat, images, "train", ["a.jpg"])
     samples = read_mpii_mat(mat, images, "train", ["a.jpg"], skip_missing=True)
-    assert (len(samples), samples.skipped) == (2, 1)
+    assert (len(samples), samples.skipped, samples.row.tolist()) == (2, 1, [1000, 2000])
     with pytest.raises(HgfastError, match="there is no folder of pictures"):
         read_mpii_mat(mat, tmp_path / "nowhere", "train", ["a.jpg"])
 
@@ -306,6 +313,7 @@ BAD: list[tuple[Any, str]] = [
         r"annolist\(1\)\.image\.name is missing",
     ),
     (release([GOOD[0], picture("", NOTHING)]), r"annolist\(2\)\.image\.name is missing or no text"),
+    (release([picture("a.jpg", structs(*[SOMEBODY] * 1001)), GOOD[1]]), r"annolist\(1\) has 1001 people, more than 1000"),
     (but(scale=0.0), r"annolist\(2\)\.annorect\(2\) has a scale of 0 and a head box of 50 px"),
     (but(x1=40.0, y1=60.0), r"annolist\(2\)\.annorect\(2\) has a scale of 0\.5 and a head box of 0 px"),
     (but(x1=np.nan), r"annolist\(2\)\.annorect\(2\) has a number that is not finite"),

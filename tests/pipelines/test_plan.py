@@ -29,6 +29,7 @@ def some(count: int) -> Samples:
         labelled=RNG.random((count, 3)) < 0.8,
         reference=np.ones(count),
         group=np.arange(count),
+        row=np.arange(count),
         skeleton=PAIR,
         pixel_offset=0.0,
     )

@@ -1,0 +1,97 @@
+"""Sheets of samples, ground truth beside prediction: an even choice of them all, or the worst.
+
+What may enter: choosing samples and putting their pictures side by side. Data sets come in from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hgfast.draw import Image, caption, draw_skeleton, read_image, sheet
+from hgfast.geometry import move, square_matrices, warp
+from hgfast.metrics import distances
+from hgfast.skeletons import Skeleton
+
+TILE = 224  # side of a picture on a sheet, pixels
+COUNT, COLUMNS = 24, 8  # samples on a sheet, pictures in a row
+
+Array = NDArray[np.float64]
+
+
+class Pictured(Protocol):
+    """What a sheet needs of N samples with K joints; as in `pipelines.samples.Samples`."""
+
+    @property
+    def paths(self) -> NDArray[np.str_]: ...
+
+    @property
+    def centre(self) -> Array: ...
+
+    @property
+    def side(self) -> Array: ...
+
+    @property
+    def keypoints(self) -> Array: ...
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def reference(self) -> Array: ...
+
+    @property
+    def row(self) -> NDArray[np.int64]: ...
+
+    @property
+    def skeleton(self) -> Skeleton: ...
+
+
+def mean_errors(samples: Pictured, predicted: Array) -> Array:
+    """The mean distance (N,) of each sample's labelled joints from (N, K, 2), in source pixels; NaN where none is labelled."""
+    labelled = samples.labelled
+    sums, counts = np.where(labelled, distances(predicted, samples.keypoints), 0).sum(1), labelled.sum(1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def spread_sheet(samples: Pictured, predicted: Array, count: int = COUNT) -> Image:
+    """`count` samples spread evenly from the smallest mean error in pixels to the largest. Arguments as `worst_sheet`."""
+    errors = mean_errors(samples, predicted)
+    order = np.argsort(errors, kind="stable")[: np.isfinite(errors).sum()]  # NaN comes last
+    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
+    return _pairs(samples, predicted, chosen, [f"{error:.1f} px off" for error in errors[chosen]])
+
+
+def worst_sheet(samples: Pictured, predicted: Array, count: int = COUNT) -> Image:
+    """The `count` samples with the largest mean error as a share of their reference length, the worst first.
+
+    Each has two pictures, the ground truth and the prediction, with labelled joints only, under the sample's row in the data
+    set's files and its mean error as that share and in pixels. Samples without a reference length come last.
+
+    Args:
+        samples: N, one of them labelled at least.
+        predicted: (N, K, 2) in source pixels.
+    """
+    errors = mean_errors(samples, predicted)
+    usable = np.isfinite(samples.reference) & (samples.reference > 0)
+    shares = np.where(usable, errors / np.where(usable, samples.reference, 1.0), np.nan)
+    known = np.flatnonzero(np.isfinite(errors))
+    ranks = np.where(usable, shares, -1.0)[known]
+    chosen = known[np.argsort(-ranks, kind="stable")[:count]]
+    return _pairs(samples, predicted, chosen, [f"off by {shares[n]:.2f} ({errors[n]:.1f} px)" for n in chosen])
+
+
+def _pairs(samples: Pictured, predicted: Array, chosen: NDArray[np.intp], words: Sequence[str]) -> Image:
+    """Two tiles for each of the samples `chosen`, with `words` about the prediction."""
+    matrices = square_matrices(samples.centre[chosen], samples.side[chosen], TILE)
+    true, found = move(samples.keypoints[chosen], matrices), move(predicted[chosen], matrices)
+    tiles = []
+    for n, sample in enumerate(chosen):
+        shown = samples.labelled[sample]
+        crop = warp(read_image(samples.paths[sample]), matrices[n], TILE)
+        tiles.append(caption(draw_skeleton(crop, true[n], samples.skeleton, shown), f"row {samples.row[sample]}: truth"))
+        tiles.append(caption(draw_skeleton(crop, found[n], samples.skeleton, shown), f"predicted, {words[n]}"))
+    return sheet(tiles, COLUMNS)

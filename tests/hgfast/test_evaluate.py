@@ -1,0 +1,389 @@
+"""evaluate.py and the network over a split: files and figures against the annotations, any number of ranks, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+from numpy.typing import NDArray
+from ranks_evaluate import Exact, found, splits
+
+import hgfast.evaluate
+from hgfast import checkpoints, distributed
+from hgfast.batch import Batch
+from hgfast.checkpoints import Meta
+from hgfast.errors import HgfastError
+from hgfast.evaluate import main
+from hgfast.evaluation import Found, Loader, predict
+from hgfast.model import PRESETS
+from hgfast.preprocessing import Preprocessing
+from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
+from pipelines.datasets import figures, open_loader
+from pipelines.freihand import read_freihand
+
+Array = NDArray[np.float64]
+TILE = 224
+EVERYTHING = {"metrics.json", "predictions.json", "sheet.jpg", "worst.jpg", "joints.png", "curve.png"}
+
+
+def network(folder: Path, skeleton: Skeleton, pixel_offset: float = 0.0) -> Path:
+    """A small network with random weights, as a checkpoint."""
+    torch.manual_seed(0)
+    meta = Meta(skeleton, Preprocessing(), 64, "logits", "dark", pixel_offset)
+    checkpoints.save(checkpoints.describe(checkpoints.build(PRESETS["tiny"], meta)), folder / "net.pt")
+    return folder / "net.pt"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words), "--loader", "torch", "--threads", "1"])
+    main()
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def tiles(path: Path) -> list[NDArray[np.uint8]]:
+    """The pictures on a sheet, row by row."""
+    image = cv2.imread(str(path))
+    height, width = image.shape[0] // TILE, image.shape[1] // TILE
+    assert image.shape == (height * TILE, width * TILE, 3) and width == 8
+    return [image[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] for y in range(height) for x in range(width)]
+
+
+def recognised(tile: NDArray[np.uint8], crops: list[NDArray[np.uint8]]) -> int:
+    """Which of the crops a tile shows, below its caption, whatever is drawn on it."""
+    return int(np.argmin([np.median(np.abs(tile[20:].astype(int) - crop[20:])) for crop in crops]))
+
+
+def square(picture: Path, left: float, top: float, side: float) -> NDArray[np.uint8]:
+    """A square of a picture, its corner in pixels from the outer corner of the first, as a tile."""
+    zoom = TILE / side
+    matrix = np.array([[zoom, 0, zoom * (0.5 - left) - 0.5], [0, zoom, zoom * (0.5 - top) - 0.5]])
+    return np.asarray(cv2.warpAffine(cv2.imread(str(picture)), matrix, (TILE, TILE)), np.uint8)
+
+
+def readable(path: Path, least: int = 300) -> None:
+    """A picture of a sensible size with something on it."""
+    image = cv2.imread(str(path))
+    assert image is not None and least <= min(image.shape[:2]) and max(image.shape[:2]) < 3000
+    assert (image == 255).mean() > 0.3 and len(np.unique(image.reshape(-1, 3), axis=0)) > 20
+
+
+# ---- the command ----
+
+
+@pytest.fixture(scope="module")
+def evaluated(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """People, one without a picture and one with a broken one, and the folder with all that evaluate.py writes of them."""
+    root = tmp_path_factory.mktemp("evaluated")
+    shutil.copytree(people, root / "MPII")
+    with h5py.File(root / "MPII/annot/valid.h5") as file:
+        names = [name.decode() for name in file["imgname"][()]]
+    (root / "MPII/images" / names[2]).unlink()
+    (root / "MPII/images" / names[-4]).write_text("not a picture")
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, network(root, BODY16, -0.5), "--dataset", "mpii", "--data", root / "MPII", "--skip-missing", "--baselines",
+            "--flip-test", "--batch-size", 4, "--out", root / "report", "--worst", root / "elsewhere/worst.png")  # fmt: skip
+    yield root / "MPII", root
+
+
+def people_of(data: Path, report: Path) -> tuple[dict[str, Array], Array, NDArray[np.bool_]]:
+    """The rows of valid.h5 that were predicted, the distances (N, 16) to their joints in the file's own numbers, and which are
+    labelled."""
+    samples = read(report / "predictions.json")["samples"]
+    rows = [sample["row"] for sample in samples]
+    with h5py.File(data / "annot/valid.h5") as file:
+        table = {name: file[name][()][rows] for name in ("part", "visible", "normalize", "center", "scale", "imgname")}
+    assert [sample["file"] for sample in samples] == [name.decode() for name in table["imgname"]]
+    off = np.linalg.norm(np.array([sample["keypoints"] for sample in samples]) - table["part"], axis=-1)
+    return table, off, (table["part"] != 0).any(-1) | (table["visible"] != 0)
+
+
+def test_everything_is_written_where_it_should_be(evaluated: tuple[Path, Path]) -> None:
+    _, root = evaluated
+    assert {file.name for file in (root / "report").iterdir()} == EVERYTHING - {"worst.jpg"}
+    assert [file.name for file in (root / "elsewhere").iterdir()] == ["worst.png"]
+    readable(root / "report/joints.png")
+    readable(root / "report/curve.png")
+    result = read(root / "report/metrics.json")
+    assert set(result) == {
+        "checkpoint", "dataset", "data", "split", "versions", "flip_test", "samples", "skipped", "unreadable", "rows", "joints",
+    }  # fmt: skip
+    assert [row["method"] for row in result["rows"]] == ["network", "mean pose", "nearest 16 x 16 thumbnail"]
+    assert (result["split"], result["flip_test"]) == ("valid", True)
+
+
+def test_predictions_are_in_the_files_own_rows_and_numbers(evaluated: tuple[Path, Path]) -> None:
+    data, root = evaluated
+    text = (root / "report/predictions.json").read_text()
+    content, result = json.loads(text), read(root / "report/metrics.json")
+    assert list(content) == ["dataset", "split", "checkpoint", "flip_test", "joints", "pixel_offset", "samples"]
+    assert (content["pixel_offset"], content["joints"]) == (-0.5, list(BODY16.joints))
+    rows = [sample["row"] for sample in content["samples"]]
+    with h5py.File(data / "annot/valid.h5") as file:
+        names = [name.decode() for name in file["imgname"][()]]
+    gone = {row for row, name in enumerate(names) if name in (names[2], names[-4])}
+    assert rows == [row for row in range(len(names)) if row not in gone] and len(gone) >= 2
+    assert result["samples"] + result["skipped"] + result["unreadable"] == len(names)
+    assert (result["samples"], result["skipped"]) == (len(rows), names.count(names[2]))
+    assert sum(line.startswith('  {"row": ') for line in text.splitlines()) == len(rows)  # a sample a line
+
+
+def test_figures_of_joints_by_hand(evaluated: tuple[Path, Path]) -> None:
+    data, root = evaluated
+    table, off, labelled = people_of(data, root / "report")
+    joints = read(root / "report/metrics.json")["joints"]
+    assert [row["joint"] for row in joints] == list(BODY16.joints)
+    for k, row in enumerate(joints):
+        known = labelled[:, k]
+        assert set(row) == {"joint", "pckh@0.5", "epe_px"} and known.any()
+        assert row["epe_px"] == pytest.approx(off[known, k].mean(), abs=2e-3)  # predictions are rounded
+        assert row["pckh@0.5"] == pytest.approx(100 * (off[known, k] <= 0.5 * table["normalize"][known]).mean())
+
+
+def test_the_gallery_has_the_worst_first(evaluated: tuple[Path, Path]) -> None:
+    data, root = evaluated
+    table, off, labelled = people_of(data, root / "report")
+    shares = (off * labelled).sum(1) / labelled.sum(1) / table["normalize"]
+    crops = [
+        square(data / "images" / name.decode(), *(centre - 0.5 - 100 * scale), 200 * scale)
+        for name, centre, scale in zip(table["imgname"], table["center"], table["scale"])
+    ]
+    shown = tiles(root / "elsewhere/worst.png")
+    seen = [[recognised(tile, crops) for tile in shown[half : 2 * len(crops) : 2]] for half in (0, 1)]
+    assert seen[0] == seen[1] == np.argsort(-shares).tolist()
+    assert not any(tile.any() for tile in shown[2 * len(crops) :])
+    best_first = [recognised(tile, crops) for tile in tiles(root / "report/sheet.jpg")[: 2 * len(crops) : 2]]
+    assert best_first == np.argsort((off * labelled).sum(1) / labelled.sum(1)).tolist()
+
+
+def test_hands(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = network(tmp_path, HAND21)
+    common = (checkpoint, "--data", hands, "--versions", "[hom]", "--flip-test")
+    run(monkeypatch, *common, "--json", tmp_path / "r.json", "--predictions", tmp_path / "p.json")
+    assert "epe_px" in capsys.readouterr().out
+    content, result = read(tmp_path / "p.json"), read(tmp_path / "r.json")
+    k_matrices, xyz = (np.array(read(hands / f"training_{name}.json")) for name in ("K", "xyz"))
+    for sample in content["samples"]:
+        assert sample["file"] == f"{sample['row']:08d}.jpg"
+    unique = [sample["row"] - len(xyz) for sample in content["samples"]]  # "hom" is the second version
+    homogeneous = np.einsum("nij,nkj->nki", k_matrices[unique], xyz[unique])
+    points = homogeneous[..., :2] / homogeneous[..., 2:]
+    off = np.linalg.norm(np.array([sample["keypoints"] for sample in content["samples"]]) - points, axis=-1)
+    box = np.ptp(points, axis=1).max(-1)
+    for row, distances in zip(result["joints"], off.T):
+        assert row["epe_px"] == pytest.approx(distances.mean(), abs=2e-3)
+        assert row["pck@0.2"] == pytest.approx((distances < 0.2 * box).mean())
+    assert result["rows"][0]["epe_px"] == pytest.approx(off.mean(), abs=2e-3)
+
+
+def test_without_annotations_there_are_only_predictions(
+    hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "FreiHAND"
+    (data / "evaluation").mkdir(parents=True)
+    (data / "evaluation/rgb").symlink_to(hands / "evaluation/rgb")
+    shutil.copy(hands / "evaluation_K.json", data)
+    common = (network(tmp_path, HAND21), "--data", data, "--split", "evaluation")
+    run(monkeypatch, *common, "--out", tmp_path / "report")
+    assert "worst samples: left out, for want of annotations" in capsys.readouterr().out
+    assert {file.name for file in (tmp_path / "report").iterdir()} == {"metrics.json", "predictions.json"}
+    result = read(tmp_path / "report/metrics.json")
+    assert (result["rows"], result["joints"]) == ([], [])
+    samples = read(tmp_path / "report/predictions.json")["samples"]
+    assert [sample["row"] for sample in samples] == list(range(len(list((data / "evaluation/rgb").iterdir()))))
+    with pytest.raises(HgfastError, match="has no annotations: only --predictions"):
+        run(monkeypatch, *common, "--out", tmp_path / "report", "--worst", tmp_path / "w.jpg")
+
+
+def test_own_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures in sub-folders, ids of any order, a joint that nobody has, samples without the length that PCK divides by."""
+    rng, names = np.random.default_rng(3), ("$a", "b$", "c", "nowhere")
+    images, people, crops = [], [], []
+    for number in range(6):
+        folder = f"part{number % 2}"
+        (tmp_path / folder).mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / folder / f"{number}.png"), rng.integers(0, 255, (7, 9, 3)).repeat(20, 0).repeat(20, 1))
+        images.append({"id": number, "file_name": f"{folder}/{number}.png"})
+        points = [[*rng.uniform(20, 120, 2).round(1).tolist(), 2] for _ in range(3)]
+        points[0][2] = 0 if number in (1, 4) else 2  # of these the length is not known
+        people.append({"id": 900 - 7 * number, "image_id": number, "category_id": 1, "bbox": [10, 20, 100, 80],
+                       "keypoints": [value for point in points for value in point] + [0, 0, 0]})  # fmt: skip
+        crops.append(square(tmp_path / folder / f"{number}.png", -2.5, -2.5, 125))
+    category = {"id": 1, "name": "thing", "keypoints": names, "skeleton": [[1, 2], [2, 3]]}
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": people, "categories": [category]}))
+    run(monkeypatch, network(tmp_path, make_skeleton("thing", names, ((0, 1), (1, 2))), 0.5), "--dataset", "coco",
+        "--annotations", tmp_path / "a.json", "--images", tmp_path, "--normalise", "$a,b$", "--json", tmp_path / "r.json",
+        "--predictions", tmp_path / "p.json", "--worst", tmp_path / "w.png", "--bars", tmp_path / "b.svg",
+        "--curve", tmp_path / "c.pdf")  # fmt: skip
+    samples = read(tmp_path / "p.json")["samples"]
+    assert [sample["row"] for sample in samples] == [person["id"] for person in people]
+    assert [sample["file"] for sample in samples] == [image["file_name"] for image in images]
+    true = np.array([person["keypoints"] for person in people]).reshape(-1, 4, 3)
+    off = np.linalg.norm(np.array([sample["keypoints"] for sample in samples]) - true[..., :2], axis=-1)
+    labelled = true[..., 2] > 0
+    length = np.where(labelled[:, 0], np.linalg.norm(true[:, 0, :2] - true[:, 1, :2], axis=-1), np.nan)
+    shares = (off * labelled).sum(1) / labelled.sum(1) / length
+    shown = [recognised(tile, crops) for tile in tiles(tmp_path / "w.png")[:12:2]]
+    assert shown == np.argsort(-np.nan_to_num(shares, nan=-1), kind="stable").tolist() and shown[-2:] == [1, 4]
+    joints = read(tmp_path / "r.json")["joints"]
+    assert joints[3] == {"joint": "nowhere", "pck@0.2": None, "epe_px": None}
+    assert joints[0]["epe_px"] == pytest.approx(off[labelled[:, 0], 0].mean(), abs=2e-3)
+    assert "nowhere" in (tmp_path / "b.svg").read_text() and (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--worst", "{tmp}/w.gif"], "--worst .*w.gif must end in .jpg or .png"),
+        (["--bars", "{tmp}/b.jpg"], "--bars .*b.jpg must end in .png, .svg or .pdf"),
+        (["--curve", "{tmp}"], "--curve .* must end in .png, .svg or .pdf"),
+        (["--json", "{tmp}"], "cannot write .*, which is a folder: name a file in it with --json"),
+        (["--predictions", "{tmp}/file/p.json"], "cannot make the folder .*: choose another with --predictions"),
+        (["--out", "{tmp}/file"], "cannot make the folder .*: choose another with --out"),
+        (
+            ["--sheet", "{tmp}/a.jpg", "--worst", "{tmp}/b/../a.jpg"],
+            "--worst and --sheet both name|--sheet and --worst both name",
+        ),
+        (["--batch-size", "0"], "must be at least 1"),
+    ],
+)
+def test_bad_paths_are_refused_before_the_work(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "b").mkdir()
+    monkeypatch.setattr(hgfast.evaluate, "load_model", None)  # whoever calls it fails otherwise
+    with pytest.raises(HgfastError, match=sentence):
+        run(monkeypatch, "net.pt", "--data", tmp_path, *(word.format(tmp=tmp_path) for word in words))
+
+
+@pytest.mark.parametrize("flag", ["--bars", "--curve", "--out"])
+def test_charts_without_matplotlib_are_refused_before_the_work(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "hgfast.charts", raising=False)
+    monkeypatch.setattr(hgfast.evaluate, "load_model", None)
+    with pytest.raises(HgfastError, match="pip install matplotlib, or leave out --bars, --curve and --out"):
+        run(monkeypatch, "net.pt", "--data", tmp_path, flag, tmp_path / "x.png")
+
+
+def test_colours_of_joints() -> None:
+    from hgfast.charts import GREY, joint_colours
+
+    hand, body = joint_colours(HAND21), joint_colours(BODY16)
+    assert hand[0] == GREY  # the wrist is part of every finger
+    assert hand[1:] == list(HAND21.colours)
+    assert [body[joint] == body[other] for joint, other in ((0, 1), (10, 12), (5, 15), (8, 9), (0, 5), (0, 8))] == [
+        True, True, True, True, False, False,
+    ]  # fmt: skip
+    assert joint_colours(make_skeleton("loose", ("a", "b"))) == [GREY, GREY]
+
+
+# ---- a network over a split ----
+
+
+def test_a_sample_that_comes_again_counts_once() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(50, 4, 2))
+    plain, padded = Found(50, 4), Found(50, 4)
+    for start in range(0, 49, 8):  # the last of the fifty is never looked at
+        index = np.arange(start, min(start + 8, 49))
+        plain.add(index, points[index])
+    given: list[int] = []
+    for start in rng.permutation(range(0, 49, 5)):
+        fresh = np.arange(start, min(start + 5, 49))
+        given.extend(fresh)
+        again = rng.choice(given, 4)
+        padded.add(np.concatenate([fresh, again]), np.concatenate([points[fresh], points[again] + 1000]))
+    padded.add(np.arange(0), np.zeros((0, 4, 2)))
+    assert np.array_equal(plain.gather(), padded.gather(), equal_nan=True)
+    assert np.array_equal(plain.gather()[:49], points[:49]) and np.isnan(plain.gather()[49]).all()
+
+
+class Padded:
+    """A loader whose batches are filled up to 8 with samples that came before."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader, self.count = loader, loader.count
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        with closing(self.loader.epoch(epoch, start)) as batches:
+            for batch in batches:
+                fill = np.resize(np.arange(len(batch.index)), 8)
+                yield Batch(batch.images[fill], batch.keypoints[fill], batch.labelled[fill], batch.index[fill],
+                            batch.stand_in[fill], batch.input_from_source[fill], 8)  # fmt: skip
+
+
+def test_padded_batches_have_the_same_figures(hands: Path) -> None:
+    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
+    loader = open_loader(samples, 64, 5, Preprocessing(), ranks, threads=1, kind="torch")
+    model: Any = Exact(HAND21)
+    plain, padded = (predict(model, each, ranks, "off") for each in (loader, Padded(loader)))  # type: ignore[arg-type]
+    assert figures("freihand", samples, plain) == figures("freihand", samples, padded)
+
+
+def test_looking_changes_neither_statistics_nor_mode(hands: Path) -> None:
+    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
+    loader = open_loader(samples, 64, 2, Preprocessing(), ranks, threads=1, kind="torch")
+    model = checkpoints.build(PRESETS["tiny"], Meta(HAND21, Preprocessing(), 64, "logits", "dark", 0.0))
+    model.train()
+    model.stem.eval()  # frozen, say
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    whole = predict(model, loader, ranks, "off")
+    assert np.isfinite(whole).all() and len(before) > 20
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+    assert {name: module.training for name, module in model.named_modules()} == modes and len(set(modes.values())) == 2
+    assert np.array_equal(predict(model.eval(), loader, ranks, "off"), whole) and not model.training
+
+    class Broken(Padded):
+        def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+            raise HgfastError("no picture is left")
+            yield
+
+    model.train()
+    with pytest.raises(HgfastError, match="no picture"):
+        predict(model, Broken(loader), ranks, "off")  # type: ignore[arg-type]
+    assert model.training and model.last.training
+
+
+def test_points_are_shifted_in_the_source_picture(hands: Path) -> None:
+    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
+    loader = open_loader(samples, 64, 4, Preprocessing(), ranks, threads=1, kind="torch")
+    model: Any = Exact(HAND21)
+    plain = predict(model, loader, ranks, "off")
+    model.meta = Meta(HAND21, Preprocessing(), 64, "gaussian", "quarter", 0.0, shift=-0.5)
+    assert np.allclose(predict(model, loader, ranks, "off"), plain - 0.5, rtol=0, atol=1e-12)
+
+
+def test_any_number_of_ranks_has_the_same_figures(people: Path, hands: Path, tmp_path: Path, command: Command) -> None:
+    for ranks in (2, 3):
+        done = command(Path(__file__).parent / "ranks_evaluate.py", people, hands, tmp_path, ranks=ranks)
+        assert done.returncode == 0, done.stderr[-3000:]
+    of_ranks = [dict(np.load(tmp_path / f"{ranks}-{rank}.npz")) for ranks in (2, 3) for rank in range(ranks)]
+    alone = distributed.Ranks(0, 1, 1, torch.device("cpu"))
+    for name, samples in splits(people, hands).items():
+        exact, network = found(samples, alone)
+        table = figures(name, samples, exact)
+        for rank in of_ranks:
+            assert figures(name, samples, rank[f"{name} exact"]) == table
+            assert np.array_equal(rank[f"{name} shuffled"], exact)
+            # a convolution of one picture and one of several need not add in the same order
+            assert np.abs(rank[f"{name} network"] - network).max() < 1e-4
