@@ -10,6 +10,7 @@ TRAIN = [
     "PyYAML>=6",
     "scipy>=1.15",
     "tabulate>=0.9",
+    "tensorboard>=2.18",
     "tqdm>=4.66",
 ]
 BENCH = ["matplotlib>=3.10", "pillow>=11"]

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from hgfast.draw import Image
 from hgfast.errors import HgfastError
 from hgfast.files import complete
 from hgfast.skeletons import Skeleton
 
 try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 except ImportError as error:
     raise HgfastError("charts are drawn by matplotlib: pip install matplotlib, or leave out --bars, --curve and --out") from error
@@ -75,6 +78,23 @@ def draw_curves(
     Raises:
         HgfastError: the file cannot be written.
     """
+    _write(_curves(thresholds, curves, labels, whole), path, title, "--curve")
+
+
+def curve_picture(
+    thresholds: NDArray[Any], curves: Mapping[str, NDArray[Any]], labels: tuple[str, str], whole: float, title: str
+) -> Image:
+    """The chart of `draw_curves` as a picture (H, W, 3)."""
+    figure = _curves(thresholds, curves, labels, whole)
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.array(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+
+
+def _curves(thresholds: NDArray[Any], curves: Mapping[str, NDArray[Any]], labels: tuple[str, str], whole: float) -> Figure:
+    """The chart of `draw_curves`."""
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     panel = figure.subplots()
     for name, shares in curves.items():
@@ -85,7 +105,7 @@ def draw_curves(
     panel.set_ylabel(labels[1])
     panel.grid(alpha=0.3)
     panel.legend()
-    _write(figure, path, title, "--curve")
+    return figure
 
 
 def _write(figure: Figure, path: Path, title: str, flag: str) -> None:

@@ -68,6 +68,8 @@ class LossConfig:
     """spatial cross-entropy on logits, or squared error on Gaussian maps as in the seed"""
     sigma: float = 1.0
     """standard deviation of the target Gaussians, heatmap cells"""
+    reduce: Literal["sum", "mean"] = "sum"
+    """mse: sum over the cells of a map, or the seed's mean, 4096 times smaller, which Adam's epsilon and the clipping feel"""
     unlabelled: Literal["ignore", "zero"] = "ignore"
     """joints without a label: leave them out, or (mse) train towards an empty map as the seed does"""
 
@@ -80,14 +82,28 @@ class TrainConfig:
     """end after this many thousand steps instead (the seed's unit)"""
     max_minutes: float | None = None
     """end after this many minutes if the steps take longer; the learning rate's schedule is shortened to fit"""
+    optimizer: Literal["adamw", "adam", "rmsprop"] = "adamw"
+    """what takes the steps"""
     lr: float = 1e-3
-    """peak learning rate, stated for the whole job"""
+    """peak learning rate, stated for the whole job, whatever the number of GPUs"""
     warmup: float = 0.05
-    """share of all steps in which the rate rises linearly; a cosine takes it to zero afterwards"""
+    """share of all steps in which the rate rises linearly"""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """what follows: a cosine to zero, or the peak rate that falls at drop_after"""
+    drop_after: list[float] = field(default_factory=list)
+    """steps: thousands of steps after each of which the rate is multiplied by drop_by, such as [100]"""
+    drop_by: float = 0.2
+    """steps: the factor"""
     weight_decay: float = 1e-4
-    """AdamW's decoupled decay"""
+    """decoupled decay with adamw; with adam and rmsprop added to the gradient"""
     clip: float = 10.0
-    """largest norm of the gradient"""
+    """largest norm of the gradient; 0: no limit"""
+    accumulate: int = 1
+    """parts that each rank cuts its share of a batch into, one after the other, to save memory"""
+    compile: Literal["off", "on", "graphs"] = "off"
+    """torch.compile for the network in training; graphs: on a GPU also as CUDA graphs"""
+    sync_bn: bool = False
+    """BatchNorm's statistics over all GPUs instead of each one's share"""
     ema: float = 0.999
     """largest decay of the moving average of the weights, which is what is validated and used: over the last twentieth of the
     steps done, but no more than 1 / (1 - ema); 0: no average"""
@@ -99,6 +115,14 @@ class TrainConfig:
     """which samples to validate on"""
     valid_every: int = 1
     """epochs between validations, each followed by a checkpoint; the last epoch always has both"""
+    save_steps: int | None = None
+    """steps between checkpoints besides those after validations; none: by time alone"""
+    save_minutes: float = 10.0
+    """minutes between checkpoints besides those after validations"""
+    keep: int = 1
+    """how many of the latest checkpoints to keep; those before the last are called checkpoint-STEP.pt"""
+    log_every: int = 50
+    """steps between two points of the curves in TensorBoard"""
 
 
 @dataclass
@@ -206,7 +230,14 @@ class Config(DataChoice):
             ("train.lr", lambda v: v > 0, "above 0"),
             ("train.warmup", lambda v: 0 <= v < 1, "in [0, 1)"),
             ("train.weight_decay", lambda v: v >= 0, "at least 0"),
-            ("train.clip", lambda v: v > 0, "above 0"),
+            ("train.clip", lambda v: v >= 0, "at least 0"),
+            ("train.drop_after", lambda v: all(t > 0 for t in v) and v == sorted(v), "rising numbers above 0"),
+            ("train.drop_by", lambda v: 0 < v <= 1, "above 0 and at most 1"),
+            ("train.accumulate", lambda v: v >= 1, "at least 1"),
+            ("train.save_steps", lambda v: v is None or v >= 1, "at least 1"),
+            ("train.save_minutes", lambda v: v > 0, "above 0"),
+            ("train.keep", lambda v: v >= 1, "at least 1"),
+            ("train.log_every", lambda v: v >= 1, "at least 1"),
             ("train.ema", lambda v: 0 <= v < 1, "in [0, 1)"),
             ("train.valid_every", lambda v: v >= 1, "at least 1"),
             ("loss.sigma", lambda v: v > 0, "above 0"),

@@ -91,13 +91,13 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat([part for part in parts if part is not None])
 
 
-def first_rank_says(value: float, device: torch.device) -> float:
-    """The first rank's value, on every rank."""
+def largest(values: list[float], device: torch.device) -> list[float]:
+    """Of each value the largest that any rank has, on every rank."""
     if not dist.is_initialized():
-        return value
-    shared = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.broadcast(shared, src=0)
-    return float(shared)
+        return values
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return [float(value) for value in shared.cpu()]
 
 
 def total(value: Tensor) -> float:

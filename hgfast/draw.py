@@ -108,6 +108,17 @@ def sheet(tiles: Sequence[Image], columns: int) -> Image:
     return canvas
 
 
+def glow(maps: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
+    """A network's maps (K, h, w) of a kind of `hgfast.heatmaps.KINDS` as `overlay` wants them: each is 1 at its highest cell.
+
+    What is no number is 0, and so is a map of "gaussian" without a value above 0.
+    """
+    maps = np.clip(np.nan_to_num(maps), -1e6, 1e6)
+    highest = maps.max((-2, -1), keepdims=True)
+    likely = np.exp(maps - highest) if kind == "logits" else maps / np.maximum(highest, 1e-6)
+    return np.asarray(np.clip(likely, 0, 1), np.float32)
+
+
 def overlay(image: Image, heat: NDArray[np.float32]) -> Image:
     """Heat (h, w) in [0, 1] over an (H, W, 3) picture: the hotter, the less of the picture is left."""
     height, width = image.shape[:2]

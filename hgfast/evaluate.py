@@ -24,7 +24,7 @@ from hgfast.errors import HgfastError, run
 from hgfast.evaluation import predict
 from hgfast.files import one_a_line, prepare_file, to_json, write_text
 from hgfast.gallery import spread_sheet, worst_sheet
-from hgfast.metrics import HEAD_SHARES, epe, pck, pckh, pckh_curve
+from hgfast.looks import accuracy_curves, joint_rows
 from hgfast.precision import resolve
 from pipelines.baselines import mean_pose, nearest_thumbnail
 from pipelines.datasets import DATASETS, coco_files, open_loader, usable_samples
@@ -53,8 +53,6 @@ OUTPUTS = {
     "worst": Output("worst.jpg", "worst samples", PICTURES),
 }
 """By flag, in the order in which they are written."""
-BOX_SHARES = np.arange(41) / 200
-"""The thresholds of PCK's curve, shares of the reference length, up to the largest of the table."""
 
 
 @dataclass(kw_only=True)
@@ -183,21 +181,6 @@ def of_heads(rows: list[dict[str, Any]]) -> bool:
     return "pckh@0.5" in rows[0]
 
 
-def joint_rows(samples: Samples, predicted: Keypoints, heads: bool) -> list[dict[str, Any]]:
-    """Every joint's figures: "pckh@0.5" in percent where the reference lengths are `heads`, else "pck@0.2"; "epe_px"."""
-    true, labelled, reference = samples.keypoints, samples.labelled, samples.reference
-    near = (
-        {"pckh@0.5": pckh(predicted, true, labelled, reference, samples.skeleton).joints}
-        if heads
-        else {"pck@0.2": pck(predicted, true, labelled, reference, 0.2).joints}
-    )
-    figures = {**near, "epe_px": epe(predicted, true, labelled).joints}
-    return [
-        {"joint": joint, **{name: float(values[k]) for name, values in figures.items()}}
-        for k, joint in enumerate(samples.skeleton.joints)
-    ]
-
-
 def own_frame(config: EvaluateConfig, evaluation: Evaluation) -> str:
     """The network's keypoints as JSON, in the pixel numbers of the data set's files: a sample a line."""
     result, samples = evaluation.result, evaluation.samples
@@ -226,21 +209,10 @@ def write_chart(flag: str, path: Path, evaluation: Evaluation) -> None:
     checkpoint = "/".join(Path(result["checkpoint"]).parts[-2:])
     title = f"{checkpoint}: {len(samples)} samples of {result['dataset']}, split {result['split']}"
     heads = of_heads(result["rows"])
-    whole = 100.0 if heads else 1.0
     if flag == "bars":
-        charts.draw_bars(path, result["joints"], samples.skeleton, whole, title)
+        charts.draw_bars(path, result["joints"], samples.skeleton, 100.0 if heads else 1.0, title)
         return
-    labels = ("distance / head size", "PCKh, percent") if heads else ("distance / reference length", "PCK")
-    curves = {method: accuracy(samples, points, heads) for method, points in evaluation.found.items()}
-    charts.draw_curves(path, HEAD_SHARES if heads else BOX_SHARES, curves, labels, whole, title)
-
-
-def accuracy(samples: Samples, predicted: Keypoints, heads: bool) -> NDArray[np.float64]:
-    """The total PCKh at `HEAD_SHARES`, in percent, or the total PCK at `BOX_SHARES`."""
-    true, labelled, reference = samples.keypoints, samples.labelled, samples.reference
-    if heads:
-        return pckh_curve(predicted, true, labelled, reference, samples.skeleton).total
-    return np.array([pck(predicted, true, labelled, reference, share).total for share in BOX_SHARES])
+    charts.draw_curves(path, *accuracy_curves(samples, evaluation.found, heads), title)
 
 
 def write(flag: str, path: Path, config: EvaluateConfig, evaluation: Evaluation) -> None:

@@ -61,8 +61,13 @@ def spread_sheet(samples: Pictured, predicted: Array, count: int = COUNT) -> Ima
     """`count` samples spread evenly from the smallest mean error in pixels to the largest. Arguments as `worst_sheet`."""
     errors = mean_errors(samples, predicted)
     order = np.argsort(errors, kind="stable")[: np.isfinite(errors).sum()]  # NaN comes last
-    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
+    chosen = evenly(order, count)
     return _pairs(samples, predicted, chosen, [f"{error:.1f} px off" for error in errors[chosen]])
+
+
+def evenly(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    """`count` of (N,) rows, or all where there are fewer, from the first to the last and evenly spread between."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
 
 
 def worst_sheet(samples: Pictured, predicted: Array, count: int = COUNT) -> Image:

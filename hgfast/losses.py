@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hgfast.config import LossConfig
 from hgfast.heatmaps import inside, render
 
 
@@ -45,10 +46,10 @@ def mse(predictions: Tensor, keypoints: Tensor, labelled: Tensor, total: int, si
     return losses.sum() / (total * losses.shape[1] * losses.shape[2])
 
 
-def heatmap_loss(
-    name: str, predictions: Tensor, keypoints: Tensor, labelled: Tensor, total: int, sigma: float, unlabelled: str
-) -> Tensor:
-    """The loss a configuration names, "cross_entropy" or "mse"; scalar float32."""
-    if name == "cross_entropy":
-        return spatial_cross_entropy(predictions, keypoints, labelled, total, sigma)
-    return mse(predictions, keypoints, labelled, total, sigma, unlabelled)
+def heatmap_loss(settings: LossConfig, predictions: Tensor, keypoints: Tensor, labelled: Tensor, total: int) -> Tensor:
+    """The loss a configuration names, "cross_entropy" or "mse"; scalar float32. reduce "mean": squared error averaged over a
+    map's cells, as the seed has it."""
+    if settings.name == "cross_entropy":
+        return spatial_cross_entropy(predictions, keypoints, labelled, total, settings.sigma)
+    loss = mse(predictions, keypoints, labelled, total, settings.sigma, settings.unlabelled)
+    return loss / (predictions.shape[-2] * predictions.shape[-1]) if settings.reduce == "mean" else loss

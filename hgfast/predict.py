@@ -24,7 +24,7 @@ from tqdm import tqdm
 from hgfast.checkpoints import load_model
 from hgfast.cli import parse
 from hgfast.distributed import pick_device
-from hgfast.draw import Image, caption, draw_skeleton, overlay, read_image, sheet, write_image
+from hgfast.draw import Image, caption, draw_skeleton, glow, overlay, read_image, sheet, write_image
 from hgfast.errors import HgfastError, run
 from hgfast.files import one_a_line, prepare_folder, write_text
 from hgfast.geometry import move, square_matrices
@@ -151,8 +151,7 @@ def heatmap_sheet(
         large = np.asarray(cv2.resize(crop, (TILE, TILE), interpolation=cv2.INTER_AREA), np.uint8)
         points, scores = person[:, :2] * TILE / crop.shape[0], person[:, 2]
         row = [caption(draw_skeleton(large, points, skeleton, scores >= min_score), f"score {min_score:g} and above")]
-        for joint, heat, score in zip(skeleton.joints, maps, scores):
-            likely = np.exp(heat - heat.max()) if model.meta.kind == "logits" else heat / max(float(heat.max()), 1e-6)
+        for joint, likely, score in zip(skeleton.joints, glow(maps, model.meta.kind), scores):
             row.append(caption(overlay(large, likely), f"{joint} {score:.2f}"))
         tiles += row + [np.zeros_like(large)] * (-len(row) % columns)
     return sheet(tiles, columns)

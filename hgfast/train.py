@@ -11,6 +11,8 @@ Files go to exp/NAME: checkpoint.pt, best.pt, config.yaml, metrics.jsonl.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from hgfast import checkpoints, distributed
 from hgfast.checkpoints import Meta, load_model
@@ -25,6 +28,7 @@ from hgfast.cli import parse
 from hgfast.config import Config
 from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError, run
+from hgfast.looks import show
 from hgfast.losses import map_kind
 from hgfast.model import StackedHourglass
 from hgfast.preprocessing import Preprocessing
@@ -119,7 +123,9 @@ def train(config: Config, ranks: Ranks) -> Path:
     model.to(ranks.device)
 
     measure = partial(figures, config.dataset, valid_samples)
-    trainer = Trainer(config, model, train_loader, valid_loader, measure, DATASETS[config.dataset].best, folder, ranks)
+    best = DATASETS[config.dataset].best
+    trainer = Trainer(config, model, train_loader, valid_loader, measure, best, folder, ranks)
+    trainer.show = partial(show, valid_samples, best == "pckh@0.5", trainer.log)
     if content is not None:
         trainer.resume(content, checkpoint)
     if ranks.first:
@@ -130,8 +136,8 @@ def train(config: Config, ranks: Ranks) -> Path:
             f"{config.dataset} at {config.data or config.annotations}: {train_samples.in_words} to train on, "
             f"{valid_samples.in_words} to validate\n"
             f"{config.weights or config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, "
-            f"input {arch.input_size} px, loss {config.loss.name}\n"
-            f"{ranks.world} rank(s) on {ranks.device.type}, precision {trainer.amp}, {config.batch_size} samples a step, "
+            f"{trainer.flops / 3e9:.2f} GFLOP a picture, input {arch.input_size} px, loss {config.loss.name}\n"
+            f"{ranks.world} rank(s) on {device_name(ranks.device)}, precision {trainer.amp}, {config.batch_size} samples a step, "
             f"{trainer.steps_in_all} steps ({trainer.steps_in_all / len(train_loader):.1f} epochs){limit}, files in {folder}",
             flush=True,
         )
@@ -157,16 +163,44 @@ def prepare_folder(folder: Path, config: Config) -> None:
     """Make the experiment's folder and write its configuration."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for cut_short in folder.glob(".*.writing"):  # by a kill
+            cut_short.unlink()
         if config.resume is None:
             for name in ("checkpoint.pt", "best.pt", "metrics.jsonl"):
                 (folder / name).unlink(missing_ok=True)
-        replace(config, resume=None, overwrite=False).write(folder / "config.yaml")
+            for old in folder.glob(f"checkpoint-{'[0-9]' * 8}.pt"):
+                old.unlink()
+            shutil.rmtree(folder / "events", ignore_errors=True)
+        as_saved(config).write(folder / "config.yaml")
     except OSError as error:
         raise HgfastError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from error
 
 
+def device_name(device: torch.device) -> str:
+    """What a device is called by its maker, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def after_restart(config: Config) -> Config:
+    """The configuration that goes on from the checkpoint where torchrun starts the ranks once more (--max-restarts), and this
+    run has written one; else as it is."""
+    folder = config.out / config.exp
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or config.resume is not None:
+        return config
+    try:
+        same = yaml.safe_load((folder / "config.yaml").read_text()) == as_saved(config).plain()
+    except (OSError, yaml.YAMLError):
+        return config
+    return replace(config, resume=config.exp, overwrite=False) if same and (folder / "checkpoint.pt").exists() else config
+
+
+def as_saved(config: Config) -> Config:
+    """The configuration as config.yaml has it: without how this process was started."""
+    return replace(config, resume=None, overwrite=False)
+
+
 def main() -> None:
-    config = read_config(sys.argv[1:])
+    config = after_restart(read_config(sys.argv[1:]))
     ranks = distributed.start(config.device)
     try:
         train(config, ranks)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from hgfast.config import LossConfig
 from hgfast.heatmaps import render
 from hgfast.losses import heatmap_loss, mse, spatial_cross_entropy
 
@@ -47,7 +48,7 @@ def test_joints_that_do_not_count_have_no_gradient(name: str, hidden: str) -> No
         labelled[1, 2] = False
     else:
         points[1, 2] = torch.tensor([W + 0.5, 3.0])
-    heatmap_loss(name, maps, points, labelled, N, 1.0, "ignore").backward()
+    heatmap_loss(LossConfig(name, unlabelled="ignore"), maps, points, labelled, N).backward()
     assert maps.grad is not None
     assert not maps.grad[1, :, 2].any()
     assert maps.grad[1, :, 1].any()
@@ -57,13 +58,13 @@ def test_coordinates_of_unlabelled_joints_may_be_anything() -> None:
     labelled, points = ALL.clone(), POINTS.clone()
     labelled[0, 0], points[0, 0] = False, float("nan")
     for name in ("cross_entropy", "mse"):
-        assert heatmap_loss(name, MAPS, points, labelled, N, 1.0, "zero").isfinite()
+        assert heatmap_loss(LossConfig(name, unlabelled="zero"), MAPS, points, labelled, N).isfinite()
 
 
 def test_unlabelled_joints_can_be_trained_to_zero() -> None:
     labelled, maps = ALL.clone(), MAPS.clone().requires_grad_()
     labelled[0, 0] = False
-    heatmap_loss("mse", maps, POINTS, labelled, N, 1.0, "zero").backward()
+    heatmap_loss(LossConfig("mse", unlabelled="zero"), maps, POINTS, labelled, N).backward()
     assert maps.grad is not None
     assert torch.allclose(maps.grad[0, :, 0], 2 * MAPS[0, :, 0] / (N * S * K))
 
@@ -71,12 +72,12 @@ def test_unlabelled_joints_can_be_trained_to_zero() -> None:
 @pytest.mark.parametrize("name", ["cross_entropy", "mse"])
 def test_shares_of_a_batch_add_up(name: str) -> None:
     def of(rows: slice) -> torch.Tensor:
-        return heatmap_loss(name, MAPS[rows], POINTS[rows], ALL[rows], N, 1.0, "ignore")
+        return heatmap_loss(LossConfig(name, unlabelled="ignore"), MAPS[rows], POINTS[rows], ALL[rows], N)
 
     assert torch.allclose(of(slice(0, 1)) + of(slice(1, N)), of(slice(0, N)))
 
 
 def test_loss_is_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        loss = heatmap_loss("cross_entropy", MAPS.bfloat16(), POINTS, ALL, N, 1.0, "ignore")
+        loss = heatmap_loss(LossConfig("cross_entropy", unlabelled="ignore"), MAPS.bfloat16(), POINTS, ALL, N)
     assert loss.dtype == torch.float32

@@ -27,6 +27,7 @@ from hgfast.draw import read_image
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import Loader, predict
 from hgfast.inference import look
+from hgfast.logbook import Logbook
 from hgfast.model import PRESETS, StackedHourglass
 from hgfast.precision import resolve
 from hgfast.preprocessing import Preprocessing
@@ -61,7 +62,7 @@ def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "one"
-    assert {f.name for f in folder.iterdir()} == {"checkpoint.pt", "best.pt", "config.yaml", "metrics.jsonl"}
+    assert {f.name for f in folder.iterdir()} == {"checkpoint.pt", "best.pt", "config.yaml", "metrics.jsonl", "events"}
     records = lines(folder)
     assert [r["epoch"] for r in records] == [1, 2, 3]
     assert records[-1]["loss"] < records[0]["loss"]
@@ -228,13 +229,13 @@ def test_resume_within_an_epoch(hands: Path, tmp_path: Path, monkeypatch: pytest
     config.train.max_iters, config.train.valid_every = 0.003, 1
     train(config, distributed.start("cpu"))
     seen: list[int] = []
-    step = Trainer._step
+    step = Trainer.step
 
-    def spy(self: Trainer, batch: Batch, rate: float) -> torch.Tensor:
+    def spy(self: Trainer, batch: Batch) -> torch.Tensor:
         seen.extend(batch.index.tolist())
-        return step(self, batch, rate)
+        return step(self, batch)
 
-    monkeypatch.setattr(Trainer, "_step", spy)
+    monkeypatch.setattr(Trainer, "step", spy)
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path), "-m", "0.006"])
     main()
     samples = open_samples(config, "train")
@@ -250,17 +251,17 @@ def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     torch.set_num_threads(1)
     whole = train(small(hands, tmp_path / "whole", 4), ranks)
 
-    report = Trainer._report
+    report = Logbook.epoch
 
-    def break_off(self: Trainer, record: dict[str, float]) -> None:
+    def break_off(self: Logbook, record: dict[str, float]) -> None:
         report(self, record)
         if record["epoch"] == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "_report", break_off)
+    monkeypatch.setattr(Logbook, "epoch", break_off)
     with pytest.raises(KeyboardInterrupt):
         train(small(hands, tmp_path / "parts", 4), ranks)
-    monkeypatch.setattr(Trainer, "_report", report)
+    monkeypatch.setattr(Logbook, "epoch", report)
     with (tmp_path / "parts/small/metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "st')  # killed while writing
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path / "parts")])
@@ -314,7 +315,7 @@ def test_checkpoint_holds_both_networks_and_best_the_validated_one(hands: Path, 
     for epoch, figure in ((1, 0.5), (2, 0.4)):
         trainer._epoch(epoch - 1, 0)
         averages.append({name: value.clone() for name, value in trainer.ema.network.state_dict().items()})
-        trainer._save({"x": figure}, epoch)
+        trainer._save(epoch, {"x": figure})
     checkpoint, best = (checkpoints.read(tmp_path / name) for name in ("checkpoint.pt", "best.pt"))
     assert same(checkpoint["ema"], averages[1]) and same(checkpoint["weights"], trainer.model.state_dict())
     assert set(checkpoint) - set(best) == {"ema", "training"}
@@ -386,16 +387,14 @@ def test_schedule_warms_up_and_ends_at_zero(hands: Path, tmp_path: Path) -> None
     trainer = bare_trainer(config, tmp_path, hands)
     trainer.steps_in_all = 1000
     config.train.warmup = 0.1
-    rates = []
-    for trainer.step in range(1000):
-        rates.append(trainer._rate())
+    rates = [trainer._rate_at(step) for step in range(1000)]
     assert np.argmax(rates) == pytest.approx(100, abs=1)
     assert max(rates) == pytest.approx(config.train.lr)
     assert rates[0] < 0.02 * config.train.lr
     assert rates[-1] < 1e-5 * config.train.lr
     assert rates[550] == pytest.approx(config.train.lr / 2)
     config.train.max_minutes = 2.0
-    trainer.step, trainer.seconds = 10, 66.0  # more of the time is gone than of the steps
+    trainer.step_number, trainer.seconds = 10, 66.0  # more of the time is gone than of the steps
     assert trainer.progress == pytest.approx(0.55)
 
 
@@ -560,8 +559,9 @@ def test_continuing_with_other_joints_is_refused_and_changes_nothing(
 def test_figures_that_are_not_there_are_null_and_best_is_written_all_the_same(hands: Path, tmp_path: Path) -> None:
     trainer = bare_trainer(small(hands, tmp_path, 1), tmp_path, hands)
     for figure, epoch in ((math.nan, 1), (0.5, 2), (math.nan, 3), (0.4, 4)):
-        trainer._report({"epoch": epoch, "step": 0, "loss": 1.0, "images_per_s": 1.0, "data_wait": 0.0, "valid": {"x": figure}})
-        trainer._save({"x": figure}, epoch)
+        trainer.log.epoch({"epoch": epoch, "step": 0, "loss": 1.0, "images_per_s": 1.0, "data_wait": 0.0, "valid": {"x": figure}})
+        trainer._save(epoch, {"x": figure})
+    trainer.log.close()
     assert checkpoints.read(tmp_path / "best.pt")["epoch"] == 2
     assert [record["valid"]["x"] for record in lines(tmp_path)] == [None, 0.5, None, 0.4]  # type: ignore[index]
 

@@ -6,6 +6,7 @@ import json
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,11 +38,11 @@ def main() -> None:
     different_statistics, different_average = 0.0, 0.0
     original = trainer._save
 
-    def save(figures: dict[str, float], epoch: int) -> None:
+    def save(*what: Any) -> None:
         nonlocal different_statistics, different_average
+        original(*what)
         different_statistics = spread(torch.cat([b.float().flatten() for b in model.buffers()]))
         different_average = spread(torch.cat([b.float().flatten() for b in trainer.validated.state_dict().values()]))
-        original(figures, epoch)
 
     trainer._save = save  # type: ignore[method-assign]
     gradient, loss = first_gradient(trainer)
@@ -81,8 +82,9 @@ def first_gradient(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
     trainer.network.eval()
     trainer.optimizer.step = catch  # type: ignore[method-assign, assignment]
     with closing(trainer.train.epoch(1)) as batches:
-        loss = trainer._step(next(batches), 0.0)
+        loss = trainer.step(next(batches))
     trainer.optimizer.step = update  # type: ignore[method-assign]
+    trainer.step_number = 0
     return caught[0], loss
 
 
