@@ -3,7 +3,7 @@
 The way's process and its workers are bound to the same number of cores for all, and its main thread computes on one. A
 lap starts after a warm-up that empties what was prefetched, and begins and ends with the arrival of a batch. CPU time is
 the process's own and that of its living child processes, from /proc, so that what workers spend counts and what they
-spent before the lap does not.
+spent before the lap does not. On a GPU a way must have waited for it when it says what it made.
 What may enter: measuring any iterator that counts what it makes. What it makes is elsewhere.
 """
 
@@ -27,6 +27,8 @@ from tqdm import tqdm
 from hgfast.errors import HgfastError
 
 TICK = os.sysconf("SC_CLK_TCK")
+Batches = Generator["int | tuple[int, float]", None, None]
+"""How many images were made since the last time, and, for ways that know it, how many seconds of that they waited for data."""
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -44,7 +46,7 @@ class Way(Protocol):
     def load(self) -> None:
         """Import what `start` needs, so that its time and memory are not counted."""
 
-    def start(self) -> Generator[int, None, None]:
+    def start(self) -> Batches:
         """Endless batches: yields how many images each has, once it is ready to be used."""
 
 
@@ -67,11 +69,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Lap:
-    """What was made in `seconds`, with CPU seconds of all processes."""
+    """What was made in `seconds`, with CPU seconds of all processes; `waited` of the seconds went by waiting for data, as far as
+    the way says so, and torch held `gpu_mb` of the GPU at most, in 10^6 bytes."""
 
     images: int
     seconds: float
     cpu_seconds: float
+    waited: float = 0.0
+    gpu_mb: float = 0.0
 
     @property
     def images_per_s(self) -> float:
@@ -191,7 +196,7 @@ def serve(pipe: Connection, threads: int, method: str) -> None:
     """
     multiprocessing.set_start_method(method, force=True)
     bind(threads)
-    running: dict[str, Generator[int, None, None]] = {}
+    running: dict[str, Batches] = {}
     while True:
         try:
             name, order = pipe.recv()
@@ -220,7 +225,7 @@ def bind(threads: int) -> None:
     torch.set_num_threads(1)
 
 
-def begin(way: Way) -> tuple[Generator[int, None, None], Start]:
+def begin(way: Way) -> tuple[Batches, Start]:
     """A way after its first batch."""
     way.load()
     gc.collect()
@@ -230,16 +235,18 @@ def begin(way: Way) -> tuple[Generator[int, None, None], Start]:
     return batches, Start(time.perf_counter() - begun, resident_mb() - memory)
 
 
-def run_lap(batches: Generator[int, None, None], pace: Pace) -> Lap:
+def run_lap(batches: Batches, pace: Pace) -> Lap:
     """Warm up, then count from the arrival of one batch to that of another."""
     for _ in range(pace.warm):
         next(batches)
-    images = made = 0
+    forget_gpu_mb()
+    images, made, waited = 0, 0, 0.0
     begun, cpu = time.perf_counter(), cpu_seconds()
     while made < pace.batches or time.perf_counter() - begun < pace.seconds:
-        images += next(batches)
-        made += 1
-    return Lap(images, time.perf_counter() - begun, cpu_seconds() - cpu)
+        news = next(batches)
+        count, wait = news if isinstance(news, tuple) else (news, 0.0)
+        images, made, waited = images + count, made + 1, waited + wait
+    return Lap(images, time.perf_counter() - begun, cpu_seconds() - cpu, waited, gpu_mb())
 
 
 def cpu_seconds() -> float:
@@ -255,3 +262,17 @@ def resident_mb() -> float:
     """Memory of this process that is in RAM, in 10^6 bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def gpu_mb() -> float:
+    """The most that torch has held of the GPU since `forget_gpu_mb`, in 10^6 bytes; 0 where it does not use one."""
+    import torch
+
+    return torch.cuda.max_memory_reserved() / 1e6 if torch.cuda.is_initialized() else 0.0  # type: ignore[no-untyped-call]
+
+
+def forget_gpu_mb() -> None:
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats()

@@ -24,7 +24,6 @@ try:
 except ImportError as error:
     raise HgfastError("charts are drawn by matplotlib: pip install matplotlib, or leave out --bars, --curve and --out") from error
 
-ENDINGS = (".png", ".svg", ".pdf")
 DPI = 130
 BAR = 0.22  # inches from bar to bar
 GREY = (128, 128, 128)
@@ -44,7 +43,7 @@ def draw_bars(path: Path, rows: Sequence[Mapping[str, Any]], skeleton: Skeleton,
     """A bar for each joint and figure, in the colours of the skeleton; joints without a figure have none.
 
     Args:
-        path: ends in one of `ENDINGS`.
+        path: ends in .png, .svg or .pdf.
         rows: for each of the skeleton's joints "joint", its name, and figures by name, the first of them a share of `whole`.
 
     Raises:

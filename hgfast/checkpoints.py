@@ -10,17 +10,19 @@ What may enter: what is stored with weights, and reading it back.
 from __future__ import annotations
 
 import pickle
+import re
+import struct
 import subprocess
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from hgfast.errors import HgfastError, run
-from hgfast.files import complete, prepare_folder
-from hgfast.foreign import Foreign, misfit, translate
+from hgfast.files import complete, prepare_file
+from hgfast.foreign import NAMELESS, Foreign, misfit, translate
 from hgfast.heatmaps import KINDS, METHODS
 from hgfast.model import STRIDE, Architecture, StackedHourglass
 from hgfast.preprocessing import Preprocessing
@@ -94,10 +96,13 @@ def read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        beside = re.search(r"(?:GLOBAL|Unsupported (?:global|class)[^.]*?) ([\w.]+\.[\w.]+)", str(error))
+        what = f" ({beside[1]})" if beside else ""
         raise HgfastError(
-            f"{path} cannot be read as a checkpoint: it is none, or holds more than tensors and plain types"
+            f"{path} cannot be read as a checkpoint: it is none, or holds more than tensors and plain types{what}, which are not "
+            "loaded as they could run code: save its state_dict alone"
         ) from error
-    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError) as error:
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError, struct.error) as error:
         raise HgfastError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is none, or was cut short"
         ) from error
@@ -154,8 +159,8 @@ def restore(content: dict[str, Any], path: Path, averaged: bool = True) -> Stack
     return model.eval()
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> StackedHourglass:
-    """The network of a checkpoint, in eval mode on `device`, with `model.meta`.
+def load_model(path: str | Path, device: str | torch.device = "cpu", decoder: str | None = None) -> StackedHourglass:
+    """The network of a checkpoint, in eval mode on `device`, with `model.meta`; `decoder` replaces the one named there.
 
     Takes hgfast's files, `exp/NAME/checkpoint.pt` of princeton-vl/pytorch_stacked_hourglass and its forks, and the
     `*.pth.tar` or `*.pth` of bearpaw/pytorch-pose and anibali/pytorch-stacked-hourglass (see `hgfast.foreign`).
@@ -163,7 +168,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> StackedH
     Raises:
         HgfastError: a file that is missing, broken or not a checkpoint; it names the first tensor that does not fit.
     """
-    return restore(read(Path(path)), Path(path)).to(device)
+    model = restore(read(Path(path)), Path(path))
+    if decoder is not None:
+        model.meta = replace(model.meta, decoder=decoder)
+    return model.to(device)
 
 
 def convert(
@@ -171,6 +179,10 @@ def convert(
     out: Path,
     input_size: int | None = None,
     joints: list[str] | None = None,
+    decoder: Literal["argmax", "quarter", "dark"] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    shift: float | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the network of any checkpoint that hgfast reads as a native one, without what only training needs.
@@ -181,6 +193,10 @@ def convert(
         input_size: side of the network's square input in pixels, which other projects' files do not tell; 256 if not given
         joints: names such as [left_eye,right_eye], from which the flip test learns what to exchange; only for weights
             of another number of joints than MPII's 16 and FreiHAND's 21
+        decoder: from maps to points; dark if not given
+        mean: of red, green and blue in [0, 1], such as [0.5,0.5,0.5], if the weights were trained with another than the project's
+        std: likewise
+        shift: source pixels to be added to the points; -0.5 for weights trained on MPII's numbers, else 0
         overwrite: replace a file that is there
     """
     if out.exists() and not overwrite:
@@ -191,9 +207,16 @@ def convert(
     if input_size is not None:
         model.arch = replace(model.arch, input_size=input_size)
         model.meta = replace(model.meta, input_size=input_size)
+    changes: dict[str, Any] = {"decoder": decoder, "shift": shift}
     if joints is not None:
-        model.meta = replace(model.meta, skeleton=_named(joints, model.meta.skeleton))
-    prepare_folder(out.parent, "OUT")
+        changes["skeleton"] = _named(joints, model.meta.skeleton)
+    if mean is not None or std is not None:
+        before = model.meta.preprocessing
+        changes["preprocessing"] = Preprocessing(mean or before.mean, std or before.std)
+        if min(changes["preprocessing"].std) <= 0:
+            raise HgfastError("--std must be above 0")
+    model.meta = replace(model.meta, **{name: value for name, value in changes.items() if value is not None})
+    prepare_file(out, "OUT")
     save(describe(model), out)
     arch, meta = model.arch, model.meta
     mean, std = meta.preprocessing.mean, meta.preprocessing.std
@@ -211,8 +234,10 @@ def _named(joints: list[str], known: Skeleton) -> Skeleton:
     """A skeleton with these names in place of `known`. Raises `HgfastError` for the wrong number of them, or doubles."""
     if len(joints) != len(known.joints):
         raise HgfastError(f"--joints names {len(joints)} joints, the weights have {len(known.joints)}")
+    if not known.name.startswith(NAMELESS):
+        raise HgfastError(f"--joints is for joints without names, these are {known.name}: leave it out")
     try:
-        return make_skeleton(known.name, joints)
+        return make_skeleton(f"named{len(joints)}", joints)
     except ValueError as error:
         raise HgfastError(f"--joints: {error}") from error
 

@@ -21,13 +21,13 @@ from hgfast.config import DataChoice
 from hgfast.distributed import Ranks, pick_device
 from hgfast.draw import write_image
 from hgfast.errors import HgfastError, run
-from hgfast.evaluation import predict
-from hgfast.files import one_a_line, prepare_file, to_json, write_text
+from hgfast.evaluation import check_joints, not_finite, predict, seen
+from hgfast.files import check_apart, one_a_line, prepare_file, to_json, write_text
 from hgfast.gallery import spread_sheet, worst_sheet
 from hgfast.looks import accuracy_curves, joint_rows
 from hgfast.precision import resolve
 from pipelines.baselines import mean_pose, nearest_thumbnail
-from pipelines.datasets import DATASETS, coco_files, open_loader, usable_samples
+from pipelines.datasets import DATASETS, coco_files, input_files, open_loader, usable_samples
 from pipelines.samples import Samples
 
 Keypoints = NDArray[np.float64]
@@ -60,7 +60,7 @@ class EvaluateConfig(DataChoice):
     """One evaluation."""
 
     checkpoint: Path
-    """file written by training"""
+    """file written by training, or weights of princeton-vl's or bearpaw's"""
     split: Literal["train", "valid", "test", "all", "evaluation"] | None = None
     """which samples; none: test for FreiHAND, valid for MPII and, where --valid-annotations names them, for COCO, else train"""
     device: str = "auto"
@@ -75,6 +75,8 @@ class EvaluateConfig(DataChoice):
     """mixed precision"""
     flip_test: bool = False
     """average with the mirrored picture's heatmaps; for networks that were trained on mirrored pictures"""
+    decoder: Literal["argmax", "quarter", "dark"] | None = None
+    """from heatmaps to points; none: what the checkpoint names"""
     baselines: bool = False
     """also print what the mean pose and the nearest training picture reach"""
     json: Path | None = None
@@ -121,8 +123,9 @@ def check(config: EvaluateConfig) -> None:
         endings = OUTPUTS[flag].endings
         if endings and path.suffix.lower() not in endings:
             raise HgfastError(f"--{flag} {path} must end in {', '.join(endings[:-1])} or {endings[-1]}")
-        if other := next((name for name in files if name != flag and files[name].resolve() == path.resolve()), None):
-            raise HgfastError(f"--{other} and --{flag} both name {path}: choose another file for one of them")
+    check_apart(
+        [("the checkpoint", config.checkpoint), *input_files(config)], {f"--{flag}": path for flag, path in files.items()}
+    )
     if "bars" in files or "curve" in files:
         import hgfast.charts  # noqa: F401  # says what is missing
     for flag, path in files.items():
@@ -134,14 +137,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     check(config)
     name, split = config.dataset, config.split or DATASETS[config.dataset].held_out(config)
     ranks = Ranks(0, 1, 1, pick_device(config.device))
-    model = load_model(config.checkpoint, ranks.device)
+    model = load_model(config.checkpoint, ranks.device, config.decoder)
     expected = DATASETS[name].skeleton or model.meta.skeleton
     samples = usable_samples(config, split) if expected.joints == model.meta.skeleton.joints else None
     if samples is None or samples.skeleton.joints != model.meta.skeleton.joints:
-        theirs = (samples.skeleton if samples else expected).name
-        raise HgfastError(
-            f"{config.checkpoint} predicts {model.meta.skeleton.name}, the data are {theirs}: choose another --dataset"
-        )
+        theirs = samples.skeleton if samples else expected
+        check_joints(config.checkpoint, model.meta.skeleton, theirs, "the data", "choose another --dataset")
     pictures = [flag for flag, file in OUTPUTS.items() if file.endings and getattr(config, flag)]
     if not samples.labelled.any() and (pictures or "predictions" not in outputs(config)):
         raise HgfastError(f"the split {split} has no annotations: only --predictions FILE can be had of it")
@@ -151,8 +152,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads, kind=config.loader
     )
     predicted = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate", config.flip_test)
-    count, seen = len(samples), np.isfinite(predicted).all(axis=(1, 2))
-    samples, found = samples.take(seen), {"network": predicted[seen]}
+    count, there = len(samples), seen(predicted)
+    samples, found = samples.take(there), {"network": predicted[there]}
     annotated = bool(samples.labelled.any())
     if annotated and train is not None:
         found["mean pose"] = mean_pose(train, samples)
@@ -160,16 +161,22 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     rows: list[dict[str, Any]] = []
     if annotated:
         rows = [{"method": method, **DATASETS[name].table(samples, points)} for method, points in found.items()]
+    files = {"data": config.data, "annotations": config.annotations, "valid_annotations": config.valid_annotations}
     result = {
         "checkpoint": str(config.checkpoint),
         "dataset": config.dataset,
-        "data": str(config.data),
+        **{name: path and str(path) for name, path in files.items()},
         "split": split,
         "versions": config.versions,
+        "normalise": config.normalise if name == "coco" else None,
+        "padding": config.padding if name == "coco" else None,
+        "loader": config.loader,
+        "decoder": meta.decoder,
         "flip_test": config.flip_test,
         "samples": len(samples),
         "skipped": samples.skipped,
         "unreadable": samples.unreadable + count - len(samples),
+        "not_finite": not_finite(found["network"]),
         "rows": rows,
         "joints": joint_rows(samples, found["network"], of_heads(rows)) if annotated else [],
     }
@@ -182,7 +189,7 @@ def of_heads(rows: list[dict[str, Any]]) -> bool:
 
 
 def own_frame(config: EvaluateConfig, evaluation: Evaluation) -> str:
-    """The network's keypoints as JSON, in the pixel numbers of the data set's files: a sample a line."""
+    """The network's keypoints as JSON, in the pixel numbers of the data set's files: a sample a line, null where not finite."""
     result, samples = evaluation.result, evaluation.samples
     folder = coco_files(config, result["split"])[1]  # FreiHAND's lie elsewhere, and have plain names
     points = (evaluation.found["network"] - samples.pixel_offset).round(3)
@@ -236,6 +243,9 @@ def main() -> None:
     print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {config.data or config.annotations}")
     if more := result["unreadable"] - samples.unreadable:
         print(f"{more} more could not be read and do not count")
+    if lost := result["not_finite"]:
+        print(f"{lost} joints have a point that is not finite: they are misses for every share, and EPE is of the others")
+    print(f"heatmaps decoded by {result['decoder']}")
     if result["rows"]:
         print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
         print(DATASETS[config.dataset].note, flush=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -17,10 +18,13 @@ from tqdm import tqdm
 
 from hgfast.batch import Batch
 from hgfast.distributed import Ranks, gather
+from hgfast.errors import HgfastError
+from hgfast.foreign import NAMELESS
 from hgfast.geometry import move
 from hgfast.inference import keypoints_of, last_heatmaps
 from hgfast.model import StackedHourglass
 from hgfast.precision import Amp, autocast
+from hgfast.skeletons import Skeleton
 
 
 class Loader(Protocol):
@@ -37,7 +41,8 @@ class Loader(Protocol):
 class Found:
     """The keypoints of a split's samples, collected batch by batch. Each sample counts once: what is found first stays.
 
-    So it does no harm if samples come again, to fill a last batch or a rank's share, nor in which order they come.
+    So it does no harm if samples come again, to fill a last batch or a rank's share, nor in which order they come. A point that
+    is not finite becomes infinite in x and y: NaN is left for samples that nobody looked at.
 
     Args:
         count: samples N in the split, over all ranks.
@@ -52,11 +57,13 @@ class Found:
         """Keep points (n, K, 2) of those of the samples `index` (n,) that are not there yet."""
         rows, first = np.unique(index, return_index=True)
         new = ~self._there[rows]
-        self._points[rows[new]] = points[first[new]]
+        finite = np.isfinite(points).all(-1, keepdims=True)
+        self._points[rows[new]] = np.where(finite, points, np.inf)[first[new]]
         self._there[rows] = True
 
     def gather(self) -> NDArray[np.float64]:
-        """Every sample's points (N, K, 2), on every rank; NaN where no rank has any. Where several have, the lowest one's.
+        """Every sample's points (N, K, 2), on every rank; NaN where no rank has any (`seen`), infinite where a point is not
+        finite. Where several have a sample, the lowest one's.
 
         All ranks must call it.
         """
@@ -65,6 +72,28 @@ class Found:
         whole = Found(*self._points.shape[:2])
         whole.add(index.numpy(), points.numpy())
         return whole._points
+
+
+def seen(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which samples (N,) a network has looked at, of the (N, K, 2) that `predict` gives."""
+    return np.asarray(~np.isnan(points).all(axis=(1, 2)), np.bool_)
+
+
+def not_finite(points: NDArray[np.float64]) -> int:
+    """How many joints of (N, K, 2) have a point that is not finite."""
+    return int((~np.isfinite(points).all(-1)).sum())
+
+
+def check_joints(checkpoint: Path, network: Skeleton, data: Skeleton, where: str, advice: str) -> None:
+    """Refuse a network of other joints than the data's, which are said to be `where`. Raises `HgfastError`, with `advice`."""
+    if network.joints == data.joints:
+        return
+    if network.name.startswith(NAMELESS) and len(network.joints) == len(data.joints):
+        raise HgfastError(
+            f"{checkpoint} predicts {len(network.joints)} joints that have no names: if they are in the order of {where}, name them "
+            f"with 'python hgfast/checkpoints.py convert {checkpoint} OUT --joints [{','.join(data.joints)}]' and give OUT"
+        )
+    raise HgfastError(f"{checkpoint} predicts {network.name}, {where} are {data.name}: {advice}")
 
 
 @contextmanager
@@ -90,7 +119,7 @@ def predict(
 ) -> NDArray[np.float64]:
     """Keypoints (N, K, 2) in source pixels, row i being sample i, on every rank. Leaves the model as it was, its mode included.
 
-    Rows whose picture cannot be read are NaN.
+    Rows whose picture cannot be read are NaN (`seen`). Of the others, joints whose point or score is not finite are infinite.
     """
     meta = model.meta
     found = Found(loader.count, len(meta.skeleton.joints))
@@ -99,6 +128,7 @@ def predict(
             with autocast(amp, ranks.device):
                 heatmaps = last_heatmaps(model, batch.images, flip_test)
             decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
-            source = move(decoded[..., :2], np.linalg.inv(batch.input_from_source)) + meta.shift
+            points = np.where(np.isfinite(decoded).all(-1, keepdims=True), decoded[..., :2], np.nan)
+            source = move(points, np.linalg.inv(batch.input_from_source)) + meta.shift
             found.add(batch.index[~batch.stand_in], source[~batch.stand_in])
     return found.gather()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,29 @@ def prepare_file(path: Path, flag: str) -> None:
     prepare_folder(path.parent, flag)
     if path.is_dir():
         raise HgfastError(f"cannot write {path}, which is a folder: name a file in it with {flag}")
+
+
+def check_apart(inputs: Iterable[tuple[str, Path]], outputs: Mapping[str, Path]) -> None:
+    """See that no output is an input or another output, by whatever way its name leads there. Devices and pipes may be both.
+
+    Args:
+        inputs: what a file is that is read, such as "the checkpoint", and where it is.
+        outputs: by flag, such as "--json".
+
+    Raises:
+        HgfastError: two of them are one file.
+    """
+    read = {path.resolve(): what for what, path in inputs}
+    written: dict[Path, str] = {}
+    for flag, path in outputs.items():
+        place = path.resolve()
+        if place.exists() and not place.is_file():
+            continue
+        if place in read:
+            raise HgfastError(f"{flag} {path} would overwrite {read[place]}: choose another file with {flag}")
+        if place in written:
+            raise HgfastError(f"{written[place]} and {flag} both name {path}: choose another file for one of them")
+        written[place] = flag
 
 
 def write_text(path: Path, text: str, flag: str) -> None:

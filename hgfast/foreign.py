@@ -22,6 +22,7 @@ from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
 
 Pairs = Iterator[tuple[str, str]]
 """Our name and theirs of a module that holds weights."""
+NAMELESS = "points"  # how the name of a skeleton begins whose joints have none
 COUNTER = ".num_batches_tracked"  # of BatchNorm; torch before 0.4.1 had none, and nothing reads it
 
 PRINCETON_BODY = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -50,15 +51,25 @@ def translate(content: Any) -> Foreign | None:
     Raises:
         HgfastError: it is of one, but not whole: names the first tensor that is missing, misshapen or too many.
     """
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in tensors.items()):
-        return None
+    tensors = _state_dict(content)
     for family in (Princeton, Bearpaw):
         prefixes = {name.removesuffix(family.ANCHOR) for name in tensors if name.endswith(family.ANCHOR)}
         if prefixes:
             prefix = min(prefixes, key=len)
             return _translate(family({name.removeprefix(prefix): value for name, value in tensors.items()}))
     return None
+
+
+def _state_dict(content: Any) -> dict[str, Tensor]:
+    """The tensors by name in `content`, or in the first dictionary in it (called state_dict, model, net, …) that has a
+    family's; what else is beside them is left out."""
+    candidates = [content, *(content.values() if isinstance(content, dict) else ())]
+    for candidate in candidates:
+        if isinstance(candidate, dict):
+            found = {k: v for k, v in candidate.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            if any(name.endswith((Princeton.ANCHOR, Bearpaw.ANCHOR)) for name in found):
+                return found
+    return {}
 
 
 def _translate(theirs: Princeton | Bearpaw) -> Foreign:
@@ -78,7 +89,7 @@ def _translate(theirs: Princeton | Bearpaw) -> Foreign:
             found.setdefault(other, wanted[ours])
     if problem := misfit({other: wanted[ours] for ours, other in names.items()}, found):
         raise HgfastError(problem)
-    skeleton = {16: BODY16, 21: HAND21}.get(joints) or make_skeleton(f"points{joints}", [f"point{n}" for n in range(joints)])
+    skeleton = {16: BODY16, 21: HAND21}.get(joints) or nameless(joints)
     return Foreign(
         family=theirs.NAME,
         arch=arch,
@@ -90,14 +101,23 @@ def _translate(theirs: Princeton | Bearpaw) -> Foreign:
 
 
 def misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-    """What is wrong with the first tensor that is missing, misshapen or too many, or None where all fit."""
+    """What is wrong with the first tensor that is missing, misshapen, of no use or too many, or None where all fit."""
     for name, value in wanted.items():
         if name not in found:
             return f"the tensor {name} of the shape {tuple(value.shape)} is missing"
         if found[name].shape != value.shape:
             return f"the tensor {name} has the shape {tuple(found[name].shape)}, the others ask for {tuple(value.shape)}"
+        if found[name].is_floating_point() != value.is_floating_point() or found[name].is_complex():
+            return f"the tensor {name} holds {found[name].dtype} numbers, wanted {value.dtype}"
+        if not found[name].isfinite().all():
+            return f"the tensor {name} holds numbers that are not finite: training had gone wrong"
     extra = [name for name in found if name not in wanted]
     return f"there is no place for the tensor {extra[0]} of the shape {tuple(found[extra[0]].shape)}" if extra else None
+
+
+def nameless(joints: int) -> Skeleton:
+    """What is known of joints that no data set of that number is known for."""
+    return make_skeleton(f"{NAMELESS}{joints}", [f"point{n}" for n in range(joints)])
 
 
 class _Family:
@@ -108,11 +128,14 @@ class _Family:
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Raises `HgfastError` where there is no such tensor."""
+    def shape(self, name: str) -> tuple[int, int, int, int]:
+        """Of a convolution's weights. Raises `HgfastError` where there are none."""
         if name not in self.tensors:
             raise HgfastError(f"the tensor {name} is missing")
-        return tuple(self.tensors[name].shape)
+        shape = tuple(self.tensors[name].shape)
+        if len(shape) != 4:
+            raise HgfastError(f"the tensor {name} has the shape {shape}, a convolution's has four numbers")
+        return shape
 
     def many(self, pattern: str) -> int:
         """How many tensors there are called `pattern` with 0, 1, 2, … in place of the star."""

@@ -51,7 +51,8 @@ class Pictured(Protocol):
 
 
 def mean_errors(samples: Pictured, predicted: Array) -> Array:
-    """The mean distance (N,) of each sample's labelled joints from (N, K, 2), in source pixels; NaN where none is labelled."""
+    """The mean distance (N,) of each sample's labelled joints from (N, K, 2), in source pixels; NaN where none is labelled,
+    infinite where the point of one is."""
     labelled = samples.labelled
     sums, counts = np.where(labelled, distances(predicted, samples.keypoints), 0).sum(1), labelled.sum(1)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
@@ -60,9 +61,16 @@ def mean_errors(samples: Pictured, predicted: Array) -> Array:
 def spread_sheet(samples: Pictured, predicted: Array, count: int = COUNT) -> Image:
     """`count` samples spread evenly from the smallest mean error in pixels to the largest. Arguments as `worst_sheet`."""
     errors = mean_errors(samples, predicted)
-    order = np.argsort(errors, kind="stable")[: np.isfinite(errors).sum()]  # NaN comes last
+    order = np.argsort(errors, kind="stable")[: (~np.isnan(errors)).sum()]  # NaN comes last
     chosen = evenly(order, count)
-    return _pairs(samples, predicted, chosen, [f"{error:.1f} px off" for error in errors[chosen]])
+    return _pairs(samples, predicted, chosen, [in_words(error) for error in errors[chosen]])
+
+
+def in_words(error: float, share: float = np.nan) -> str:
+    """A mean error in pixels, and as that share of the reference length where there is one, for a caption."""
+    if not np.isfinite(error):
+        return "not all finite"
+    return f"off by {share:.2f} ({error:.1f} px)" if np.isfinite(share) else f"{error:.1f} px off"
 
 
 def evenly(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
@@ -74,7 +82,8 @@ def worst_sheet(samples: Pictured, predicted: Array, count: int = COUNT) -> Imag
     """The `count` samples with the largest mean error as a share of their reference length, the worst first.
 
     Each has two pictures, the ground truth and the prediction, with labelled joints only, under the sample's row in the data
-    set's files and its mean error as that share and in pixels. Samples without a reference length come last.
+    set's files and its mean error as that share and in pixels. Those with a joint whose point is not finite come
+    first, samples without a reference length last, with the pixels alone.
 
     Args:
         samples: N, one of them labelled at least.
@@ -83,16 +92,16 @@ def worst_sheet(samples: Pictured, predicted: Array, count: int = COUNT) -> Imag
     errors = mean_errors(samples, predicted)
     usable = np.isfinite(samples.reference) & (samples.reference > 0)
     shares = np.where(usable, errors / np.where(usable, samples.reference, 1.0), np.nan)
-    known = np.flatnonzero(np.isfinite(errors))
+    known = np.flatnonzero(~np.isnan(errors))
     ranks = np.where(usable, shares, -1.0)[known]
     chosen = known[np.argsort(-ranks, kind="stable")[:count]]
-    return _pairs(samples, predicted, chosen, [f"off by {shares[n]:.2f} ({errors[n]:.1f} px)" for n in chosen])
+    return _pairs(samples, predicted, chosen, [in_words(errors[n], shares[n]) for n in chosen])
 
 
 def _pairs(samples: Pictured, predicted: Array, chosen: NDArray[np.intp], words: Sequence[str]) -> Image:
     """Two tiles for each of the samples `chosen`, with `words` about the prediction."""
     matrices = square_matrices(samples.centre[chosen], samples.side[chosen], TILE)
-    true, found = move(samples.keypoints[chosen], matrices), move(predicted[chosen], matrices)
+    true, found = (move(np.where(np.isfinite(p), p, np.nan), matrices) for p in (samples.keypoints[chosen], predicted[chosen]))
     tiles = []
     for n, sample in enumerate(chosen):
         shown = samples.labelled[sample]

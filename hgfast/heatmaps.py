@@ -45,8 +45,8 @@ def inside(keypoints: Tensor, height: int, width: int) -> Tensor:
 def decode(heatmaps: Tensor, method: str = "dark", kind: str = "gaussian") -> Tensor:
     """The most likely place of each joint, in heatmap coordinates, and its score.
 
-    A map without a highest cell, such as one of zeros, decodes to the first cell's centre (0.5, 0.5), with the score 0
-    ("gaussian") or 4 / (H W) ("logits", the mass of the four cells there).
+    A map without a highest cell decodes to the first cell's centre (0.5, 0.5): one of zeros with the score 0 ("gaussian") or
+    4 / (H W) ("logits", the mass of the four cells there).
 
     Args:
         heatmaps: (N, K, H, W) float of any precision, computed with in float32; H and W at least 3.
@@ -54,7 +54,8 @@ def decode(heatmaps: Tensor, method: str = "dark", kind: str = "gaussian") -> Te
             neighbour (Newell et al. 2016, section 3.3); "dark", one Newton step on the logarithm of the map
             (Zhang et al., CVPR 2020, section 3.2), after its Gaussian smoothing where `kind` is "gaussian". Where the
             smoothing would reach over the border the map is taken as it is, and in the border's own cells the slope towards
-            the inside and the curvature along the border give the place.
+            the inside and the curvature along the border give the place. Where values around the peak are not above zero
+            there is no logarithm, and the step is the quarter.
         kind: "gaussian" for maps trained with MSE, score = the peak's value; "logits" for maps trained with spatial
             cross-entropy, score = softmax mass of the 3 x 3 cells around the peak.
 
@@ -62,8 +63,10 @@ def decode(heatmaps: Tensor, method: str = "dark", kind: str = "gaussian") -> Te
         (N, K, 3) float32: x, y, score.
 
     Raises:
-        ValueError: an unknown method or kind.
+        ValueError: an unknown method or kind, or maps of fewer than 3 x 3 cells.
     """
+    if min(heatmaps.shape[-2:]) < 3:
+        raise ValueError(f"decode: maps of {tuple(heatmaps.shape[-2:])} cells are too small, 3 x 3 is the least")
     if method not in METHODS or kind not in KINDS:
         raise ValueError(f"decode: method is one of {METHODS} and kind one of {KINDS}, not {method!r} and {kind!r}")
     maps = heatmaps.float()
@@ -73,9 +76,8 @@ def decode(heatmaps: Tensor, method: str = "dark", kind: str = "gaussian") -> Te
     score = peak if kind == "gaussian" else _mass(maps, peak, column, row)
     x, y = column.float() + 0.5, row.float() + 0.5
     if method == "quarter":
-        near = _window(maps, column, row, 1)
-        x = x + 0.25 * torch.sign(near[..., 1, 2] - near[..., 1, 0])
-        y = y + 0.25 * torch.sign(near[..., 2, 1] - near[..., 0, 1])
+        dx, dy = _quarter(maps, column, row)
+        x, y = x + dx, y + dy
     elif method == "dark":
         dx, dy = _dark(maps, column, row, smooth=kind == "gaussian")
         x, y = x + dx, y + dy
@@ -103,15 +105,15 @@ def _mass(logits: Tensor, peak: Tensor, column: Tensor, row: Tensor) -> Tensor:
 
 
 def _sum_of_exponentials(flat: Tensor, peak: Tensor) -> Tensor:
-    """exp(flat - peak) summed over the cells of (N, K, C) maps: (N, K). On a CPU in parts that stay in its cache and with
-    exp2, which torch computes three times faster than exp there: a tenth of the time."""
-    if flat.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._is_tracing():
+    """exp(flat - peak) summed over the cells of (N, K, C) maps: (N, K). On a CPU, where no gradient is wanted, in parts that
+    stay in its cache and with exp2, which torch computes three times faster than exp there: a tenth of the time."""
+    graph = torch.compiler.is_compiling() or torch._C._is_tracing()
+    if flat.device.type != "cpu" or graph or (torch.is_grad_enabled() and flat.requires_grad):
         return (flat - peak[..., None]).exp().sum(-1)
-    doublings = math.log2(math.e)
-    least = (-doublings * peak)[..., None]
     sums, room = torch.empty_like(peak), torch.empty_like(flat[:PART])
-    for part, base, out in zip(*(torch.split(values, PART) for values in (flat, least, sums))):
-        torch.sum(torch.add(base, part, alpha=doublings, out=room[: len(part)]).exp2_(), -1, out=out)
+    for part, most, out in zip(*(torch.split(values, PART) for values in (flat, peak, sums))):
+        powers = torch.sub(part, most[..., None], out=room[: len(part)]).mul_(math.log2(math.e)).exp2_()
+        torch.sum(powers, -1, out=out)
     return sums
 
 
@@ -120,12 +122,15 @@ def _dark(maps: Tensor, column: Tensor, row: Tensor, smooth: bool) -> tuple[Tens
     at most one cell, else nothing. `maps` are logarithms already unless `smooth`."""
     height, width = maps.shape[-2:]
     logs = _window(maps, column.clamp(1, width - 2), row.clamp(1, height - 2), 1)  # around the nearest inner cell
+    weak = torch.zeros_like(column, dtype=torch.bool)
     if smooth:
         inside = (column >= REACH) & (column < width - REACH) & (row >= REACH) & (row < height - REACH)
         window = _window(maps, column, row, REACH + 1)
         taps = _taps(maps.device).T
         smoothed = ((window @ taps).transpose(-2, -1) @ taps).transpose(-2, -1)
-        logs = torch.where(inside[..., None, None], smoothed, logs).clamp_min(1e-10).log()
+        values = torch.where(inside[..., None, None], smoothed, logs)
+        weak = (values <= 0).any(-1).any(-1)
+        logs = values.clamp_min(1e-10).log()
     top, bottom, left, right = row == 0, row == height - 1, column == 0, column == width - 1
     across = _pick(logs, top, bottom)  # (N, K, 3) values along the peak's own row
     down = _pick(logs.transpose(-2, -1), left, right)
@@ -135,7 +140,15 @@ def _dark(maps: Tensor, column: Tensor, row: Tensor, smooth: bool) -> tuple[Tens
     on_x, on_y = left | right, top | bottom
     dx = torch.where(on_x, _aside(across, left, torch.where(on_y, xx, yy)), torch.where(on_y, _along(across, xx), dx))
     dy = torch.where(on_y, _aside(down, top, torch.where(on_x, yy, xx)), torch.where(on_x, _along(down, yy), dy))
-    return dx, dy
+    usable = dx.isfinite() & dy.isfinite() & ~weak
+    quarter_x, quarter_y = _quarter(maps, column, row)
+    return torch.where(usable, dx, torch.where(weak, quarter_x, 0.0)), torch.where(usable, dy, torch.where(weak, quarter_y, 0.0))
+
+
+def _quarter(maps: Tensor, column: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """A quarter of a cell towards the higher neighbour in x and in y, (N, K) each."""
+    near = _window(maps, column, row, 1)
+    return 0.25 * torch.sign(near[..., 1, 2] - near[..., 1, 0]), 0.25 * torch.sign(near[..., 2, 1] - near[..., 0, 1])
 
 
 def _taps(device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hgfast.errors import HgfastError
+from hgfast.foreign import NAMELESS
 from hgfast.geometry import move, square_matrices, warp
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
@@ -26,8 +27,13 @@ def last_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = Fal
 
     flip_test: the mean with what the network says of the mirrored images, mirrored back, left and right exchanged
     (Newell et al. 2016, section 4). A hand's joints have no sides and stay in place; a mirrored right hand is a left one, so
-    it helps only networks that were trained on both.
+    it helps only networks that were trained on both. Raises `HgfastError` for joints without names, whose sides nobody knows.
     """
+    if flip_test and model.meta.skeleton.name.startswith(NAMELESS):
+        raise HgfastError(
+            "the flip test must know which joints are left and right, and these have no names: give them with "
+            "'python hgfast/checkpoints.py convert IN OUT --joints [left_x,right_x,…]'"
+        )
     heatmaps = model(images)[:, -1]
     if flip_test:
         mirrored = model(images.flip(-1))[:, -1].flip(-1)

@@ -14,18 +14,15 @@ from numpy.typing import NDArray
 
 from hgfast.draw import Image, caption, draw_skeleton, glow, overlay, read_image, sheet
 from hgfast.errors import HgfastError
-from hgfast.evaluation import evaluating
-from hgfast.gallery import TILE, Pictured, evenly
+from hgfast.evaluation import evaluating, seen
+from hgfast.gallery import TILE, Pictured, evenly, in_words
 from hgfast.geometry import move, square_matrices, warp
 from hgfast.inference import look
 from hgfast.logbook import Logbook
-from hgfast.metrics import HEAD_SHARES, distances, epe, pck, pckh, pckh_curve
+from hgfast.metrics import BOX_SHARES, HEAD_SHARES, distances, epe, pck, pck_shares, pckh, pckh_curve
 from hgfast.model import StackedHourglass
 
 Array = NDArray[np.float64]
-
-BOX_SHARES = np.arange(41) / 200
-"""The thresholds of PCK's curve, shares of the reference length, up to the largest of the table."""
 
 
 class Curves(NamedTuple):
@@ -42,7 +39,7 @@ def joint_rows(samples: Pictured, predicted: Array, heads: bool) -> list[dict[st
     "epe_px".
 
     Args:
-        predicted: (N, K, 2) in source pixels. Samples in which it is NaN do not count.
+        predicted: (N, K, 2) in source pixels. Samples that nobody looked at (`hgfast.evaluation.seen`) do not count.
     """
     true, labelled, reference = samples.keypoints, _counted(samples, predicted), samples.reference
     near = (
@@ -67,7 +64,7 @@ def accuracy_curves(samples: Pictured, found: Mapping[str, Array], heads: bool) 
         if heads:
             shares[method] = pckh_curve(predicted, true, labelled, reference, samples.skeleton).total
         else:
-            shares[method] = np.array([pck(predicted, true, labelled, reference, share).total for share in BOX_SHARES])
+            shares[method] = pck_shares(predicted, true, labelled, reference).total
     if heads:
         return Curves(HEAD_SHARES, shares, ("distance / head size", "PCKh, percent"), 100.0)
     return Curves(BOX_SHARES, shares, ("distance / reference length", "PCK"), 1.0)
@@ -75,8 +72,7 @@ def accuracy_curves(samples: Pictured, found: Mapping[str, Array], heads: bool) 
 
 def _counted(samples: Pictured, predicted: Array) -> NDArray[np.bool_]:
     """Which joints (N, K) are labelled, in samples of which there is a prediction."""
-    seen = np.asarray(np.isfinite(predicted).all(axis=(1, 2)), np.bool_)
-    return samples.labelled & seen[:, None]
+    return samples.labelled & seen(predicted)[:, None]
 
 
 def grid(model: StackedHourglass, samples: Pictured, count: int = 8) -> Image:
@@ -105,12 +101,12 @@ def _tiles(model: StackedHourglass, samples: Pictured, sample: int) -> list[Imag
         return [caption(dark, f"{name}: cannot be read"), dark, dark]
     centre, side, true, shown = samples.centre[one], samples.side[one], samples.keypoints[one], samples.labelled[sample]
     keypoints, _, heatmaps = look(model, image, centre, side)
-    found, matrices = keypoints[..., :2], square_matrices(centre, side, TILE)
+    found, matrices = np.where(np.isfinite(keypoints[..., :2]), keypoints[..., :2], np.nan), square_matrices(centre, side, TILE)
     crop = warp(image, matrices[0], TILE)
     truth, guess = (draw_skeleton(crop, move(points, matrices)[0], samples.skeleton, shown) for points in (true, found))
     heat = overlay(crop, glow(heatmaps[0], model.meta.kind).max(0))
     off = float(distances(found, true)[0][shown].mean())
-    return [caption(truth, f"{name}: truth"), caption(guess, f"predicted, {off:.1f} px off"), caption(heat, "heatmaps")]
+    return [caption(truth, f"{name}: truth"), caption(guess, f"predicted, {in_words(off)}"), caption(heat, "heatmaps")]
 
 
 def show(
@@ -123,7 +119,7 @@ def show(
         samples: of the validation split, N.
         heads: are the reference lengths head sizes, so that accuracy is PCKh?
         step: after which it was.
-        predicted: (N, K, 2) in source pixels, NaN where there was no picture.
+        predicted: (N, K, 2) in source pixels, as `hgfast.evaluation.predict` gives it.
         network: what was validated.
     """
     figures = [tuple(row.values())[:2] for row in joint_rows(samples, predicted, heads)]

@@ -2,11 +2,13 @@
 
 Shapes: predicted and true (N, K, 2) in the same pixels, labelled (N, K) bool, reference (N,) the length in those pixels
 that normalises a sample's errors; samples in which it is not finite or not above 0 do not count (mmpose leaves out zeros,
-too). Joints never labelled are NaN, and so is the total where there are no others.
+too). Joints never labelled are NaN, and so is the total where there are no others. A predicted point that is not finite is
+within no threshold; it has no distance, so EPE is of the others.
 
 Projects mean different things by one name. In short, with the function or key that has each:
 - MPII's evalMPII.m (`pckh`, `pckh_curve`): `<=`, 14 joints pooled, a group is the plain mean of its joints.
-- princeton-vl's mpii.py, from which many train ("pooled16@0.5"): `<`, all 16 joints pooled.
+- princeton-vl's mpii_eval in its test.py, from which many train ("pooled16@0.5"): `<`, all 16 joints pooled. It takes a
+  joint for absent where x is 0, and so drops one of valid.h5's 44240 joints that lies there; here all of them count.
 - bearpaw's eval_PCKh.py ("mean14@0.5"): `<`, the unweighted mean of the 14 joints.
 - mmpose's keypoint_eval.py (`pck`, `auc` by rule "mmpose", `epe`): `<`, PCK and AUC the unweighted mean of the joints,
   EPE pooled. It computes in float32, which moves the mean of some thousand errors by less than 1e-6 px.
@@ -32,6 +34,8 @@ Groups = Sequence[tuple[str, tuple[int, ...]]]
 
 HEAD_SHARES = np.arange(51) / 100
 """The thresholds of PCKh's curve, shares of the head size: 0:0.01:0.5 in evalMPII.m."""
+BOX_SHARES = np.arange(41) / 200
+"""The thresholds of PCK's curve, shares of the reference length, up to the largest of `pck_table`."""
 
 BodyFigures = TypedDict(
     "BodyFigures",
@@ -101,8 +105,20 @@ def pck(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike, reference: A
     The total pools all labelled joints; mmpose's PCKAccuracy reports `unweighted`. A sample whose reference is NaN, infinite
     or 0 (a torso of which one end is not labelled, say) does not count.
     """
+    return pck_shares(predicted, true, labelled, reference, [threshold]).at(0)
+
+
+def pck_shares(
+    predicted: ArrayLike,
+    true: ArrayLike,
+    labelled: ArrayLike,
+    reference: ArrayLike,
+    thresholds: ArrayLike = BOX_SHARES,
+    groups: Groups = (),
+) -> Curve:
+    """`pck` at every one of (T,) thresholds; a group is the plain mean of its joints."""
     errors, counted = _normalised(distances(predicted, true), labelled, reference)
-    return _curve(errors, counted, np.array([threshold]), strict=True).at(0)
+    return _curve(errors, counted, np.asarray(thresholds, np.float64), groups, strict=True)
 
 
 def pckh(
@@ -152,19 +168,20 @@ def pck_curve(
 
 
 def epe(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike) -> Score:
-    """Mean distance over labelled joints, in the points' pixels (the end-point error of mmpose's EPE).
+    """Mean distance over labelled joints whose predicted point is finite, in the points' pixels (the end-point error of mmpose's
+    EPE).
 
     `unweighted` is the mean that FreiHAND's EvalUtil reports.
     """
-    errors, mask = distances(predicted, true), np.asarray(labelled, bool)
+    errors, mask = _known(predicted, true, labelled)
     sums, counts = np.where(mask, errors, 0.0).sum(0), mask.sum(0)
     return Score(float(_ratio(sums.sum(), counts.sum())), _ratio(sums, counts))
 
 
 def median_epe(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike) -> Score:
-    """Median distance of all labelled joints, and of each joint. `unweighted` is the median of FreiHAND's EvalUtil: the mean
-    of the joints' medians."""
-    errors, mask = distances(predicted, true), np.asarray(labelled, bool)
+    """Median distance of the joints that `epe` is of, and of each joint. `unweighted` is the median of FreiHAND's EvalUtil: the
+    mean of the joints' medians."""
+    errors, mask = _known(predicted, true, labelled)
     joints = [_median(errors[mask[:, joint], joint]) for joint in range(errors.shape[1])]
     return Score(_median(errors[mask]), np.array(joints))
 
@@ -263,6 +280,12 @@ def body_table(
 
 
 # ---- what they share ----
+
+
+def _known(predicted: ArrayLike, true: ArrayLike, labelled: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
+    """Distances (N, K), and which of them there are: of labelled joints, and finite."""
+    errors = distances(predicted, true)
+    return errors, np.asarray(labelled, bool) & np.isfinite(errors)
 
 
 def _normalised(errors: Array, labelled: ArrayLike, reference: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:

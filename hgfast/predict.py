@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -45,7 +45,7 @@ class PredictConfig:
     """One prediction."""
 
     checkpoint: Path
-    """file written by training"""
+    """file written by training, or weights of princeton-vl's or bearpaw's"""
     images: list[Path]
     """pictures, or folders of pictures"""
     out: Path = Path("predictions")
@@ -56,6 +56,8 @@ class PredictConfig:
     """side of the square that the network sees over the longer side of the box; 1.25 for a box that fits tightly"""
     flip_test: bool = False
     """average with the mirrored picture's heatmaps; for networks that were trained on mirrored pictures"""
+    decoder: Literal["argmax", "quarter", "dark"] | None = None
+    """from heatmaps to points; none: what the checkpoint names"""
     draw: bool = True
     """write every picture with the skeleton drawn"""
     min_score: float = 0.2
@@ -164,7 +166,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
         raise HgfastError(f"--padding {config.padding:g} must be above 0")
     if boxes is None and config.padding != 1:
         raise HgfastError("--padding goes with --box: a whole picture is not padded")
-    model = load_model(config.checkpoint, pick_device(config.device))
+    model = load_model(config.checkpoint, pick_device(config.device), config.decoder)
     files, bad = expand(config.images, config.out)
     names, skeleton = output_names(files), model.meta.skeleton
     prepare_folder(config.out, "--out")

@@ -25,9 +25,10 @@ import yaml
 from hgfast import checkpoints, distributed
 from hgfast.checkpoints import Meta, load_model
 from hgfast.cli import parse
-from hgfast.config import Config
+from hgfast.config import Config, ModelConfig
 from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError, run
+from hgfast.foreign import NAMELESS
 from hgfast.looks import show
 from hgfast.losses import map_kind
 from hgfast.model import StackedHourglass
@@ -119,6 +120,17 @@ def train(config: Config, ranks: Ranks) -> Path:
             theirs, ours = len(known.meta.skeleton.joints), len(train_samples.skeleton.joints)
             if theirs != ours:
                 raise HgfastError(f"{config.weights} predicts {theirs} joints, the data have {ours}: start from other --weights")
+            names = known.meta.skeleton.joints
+            if not known.meta.skeleton.name.startswith(NAMELESS) and names != train_samples.skeleton.joints:
+                raise HgfastError(
+                    f"{config.weights} predicts {known.meta.skeleton.name}, the data are {train_samples.skeleton.name}, "
+                    "in another order: start from other --weights"
+                )
+            if known.meta.kind != kind and ranks.first:
+                keep = "mse" if known.meta.kind == "gaussian" else "cross_entropy"
+                print(
+                    f"{config.weights} was trained with another loss, its maps must be learnt anew: --loss.name {keep} keeps them"
+                )
             model.load_state_dict(known.state_dict())
     model.to(ranks.device)
 
@@ -152,10 +164,20 @@ def known_network(config: Config, content: dict[str, Any] | None, checkpoint: Pa
             return None
         known = load_model(config.weights)
         known.arch = replace(known.arch, input_size=config.model.input_size or known.arch.input_size)
+        asked = replace(config.model, input_size=known.arch.input_size)
+        if asked != ModelConfig(input_size=asked.input_size) and asked.architecture() != known.arch:
+            raise HgfastError(
+                f"{config.weights} says what the network is, and --model says something else: "
+                "leave out --model, but for --model.input-size"
+            )
         return known
     known = checkpoints.restore(content, checkpoint, averaged=False)
-    if config.weights is None and known.arch != config.model.architecture():
+    began = content.get("config", {})
+    same = known.arch == config.model.architecture() if config.weights is None else config.plain()["model"] == began.get("model")
+    if not same:
         raise HgfastError(f"{checkpoint} holds another network than these flags ask for: leave out --model")
+    if began and config.plain()["weights"] != began.get("weights"):
+        raise HgfastError(f"{checkpoint} has weights of its own to go on with: leave out --weights")
     return known
 
 
@@ -181,12 +203,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def after_restart(config: Config) -> Config:
+def after_restart(config: Config, ranks: Ranks) -> Config:
     """The configuration that goes on from the checkpoint where torchrun starts the ranks once more (--max-restarts), and this
-    run has written one; else as it is."""
-    folder = config.out / config.exp
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or config.resume is not None:
+    run has written one; else as it is. Each machine's torchrun counts its own restarts: one that knows of any will do."""
+    (restarts,) = distributed.largest([float(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))], ranks.device)
+    if restarts == 0 or config.resume is not None:
         return config
+    folder = config.out / config.exp
     try:
         same = yaml.safe_load((folder / "config.yaml").read_text()) == as_saved(config).plain()
     except (OSError, yaml.YAMLError):
@@ -200,10 +223,10 @@ def as_saved(config: Config) -> Config:
 
 
 def main() -> None:
-    config = after_restart(read_config(sys.argv[1:]))
+    config = read_config(sys.argv[1:])
     ranks = distributed.start(config.device)
     try:
-        train(config, ranks)
+        train(after_restart(config, ranks), ranks)
     finally:
         distributed.stop()
 

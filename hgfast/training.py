@@ -137,7 +137,7 @@ class Trainer:
         broadcast_buffers(self.model)
         if self.ema:
             broadcast_buffers(self.ema.network)
-        validates = (epoch + 1) % self.config.train.valid_every == 0 or self.progress >= 1
+        validates = self._validates(epoch)
         if validates:
             predicted = predict(self.validated, self.valid, self.ranks, self.amp)
             record["valid"] = self.measure(predicted)
@@ -149,6 +149,10 @@ class Trainer:
         self.log.epoch(record)
         if validates:
             self._save(record["epoch"], record["valid"])
+
+    def _validates(self, epoch: int) -> bool:
+        """Is there a validation, and with it a checkpoint, at the end of this epoch?"""
+        return (epoch + 1) % self.config.train.valid_every == 0 or self.progress >= 1
 
     @property
     def validated(self) -> StackedHourglass:
@@ -203,7 +207,7 @@ class Trainer:
                     self._foretell(whole)
                 if trouble is None and (looks or self.ranks.world == 1):
                     wish, due = self._look_around()
-                    if wish or (due and not ends):
+                    if wish or (due and not (ends and self._validates(epoch))):
                         self._save(epoch + 1, pending=ends)
         if trouble is not None:
             self._stop_for(trouble)

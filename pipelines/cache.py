@@ -1,7 +1,7 @@
 """The crop cache: small JPEG files to train on instead of whole pictures, which take longer to decode.
 
-    python pipelines/cache.py --config configs/mpii.yaml --data DIR --cache CACHE
-    torchrun hgfast/train.py --config configs/mpii.yaml --data DIR --cache CACHE
+    python pipelines/cache.py --config configs/mpii-hg2.yaml --data DIR --cache CACHE
+    torchrun hgfast/train.py --config configs/mpii-hg2.yaml --data DIR --cache CACHE
 
 The flags are those of hgfast/train.py. Size of the input, --augment.rotation, --augment.scale-min, --augment.scale-max and
 --augment.shift decide what a crop must hold: with others of these, or after a picture has changed, run this again. It can be

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hgfast.config import AugmentConfig, DataChoice, LoadingConfig
 from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError
-from hgfast.evaluation import Loader
+from hgfast.evaluation import Loader, not_finite, seen
 from hgfast.machine import cores
 from hgfast.metrics import body_table, hand_table, pck_table
 from hgfast.preprocessing import Preprocessing
@@ -143,10 +143,32 @@ def usable_samples(choice: DataChoice, split: str) -> Samples:
 
 
 def figures(dataset: str, samples: Samples, keypoints: NDArray[np.float64]) -> Figures:
-    """The table of (N, K, 2) predictions in source pixels; samples whose prediction is NaN, for want of a picture, are left
-    out."""
-    seen = np.isfinite(keypoints).all(axis=(1, 2))
-    return DATASETS[dataset].table(samples.take(seen), keypoints[seen])
+    """The table of (N, K, 2) predictions in source pixels, as `hgfast.evaluation.predict` gives them; samples without one, for
+    want of a picture, are left out.
+
+    Where points are not finite, "not_finite" is how many: they are misses for every share, and EPE is of the others.
+    """
+    there = seen(keypoints)
+    table, lost = DATASETS[dataset].table(samples.take(there), keypoints[there]), not_finite(keypoints[there])
+    return {**table, "not_finite": lost} if lost else table
+
+
+def input_files(choice: DataChoice) -> list[tuple[str, Path]]:
+    """What a data set's files are and where they would be, there or not; without the pictures."""
+    named = {
+        "--annotations": choice.annotations,
+        "--valid-annotations": choice.valid_annotations,
+        "--skeleton": choice.skeleton,
+        "--checked": choice.checked,
+    }
+    files = [(f"what {flag} names", path) for flag, path in named.items() if path is not None]
+    if choice.data is not None:
+        names = {
+            "freihand": [f"{part}_{name}.json" for part in ("training", "evaluation") for name in ("K", "xyz")],
+            "mpii": [f"annot/{split}.h5" for split in ("train", "valid", "test")],
+        }
+        files += [("a file of the data set", choice.data / name) for name in names.get(choice.dataset, [])]
+    return files
 
 
 def open_loader(

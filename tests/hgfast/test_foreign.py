@@ -86,7 +86,9 @@ def test_what_the_files_do_not_say(tmp_path: Path) -> None:
     assert (hand.preprocessing.mean, hand.preprocessing.std) == ((0.5,) * 3, (0.5,) * 3)
     assert (bear.preprocessing.mean, bear.preprocessing.std) == ((0.4404, 0.444, 0.4327), (1, 1, 1))
     assert (body.shift, hand.shift, bear.shift) == (-0.5, 0, -0.5)
-    assert body.input_size == 256
+    assert body.input_size == 256 and {meta.decoder for meta in (body, hand, bear)} == {"dark"}
+    lsp = load_model(file_of(SeedNet(1, 16, 14), tmp_path / "d.pt")).meta
+    assert (lsp.skeleton.name, lsp.shift, lsp.preprocessing) == ("points14", 0, body.preprocessing)
 
 
 def test_shift_moves_what_is_found_half_a_source_pixel(tmp_path: Path) -> None:
@@ -136,6 +138,34 @@ def test_the_first_tensor_that_does_not_fit_is_named(
         load_model(path)
 
 
+@pytest.mark.parametrize("wrap", [lambda sd: {"model": sd}, lambda sd: {"net": sd, "lr": 0.1}, lambda sd: {**sd, "epoch": 3}])
+def test_wherever_the_tensors_are(wrap: Callable[[dict[str, Tensor]], dict[str, Any]], tmp_path: Path) -> None:
+    torch.save(wrap(SeedNet(1, 16, 16).state_dict()), tmp_path / "a.pt")
+    assert load_model(tmp_path / "a.pt").arch.stacks == 1
+
+
+def test_a_decoder_of_ones_own_choice(tmp_path: Path) -> None:
+    path = file_of(SeedNet(1, 16, 16), tmp_path / "a.pt")
+    assert load_model(path, decoder="quarter").meta.decoder == "quarter"
+
+
+def test_half_precision_weights_are_taken_as_they_are(tmp_path: Path) -> None:
+    net = SeedNet(1, 16, 16)
+    path = file_of(
+        net, tmp_path / "a.pt", lambda weights: weights.update({k: v.half() for k, v in weights.items() if v.is_floating_point()})
+    )
+    assert load_model(path).last.score.weight.dtype == torch.float32
+
+
+def test_a_cut_file_of_an_old_version(tmp_path: Path) -> None:
+    torch.save({"state_dict": SeedNet(1, 16, 16).state_dict()}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "a.pt").read_bytes()
+    for share in (0.001, 0.04, 0.1, 0.5, 0.99):
+        (tmp_path / "b.pt").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(HgfastError, match=r"b\.pt cannot be read as a checkpoint"):
+            load_model(tmp_path / "b.pt")
+
+
 def test_skip_layers_that_nothing_uses_may_be_absent(tmp_path: Path) -> None:
     path = file_of(SeedNet(1, 16, 16), tmp_path / "a.pt", drop("pre.3.skip_layer.conv.weight"))
     assert load_model(path).arch.stacks == 1
@@ -175,8 +205,17 @@ def test_convert_names_joints(tmp_path: Path, command: Command) -> None:
     done = command("hgfast/checkpoints.py", "convert", theirs, tmp_path / "a.pt", "--joints", "[nose,left_eye,right_eye]")
     assert done.returncode == 0, done.stderr
     assert load_model(tmp_path / "a.pt").meta.skeleton.swap == (0, 2, 1)
+    assert load_model(tmp_path / "a.pt").meta.skeleton.name == "named3"
     wrong = command("hgfast/checkpoints.py", "convert", theirs, tmp_path / "b.pt", "--joints", "[nose,left_eye]")
     assert wrong.returncode == 2 and "names 2 joints, the weights have 3" in wrong.stderr
+    again = command("hgfast/checkpoints.py", "convert", tmp_path / "a.pt", tmp_path / "c.pt", "--joints", "[a,b,c]")
+    assert again.returncode == 2 and "these are named3" in again.stderr
+    other = ("--mean", "[0.4,0.5,0.6]", "--std", "[1,1,2]", "--shift", "0.25", "--decoder", "quarter")
+    done = command("hgfast/checkpoints.py", "convert", theirs, tmp_path / "d.pt", *other)
+    assert done.returncode == 0, done.stderr
+    meta = load_model(tmp_path / "d.pt").meta
+    assert (meta.preprocessing.mean, meta.preprocessing.std) == ((0.4, 0.5, 0.6), (1, 1, 2))
+    assert (meta.shift, meta.decoder) == (0.25, "quarter")
 
 
 def test_convert_leaves_training_behind(tmp_path: Path, command: Command) -> None:

@@ -95,10 +95,19 @@ def test_flip_test_makes_predictions_symmetric(width: int, height: int) -> None:
 
 def test_flip_test_exchanges_left_and_right() -> None:
     """The finder tells joints by colour, so that exchanging green and blue mixes their maps, and leaves red alone."""
-    images = torch.rand(1, 3, SIZE, SIZE)
-    plain, mixed = (last_heatmaps(Finder(), images, flip) for flip in (False, True))  # type: ignore[arg-type]
+    points = np.array([[30.0, 40.0], [80.0, 50.0], [60.0, 100.0]])
+    picture = torch.tensor(dots(SIZE, SIZE, points, 5).transpose(2, 0, 1)[None] / 255, dtype=torch.float32)
+    images = (picture - 0.5) / 0.25
+    plain, mixed = (last_heatmaps(Finder(), images, flip).detach() for flip in (False, True))  # type: ignore[arg-type]
+    assert all(float(plain[0, joint].max()) > 0.5 for joint in range(3))
     wanted = plain.clone()
     wanted[:, 1:] = (plain[:, 1] + plain[:, 2])[:, None] / 2
-    assert torch.allclose(mixed, wanted, atol=1e-6)
+    assert torch.allclose(mixed, wanted, atol=1e-6) and not torch.allclose(mixed, plain, atol=0.1)
     hand = Finder(replace(SKELETON, swap=(0, 1, 2)))  # no sides: the mirrored map is mirrored back, and that is all
     assert torch.allclose(last_heatmaps(hand, images, True), plain, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_flip_test_wants_to_know_left_from_right() -> None:
+    nameless = Finder(replace(SKELETON, name="points3", swap=(0, 1, 2)))
+    with pytest.raises(HgfastError, match=r"convert IN OUT --joints \[left_x"):
+        last_heatmaps(nameless, torch.zeros(1, 3, SIZE, SIZE), True)  # type: ignore[arg-type]

@@ -522,6 +522,7 @@ def test_training_starts_from_another_projects_weights(hands: Path, tmp_path: Pa
     theirs = lived_in(SeedNet(2, 16, 21, depth=3))
     torch.save({"state_dict": prefixed(theirs, "model.module.")}, tmp_path / "theirs.pt")
     config = small(hands, tmp_path, 1)
+    config.model.preset = "hg2"  # the default
     config.weights, config.model.input_size, config.train.lr = tmp_path / "theirs.pt", 64, 1e-12
     config.train.weight_decay = config.train.ema = 0.0
     train(config, distributed.start("cpu"))
@@ -535,9 +536,26 @@ def test_training_starts_from_another_projects_weights(hands: Path, tmp_path: Pa
     assert checkpoints.read(tmp_path / "small/checkpoint.pt")["epoch"] == 2
 
 
+def test_weights_and_flags_that_contradict_each_other(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"state_dict": SeedNet(1, 16, 21, depth=3).state_dict()}, tmp_path / "theirs.pt")
+    config = small(hands, tmp_path, 1)
+    config.weights = tmp_path / "theirs.pt"
+    with pytest.raises(HgfastError, match="and --model says something else"):  # the preset is tiny
+        train(config, distributed.start("cpu"))
+    config.weights = None
+    train(config, distributed.start("cpu"))
+    words = ["train.py", "-c", "small", "--out", str(tmp_path), "--train.epochs", "2", "--weights", str(tmp_path / "theirs.pt")]
+    for more, sentence in (([], "another network"), (["--model.preset", "hg8"], "another network")):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        with pytest.raises(HgfastError, match=sentence + "|leave out --weights"):
+            main()
+    assert checkpoints.read(tmp_path / "small/checkpoint.pt")["epoch"] == 1
+
+
 def test_weights_of_other_joints_are_refused(hands: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": SeedNet(1, 16, 16).state_dict()}, tmp_path / "theirs.pt")
     config = small(hands, tmp_path, 1)
+    config.model.preset = "hg2"
     config.weights, config.model.input_size = tmp_path / "theirs.pt", 64
     with pytest.raises(HgfastError, match="predicts 16 joints, the data have 21"):
         train(config, distributed.start("cpu"))

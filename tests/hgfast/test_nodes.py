@@ -1,0 +1,345 @@
+"""Several machines, played by several torchrun on this one: the lines of the README and of configs/slurm.sbatch do what they say.
+
+Every machine has a folder of its own to start in, so what it writes under the relative exp/ is seen to be its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from torch.distributed.run import get_args_parser
+
+from hgfast import checkpoints
+from hgfast.cli import parse
+from hgfast.config import Config
+from hgfast.train import SHORT
+
+SBATCH = ROOT / "configs/slurm.sbatch"
+TIMEOUT = 120.0
+BIN = Path(sys.executable).parent
+# stand-ins for Slurm's commands: every node is a folder here; requests are written down; scancel ends the stand-in for srun
+SRUN = """#!/bin/bash
+while [[ $1 == -* ]]; do shift; done
+trap 'kill -TERM $(jobs -p)' TERM
+echo $$ > srun.pid
+for node in node-*; do (cd "$node" && exec "$@") & done
+code=0
+for one in $(jobs -p); do wait "$one" || code=$?; done
+if [ $code -gt 128 ]; then wait; fi
+exit $code
+"""
+SCANCEL = '#!/bin/bash\necho "scancel $*" >> asked\nkill -TERM "$(cat srun.pid)"\n'
+SCONTROL = '#!/bin/bash\nif [ "$1" = show ]; then echo 127.0.0.1; echo 127.0.0.2; else echo "scontrol $*" >> asked; fi\n'
+
+
+def machines(folder: Path) -> list[Path]:
+    """The folders of two machines, each of which sees the project."""
+    nodes = [folder / f"node-{n}" for n in range(2)]
+    for node in nodes:
+        node.mkdir(parents=True)
+        (node / "hgfast").symlink_to(ROOT / "hgfast")
+    return nodes
+
+
+def words(hands: Path) -> list[str]:
+    """A run of a few steps that does not depend on rounding modes."""
+    return shlex.split(
+        f"--data {hands} --device cpu --threads 1 --model.preset tiny --versions [gs] --batch-size 13 --train.epochs 2 "
+        "--train.amp off --train.lr 0.003 --train.valid-every 2 --seed 3"
+    )
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One thread, and no name of this machine that has to be looked up."""
+    slurm_free = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    quick = {"OMP_NUM_THREADS": "1", "PET_LOCAL_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "PATH": path}
+    return {**slurm_free, **quick, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "10", **more}
+
+
+def together(lines: Sequence[Sequence[object]], folders: Sequence[Path], env: dict[str, str]) -> list[tuple[int, str]]:
+    """Run one line in each folder at the same time; exit codes and what was printed. Nothing outlives `TIMEOUT`."""
+    logs = [folder / "printed" for folder in folders]
+    started = []
+    try:
+        for line, folder, log in zip(lines, folders, logs):
+            started.append(start(line, folder, env, log))
+        deadline = time.monotonic() + TIMEOUT
+        codes = [process.wait(max(0.1, deadline - time.monotonic())) for process in started]
+    finally:
+        end(started)
+    return list(zip(codes, [log.read_text() for log in logs]))
+
+
+def start(line: Sequence[object], folder: Path, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("w") as file:
+        return subprocess.Popen([str(w) for w in line], cwd=folder, env=env, stdout=file, stderr=file, start_new_session=True)
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill what still runs, with everything it started: torchrun's workers are in process groups of their own."""
+    left = [pid for process in processes if process.poll() is None for pid in (process.pid, *offspring(process.pid))]
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    for process in processes:
+        process.wait()
+
+
+def offspring(pid: int) -> list[int]:
+    try:
+        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [one for child in children for one in (child, *offspring(child))]
+
+
+def free_port(low: int = 20000, high: int = 29999) -> int:
+    for port in range(low + os.getpid() % 5000, high):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
+
+
+def tensors(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts and lists, by their path."""
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in tensors(item, f"{name}/{key}").items()}
+    if isinstance(value, (list, tuple)):
+        return {k: v for n, item in enumerate(value) for k, v in tensors(item, f"{name}/{n}").items()}
+    return {name: value}
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """Everything in a checkpoint that training has made: weights, their average, the optimizer's state, the step."""
+    content = checkpoints.read(folder / "checkpoint.pt")
+    training = {key: content["training"][key] for key in ("optimizer", "step", "best", "ema_updates")}
+    return tensors({"weights": content["weights"], "ema": content["ema"], "training": training})
+
+
+def writer(nodes: Sequence[Path], name: str) -> Path:
+    """The experiment's folder on the one machine that has written anything."""
+    wrote = [node / "exp" for node in nodes if (node / "exp").exists()]
+    assert len(wrote) == 1
+    assert [folder.name for folder in wrote[0].iterdir()] == [name]
+    return wrote[0] / name
+
+
+@pytest.fixture(scope="module")
+def single(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The state that two ranks on one machine reach."""
+    folder = tmp_path_factory.mktemp("single")
+    line = [BIN / "torchrun", "--standalone", "--nproc-per-node", 2, ROOT / "hgfast/train.py", "-e", "one", *words(hands)]
+    ((code, printed),) = together([line], [folder], environment())
+    assert code == 0, printed[-3000:]
+    return state(folder / "exp/one")
+
+
+def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    pairs = {name: (value, other[name]) for name, value in one.items()}
+    different = [n for n, (a, b) in pairs.items() if not (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b)]
+    assert not different
+
+
+def test_two_machines_static(hands: Path, tmp_path: Path, single: dict[str, Any]) -> None:
+    nodes, port = machines(tmp_path), free_port()
+    lines = [
+        [BIN / "torchrun", "--nnodes", 2, "--node-rank", n, "--nproc-per-node", 1, "--master-addr", "127.0.0.1", "--master-port",
+         port, "hgfast/train.py", "-e", "two", *words(hands)]
+        for n in range(2)
+    ]  # fmt: skip
+    done = together(lines, nodes, environment())
+    assert [code for code, _ in done] == [0, 0], "\n".join(printed[-3000:] for _, printed in done)
+    assert writer(nodes, "two").parent.parent == nodes[0]
+    assert "epoch 2:" in done[0][1] and "epoch" not in done[1][1]
+    assert_equal(state(nodes[0] / "exp/two"), single)
+
+
+def slurm(folder: Path) -> dict[str, str]:
+    """The environment of a batch job on the machines in `folder`."""
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
+        (bin_folder / name).write_text(text)
+        (bin_folder / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "host[1-2]"}
+    return environment(**job, PATH=f"{bin_folder}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_two_machines_by_the_batch_file(hands: Path, tmp_path: Path, single: dict[str, Any]) -> None:
+    """Elastic, by the very lines of configs/slurm.sbatch."""
+    nodes = machines(tmp_path)
+    ((code, printed),) = together([["bash", SBATCH, "two", *words(hands)]], [tmp_path], slurm(tmp_path))
+    assert code == 0, printed[-3000:]
+    assert printed.count("epoch 2:") == 1
+    assert_equal(state(writer(nodes, "two")), single)
+
+
+def test_a_job_that_runs_out_of_time_queues_again_and_goes_on(tmp_path: Path) -> None:
+    """What configs/slurm.sbatch asks of Slurm and of torchrun, with stand-ins for both."""
+    machines(tmp_path)
+    env = slurm(tmp_path)
+    torchrun = tmp_path / "bin/torchrun"
+    torchrun.write_text(
+        '#!/bin/bash\nprintf "%s\\n" "$@" > words\nenv > given\n'
+        'if [ -f leave ]; then exit 0; fi\ntrap "echo saved > saved; exit 143" TERM\n'
+        "touch ready; while :; do sleep 0.05; done\n"
+    )
+    torchrun.chmod(0o755)
+    line = ["bash", SBATCH, "night", "--config", "configs/mpii-hg8.yaml", "--data", "my MPII"]
+    job = start(line, tmp_path, env, tmp_path / "printed-first")
+    try:
+        deadline = time.monotonic() + 20
+        while len(list(tmp_path.glob("node-*/ready"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        job.send_signal(signal.SIGUSR1)
+        assert job.wait(20) == 143
+    finally:
+        end([job])
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == [f"scancel --signal=TERM {env['SLURM_JOB_ID']}", f"scontrol requeue {env['SLURM_JOB_ID']}"]
+    assert len(list(tmp_path.glob("node-*/saved"))) == 2
+    given = (tmp_path / "node-1/words").read_text().splitlines()
+    script = given.index("hgfast/train.py")
+    assert given[script + 1 :] == ["--config", "configs/mpii-hg8.yaml", "--data", "my MPII", "--exp", "night", "--out", "exp"]
+    launcher = get_args_parser().parse_args(given)
+    assert (launcher.nnodes, launcher.nproc_per_node, launcher.rdzv_backend) == ("2", "1", "c10d")
+    assert launcher.rdzv_endpoint == f"127.0.0.1:{20000 + int(env['SLURM_JOB_ID']) % 10000}"
+    assert launcher.rdzv_id == f"{env['SLURM_JOB_ID']}-0"
+    assert launcher.max_restarts > 0
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in (tmp_path / "node-1/given").read_text().splitlines()
+
+    (tmp_path / "exp/night").mkdir(parents=True)
+    (tmp_path / "exp/night/checkpoint.pt").touch()
+    for node in tmp_path.glob("node-*"):
+        (node / "leave").touch()
+    again = env | {"SLURM_RESTART_COUNT": "1", "SLURM_GPUS_ON_NODE": "8"}
+    ((code, printed),) = together([line], [tmp_path], again)
+    assert code == 0, printed
+    given = (tmp_path / "node-0/words").read_text().splitlines()
+    assert given[given.index("hgfast/train.py") + 1 :] == ["-c", "night", "--out", "exp"]
+    launcher = get_args_parser().parse_args(given)
+    assert (launcher.nproc_per_node, launcher.rdzv_id) == ("8", f"{env['SLURM_JOB_ID']}-1")
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2  # done: nothing more was asked for
+
+
+def test_the_batch_file_fits_itself() -> None:
+    """One torchrun a machine, and time enough to save between the signal and the end."""
+    text = SBATCH.read_text()
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.MULTILINE))
+    assert int(asked["nodes"]) == 2 and int(asked["ntasks-per-node"]) == 1
+    warned = re.fullmatch(r"B:USR1@(\d+)", asked["signal"])
+    patience = re.search(r"TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-(\d+)", text)
+    assert warned and patience and int(warned[1]) >= int(patience[1]) + 60  # Slurm may be a minute late or early
+    assert re.search(r"^trap .* USR1\b", text, re.MULTILINE)
+    assert asked["open-mode"] == "append" and "#SBATCH --requeue" in text
+    for name in re.findall(r"--config (\S+\.yaml)", text):
+        assert (ROOT / name).is_file(), name
+
+
+def launch_lines() -> list[list[str]]:
+    """Every torchrun line of the README, of the recipes and of the entry point's help, as the words after `torchrun`."""
+    files = [ROOT / "README.md", ROOT / "hgfast/train.py", *sorted(ROOT.glob("configs/*.yaml"))]
+    found = [re.findall(r"\btorchrun ((?:[^\n`]|(?<=\\)\n)*hgfast/train\.py[^\n`]*)", file.read_text()) for file in files]
+    return [shlex.split(line.replace("\\\n", " "), comments=True) for lines in found for line in lines]
+
+
+def test_launch_lines_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torchrun's own parser, and what follows the script by hgfast's."""
+    monkeypatch.chdir(ROOT)
+    lines = launch_lines()
+    assert lines
+    several = []
+    for line in lines:
+        launcher = get_args_parser().parse_args(line)
+        if launcher.nnodes != "1:1":
+            several.append(launcher)
+        config = parse(Config, launcher.training_script_args, short=SHORT)
+        config.validate()
+    assert {launcher.rdzv_backend for launcher in several} == {"static", "c10d"}
+    for launcher in several:
+        static = launcher.rdzv_backend == "static"
+        assert bool(launcher.master_addr) if static else ":" in launcher.rdzv_endpoint
+
+
+@pytest.mark.slow
+def test_training_goes_on_after_the_signal(hands: Path, tmp_path: Path) -> None:
+    """The batch file and real ranks: asked to stop half-way, started once more, and every epoch done once."""
+    machines(tmp_path)
+    env = slurm(tmp_path) | {"OUT": str(tmp_path / "shared")}  # what all machines see
+    line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.valid-every", 1]
+    first, saved = tmp_path / "printed-first", tmp_path / "shared/two/checkpoint.pt"
+    job = start(line, tmp_path, env, first)
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while not saved.exists() and job.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        job.send_signal(signal.SIGUSR1)
+        code = job.wait(TIMEOUT)
+    finally:
+        end([job])
+    assert code != 0, first.read_text()[-3000:]
+    assert "requeue" in (tmp_path / "asked").read_text()
+    step = checkpoints.read(saved)["training"]["step"]
+    assert f"stopped at step {step}, which is saved" in first.read_text()
+    assert 0 < step < 12 * 4
+    ((code, printed),) = together([line], [tmp_path], env | {"SLURM_RESTART_COUNT": "1"})
+    assert code == 0, printed[-3000:]
+    assert checkpoints.read(saved)["training"]["step"] == 12 * 4
+    epochs = [json.loads(record)["epoch"] for record in (saved.parent / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, 13))
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_is_started_again(hands: Path, tmp_path: Path) -> None:
+    """Both torchrun start their ranks once more, which go on from the last checkpoint."""
+    machines(tmp_path)
+    env = slurm(tmp_path) | {"OUT": str(tmp_path / "shared")}
+    line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.valid-every", 1]
+    printed, saved = tmp_path / "printed", tmp_path / "shared/two/checkpoint.pt"
+    job = start(line, tmp_path, env, printed)
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while not saved.exists() and job.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ranks = {environ["RANK"]: pid for pid in offspring(job.pid) if "RANK" in (environ := environment_of(pid))}
+        os.kill(ranks["1"], signal.SIGKILL)
+        code = job.wait(TIMEOUT)
+    finally:
+        end([job])
+    assert code == 0, printed.read_text()[-6000:]
+    assert len(ranks) == 2
+    # each torchrun counts its own restarts; a rank whose count is still 0 must not take the run for a new one
+    assert "checkpoint.pt exists" not in printed.read_text()
+    assert checkpoints.read(saved)["training"]["step"] == 12 * 4
+    epochs = [json.loads(record)["epoch"] for record in (saved.parent / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, 13))
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
