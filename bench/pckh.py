@@ -17,20 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pckh_network import Running, open_pictures, run_network
 from pckh_predictions import read_predictions
 from pckh_submission import check_people, write_freihand, write_mpii
-from pckh_truth import Array, Truth, open_truth
+from pckh_truth import Array, Truth, Whole, open_truth
 from record import Row, machine, make_record, write_record
 from tabulate import tabulate
 
 from hgfast.cli import parse
 from hgfast.config import DataChoice
 from hgfast.errors import HgfastError, run
-from hgfast.files import prepare_folder
-from hgfast.metrics import HEAD_SHARES, BodyFigures, Curve, body_figures, body_table, hand_table, pck_curve, pck_table, pckh_curve
-from pipelines.datasets import DATASETS
+from hgfast.evaluation import not_finite
+from hgfast.files import check_apart, prepare_file
+from hgfast.metrics import BodyFigures, Curve, body_figures, body_table, hand_table, pck_curve, pck_shares, pck_table, pckh_curve
+from pipelines.datasets import DATASETS, input_files
 
 GROUPED = ("pckh@0.5", "pckh@0.1", "auc")  # the figures of bodies that have groups
 TITLES = {"pckh@0.5": "PCKh@0.5, percent", "pckh@0.1": "PCKh@0.1, percent", "auc": "AUC of PCKh from 0 to 0.5, percent"}
@@ -46,7 +46,7 @@ class PckhConfig(DataChoice):
     """One scoring."""
 
     checkpoints: list[Path] = field(default_factory=list)
-    """files written by training, or by other projects; each is run on the pictures"""
+    """files written by training, or weights of princeton-vl's or bearpaw's; each is run on the pictures"""
     predictions: list[Path] | Path | None = None
     """score these instead: HDF5, MATLAB, numpy or JSON, a file or a list such as [a.h5,b.mat]"""
     annotations: Path | None = None
@@ -65,6 +65,8 @@ class PckhConfig(DataChoice):
     """decoding threads or worker processes; none: one a core"""
     flip_test: bool = False
     """average with the mirrored picture's heatmaps; for networks that were trained on mirrored pictures"""
+    decoder: Literal["argmax", "quarter", "dark"] | None = None
+    """from heatmaps to points; none: what each checkpoint names"""
     json: Path | None = None
     """write the figures and the record here"""
     chart: Path | None = None
@@ -89,27 +91,33 @@ class PckhConfig(DataChoice):
             raise HgfastError(f"{next(path for path in given if given.count(path) > 1)} is given twice: name every file once")
         if self.batch_size < 1 or (self.threads is not None and self.threads < 1):
             raise HgfastError("--batch-size and --threads must be at least 1")
-        if self.files and self.flip_test:
-            raise HgfastError("--flip-test is for checkpoints: predictions are scored as they are")
+        for flag, given_too in (("--flip-test", self.flip_test), ("--decoder", self.decoder is not None)):
+            if self.files and given_too:
+                raise HgfastError(f"{flag} is for checkpoints: predictions are scored as they are")
         if self.chart is not None and self.chart.suffix.lower() != ".png":
             raise HgfastError(f"--chart {self.chart} must end in .png")
         if self.submission is not None and len(given) > 1:
             raise HgfastError("--submission is written for one checkpoint or one file of predictions: give only one")
         if self.release is not None and self.submission is None:
             raise HgfastError("--release is for --submission FILE: give both, or leave it out")
-        for flag in ("json", "chart", "submission"):
-            if (path := getattr(self, flag)) is not None:
-                prepare_folder(path.parent, f"--{flag}")
+        outputs = {flag: path for flag in ("json", "chart", "submission") if (path := getattr(self, flag)) is not None}
+        inputs = [("a checkpoint", path) for path in self.checkpoints] + [("the predictions", path) for path in self.files]
+        inputs += [("the release", self.release)] if self.release is not None else []
+        check_apart([*inputs, *input_files(self)], {f"--{flag}": path for flag, path in outputs.items()})
+        for flag, path in outputs.items():
+            prepare_file(path, f"--{flag}")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions and what they are compared with. points: (M, K, 2). truth: of the same M samples."""
+    """Predictions and what they are compared with. points: (M, K, 2), NaN where not finite. truth: of the same M samples.
+    decoder: of the network's heatmaps, if one was run."""
 
     method: str
     path: Path
     points: Array
     truth: Truth
+    decoder: str | None = None
 
     @property
     def _arrays(self) -> tuple[Array, Array, Any, Array]:
@@ -132,16 +140,12 @@ class Scored:
 
     @property
     def curve(self) -> Curve:
-        """Of bodies the official one; of hands by EvalUtil in pixels; of others by shares of the reference, likewise."""
+        """Of bodies the official one; of hands by EvalUtil in pixels; of others that of `pck`, as in hgfast/evaluate.py."""
         if self.truth.dataset == "mpii":
             return pckh_curve(*self._arrays, self.truth.skeleton)
-        found, true, labelled, reference = self._arrays
         if self.truth.dataset == "freihand":
-            return pck_curve(found, true, labelled, groups=self.truth.skeleton.groups)
-        usable = np.isfinite(reference) & (reference > 0)
-        length = np.where(usable, reference, 1.0)[:, None, None]
-        labels = labelled & usable[:, None]
-        return pck_curve(found / length, true / length, labels, 0.5, len(HEAD_SHARES), self.truth.skeleton.groups)
+            return pck_curve(*self._arrays[:3], groups=self.truth.skeleton.groups)
+        return pck_shares(*self._arrays, groups=self.truth.skeleton.groups)
 
 
 def main() -> None:
@@ -192,12 +196,14 @@ def score(config: PckhConfig, split: str, truth: Truth) -> list[Scored]:
     given = config.checkpoints or config.files
     if config.checkpoints:
         samples = open_pictures(config, split, truth)
-        how = Running(config.device, config.batch_size, config.loader, config.threads, config.flip_test)
-        found = {path: run_network(path, samples, truth, how) for path in given}
+        how = Running(config.device, config.batch_size, config.loader, config.threads, config.flip_test, config.decoder)
+        found: list[tuple[Array, Whole, str | None]] = [run_network(path, samples, truth, how) for path in given]
     else:
-        found = {path: read_predictions(path, truth) for path in given}
-    named = zip(methods(given), found.items())
-    results = [Scored(method, path, points, truth.take(places)) for method, (path, (points, places)) in named]
+        found = [(*read_predictions(path, truth), None) for path in given]
+    results = [
+        Scored(method, path, points, truth.take(places), decoder)
+        for method, path, (points, places, decoder) in zip(methods(given), given, found)
+    ]
     for scored in results:
         if truth.labelled.any() and not scored.truth.labelled.any():
             raise HgfastError(f"none of the {len(scored.points)} samples of {scored.path} has a labelled joint: score others")
@@ -221,6 +227,8 @@ def make_row(scored: Scored) -> Row:
         "ground_truth": truth.name,
         "people": len(truth),
         "joints_counted": truth.counted,
+        "not_finite": not_finite(scored.points),
+        "decoder": scored.decoder,
         **scored.flat,
     }
 
@@ -232,8 +240,13 @@ def about(results: Sequence[Scored], truth: Truth, ran: bool) -> dict[str, Any]:
         return {**common, "checkpoints" if ran else "predictions": [str(scored.path) for scored in results]}
     (scored,) = results
     figures: Mapping[str, Any] = scored.body if truth.dataset == "mpii" else scored.flat
-    counts = {"people": len(scored.truth), "joints_counted": scored.truth.counted}
-    return {**figures, **common, **counts, "checkpoint" if ran else "predictions": str(scored.path)}
+    counts = {
+        "people": len(scored.truth),
+        "joints_counted": scored.truth.counted,
+        "not_finite": not_finite(scored.points),
+    }
+    how = {"checkpoint": str(scored.path), "decoder": scored.decoder} if ran else {"predictions": str(scored.path)}
+    return {**figures, **common, **counts, **how}
 
 
 def check_submission(truth: Truth, release: Path | None) -> None:
@@ -264,8 +277,11 @@ def report(results: Sequence[Scored], truth: Truth) -> None:
         part = f" of {len(truth)}" if len(scored.truth) < len(truth) else ""
         kind = {"mpii": "people", "freihand": "hands", "coco": "samples"}[truth.dataset]
         print(f"{scored.method}: {len(scored.truth)}{part} {kind}, {scored.truth.counted} labelled joints count")
-        if absent := int(np.isnan(scored.points).any(-1).sum()):
-            print(f"{scored.method}: {absent} joints have no finite prediction and are misses")
+        if scored.decoder is not None:
+            print(f"{scored.method}: heatmaps decoded by {scored.decoder}")
+        if absent := not_finite(scored.points):
+            epe = "" if truth.dataset == "mpii" else ", of which EPE knows nothing"
+            print(f"{scored.method}: {absent} joints have no finite prediction and are misses{epe}")
     if truth.dataset == "mpii":
         print(f"\n{body_tables(results)}", flush=True)
         return
@@ -294,7 +310,7 @@ def axes(truth: Truth) -> tuple[tuple[str, str], float]:
         return ("distance / head size", "PCKh, percent"), 100.0
     if truth.dataset == "freihand":
         return ("distance, pixels", "share of joints"), 1.0
-    return ("distance / reference length", "share of joints"), 1.0
+    return ("distance / reference length", "PCK"), 1.0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from hgfast.checkpoints import load_model
 from hgfast.config import DataChoice
 from hgfast.distributed import Ranks, pick_device
 from hgfast.errors import HgfastError
-from hgfast.evaluation import predict
+from hgfast.evaluation import check_joints, predict, seen
 from hgfast.precision import resolve
 from pipelines.datasets import open_loader, usable_samples
 from pipelines.mpii import as_samples
@@ -33,6 +33,7 @@ class Running:
     loader: Literal["dali", "torch"]
     threads: int | None
     flip_test: bool
+    decoder: Literal["argmax", "quarter", "dark"] | None = None
 
 
 def open_pictures(choice: DataChoice, split: str, truth: Truth) -> Samples:
@@ -67,28 +68,28 @@ def open_pictures(choice: DataChoice, split: str, truth: Truth) -> Samples:
     )
 
 
-def run_network(checkpoint: Path, samples: Samples, truth: Truth, how: Running) -> tuple[Array, Whole]:
-    """Points (M, K, 2) in the pixel numbers of `truth`, and which of its samples they are of, (M,), ascending.
+def run_network(checkpoint: Path, samples: Samples, truth: Truth, how: Running) -> tuple[Array, Whole, str]:
+    """Points (M, K, 2) in the pixel numbers of `truth`, which of its samples they are of, (M,), ascending, and the decoder used.
 
-    Samples whose picture cannot be read are not among them.
+    Samples whose picture cannot be read are not among them. Points that are not finite are NaN.
 
     Raises:
         HgfastError: a network of other joints, or pictures that are not in `truth`.
     """
     ranks = Ranks(0, 1, 1, pick_device(how.device))
-    model = load_model(checkpoint, ranks.device)
+    model = load_model(checkpoint, ranks.device, how.decoder)
     meta = model.meta
-    if meta.skeleton.joints != truth.skeleton.joints:
-        raise HgfastError(f"{checkpoint} predicts {meta.skeleton.name}, {truth.source} is {truth.skeleton.name}: choose another")
+    check_joints(checkpoint, meta.skeleton, truth.skeleton, f"the joints of {truth.source}", "choose another")
     loader = open_loader(
         samples, meta.input_size, how.batch_size, meta.preprocessing, ranks, threads=how.threads, kind=how.loader
     )
     predicted = predict(model, loader, ranks, resolve("off", ranks.device), checkpoint.name, how.flip_test)
-    seen = np.isfinite(predicted).all(axis=(1, 2))
+    there = seen(predicted)
+    points = np.where(np.isfinite(predicted), predicted, np.nan)
     numbers = dict(zip(truth.rows.tolist(), range(len(truth))))
-    rows = samples.row[seen].tolist()
+    rows = samples.row[there].tolist()
     if strange := [row for row in rows if row not in numbers]:
         raise HgfastError(f"row {strange[0]} of the pictures is not in {truth.source}: give the annotations that belong to them")
     places = np.array([numbers[row] for row in rows], np.int64)
     order = np.argsort(places)
-    return (predicted[seen] - truth.pixel_offset)[order], places[order]
+    return (points[there] - truth.pixel_offset)[order], places[order], meta.decoder

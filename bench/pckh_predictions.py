@@ -4,7 +4,8 @@
   detections_our_format.mat; .npy. n x K x 2 as Python writes it, 2 x K x n as MATLAB does, or K x 2 x n as in *_our_format;
   x, y and a score, 3 instead of 2, is taken as well.
 - JSON: n x K x 2 nested lists, or what hgfast/evaluate.py --predictions writes: {"dataset", "joints", "pixel_offset",
-  "samples": [{"row", "file", "keypoints"}]}, of which only samples and their keypoints must be there. With `row` (the row of
+  "samples": [{"row", "file", "keypoints"}]}, of which only samples and their keypoints must be there. A point that is not
+  finite is [null, null]. With `row` (the row of
   the annotations, `Samples.row`) samples may be left out and come in any order; without, they must be all, in order.
 Points are in the pixel numbers of the data set's files, or in those that pixel_offset says.
 What may enter: reading such files and refusing what cannot be right; nothing that scores.
@@ -13,6 +14,7 @@ What may enter: reading such files and refusing what cannot be right; nothing th
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +22,14 @@ from typing import Any
 
 import h5py
 import numpy as np
-from pckh_truth import Array, Truth, Whole
+from pckh_truth import Array, Truth, Whole, short
 from scipy.io import loadmat
 
 from hgfast.errors import HgfastError
 from pipelines.mpii_mat import UNREADABLE
 
 NAMES = ("preds", "pos_pred_src")
+FAR = 1e9  # pixels, beyond any picture
 FORMATS = "give HDF5, MATLAB (.mat), numpy (.npy, .npz) or JSON"
 
 
@@ -60,14 +63,14 @@ def _from_hdf5(path: Path) -> tuple[str, Any]:
             name = _pick({key: None for key in file if isinstance(file[key], h5py.Dataset)}, path)
             return name, file[name][()]
     except (OSError, KeyError, RuntimeError) as error:
-        raise HgfastError(f"{path} cannot be read as HDF5 ({_short(error)}): write it again") from error
+        raise HgfastError(f"{path} cannot be read as HDF5 ({short(error)}): write it again") from error
 
 
 def _from_mat(path: Path) -> tuple[str, Any]:
     try:
         content = loadmat(str(path), appendmat=False)
     except UNREADABLE as error:
-        raise HgfastError(f"{path} cannot be read as a MATLAB file ({_short(error)}): write it again") from error
+        raise HgfastError(f"{path} cannot be read as a MATLAB file ({short(error)}): write it again") from error
     name = _pick({key: None for key in content if not key.startswith("__")}, path)
     return name, content[name]
 
@@ -81,7 +84,7 @@ def _from_numpy(path: Path) -> tuple[str, Any]:
             name = _pick({key: None for key in content.files}, path)
             return name, content[name]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise HgfastError(f"{path} cannot be read as numpy's arrays ({_short(error)}): write it again") from error
+        raise HgfastError(f"{path} cannot be read as numpy's arrays ({short(error)}): write it again") from error
 
 
 def _pick(names: Mapping[str, None], path: Path) -> str:
@@ -122,24 +125,33 @@ def _from_json(path: Path, truth: Truth) -> tuple[Array, Whole]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise HgfastError(f"{path} is not valid JSON ({_short(error)}): write it again") from error
+        raise HgfastError(f"{path} is not valid JSON ({short(error)}): write it again") from error
+    if content == []:
+        raise HgfastError(f"{path} is empty, it has no samples: write it again")
     if isinstance(content, list):
         points = _stack(content, truth, f"{path}")
         if len(points) != len(truth):
             raise HgfastError(f"{path} has {len(points)} samples, {truth.source} has {len(truth)}: give all of them, in order")
         return _finite(points, truth, path), np.arange(len(truth))
     samples = content.get("samples")
+    if samples == []:
+        raise HgfastError(f"{path} is empty, it has no samples: write it again")
     if not isinstance(samples, list) or not samples or not all(isinstance(s, dict) and "keypoints" in s for s in samples):
         raise HgfastError(f"{path} has no list 'samples' with 'keypoints' in each, as evaluate.py --predictions writes it")
     _check_kind(content, truth, path)
     offset = content.get("pixel_offset", truth.pixel_offset)
-    if isinstance(offset, bool) or not isinstance(offset, (int, float)):
+    if isinstance(offset, bool) or not isinstance(offset, (int, float)) or not abs(offset) <= FAR:
         raise HgfastError(f"{path}: pixel_offset is {json.dumps(offset)[:40]}, must be a number such as -0.5; correct it")
-    points = _stack([sample["keypoints"] for sample in samples], truth, f"{path}: keypoints")
+    points = _stack([_with_nan(sample["keypoints"]) for sample in samples], truth, f"{path}: keypoints")
     places = _places(samples, truth, path)
     _check_files(samples, places, truth, path)
     order = np.argsort(places)
     return (_finite(points, truth, path) + (offset - truth.pixel_offset))[order], places[order]
+
+
+def _with_nan(points: Any) -> Any:
+    """A sample's points with NaN in place of null, which is what JSON has for a point that is not finite."""
+    return [[math.nan] * 2 if point == [None, None] else point for point in points] if isinstance(points, list) else points
 
 
 def _check_kind(content: dict[str, Any], truth: Truth, path: Path) -> None:
@@ -215,7 +227,3 @@ def _finite(points: Array, truth: Truth, path: Path) -> Array:
             "every joint must have a guess, a wrong one if need be"
         )
     return np.where(bad[..., None], np.nan, points)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

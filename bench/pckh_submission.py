@@ -77,8 +77,13 @@ def write_freihand(path: Path, points: Array, truth: Truth, expected: int) -> st
     a network for pictures has no depth. The first list holds 21 [u, v] in pixels for each hand, the second is empty.
 
     Raises:
-        HgfastError: not all `expected` hands have a prediction, or the file cannot be written.
+        HgfastError: not all `expected` hands have a prediction, a point is not finite, or the file cannot be written.
     """
+    if not np.isfinite(points).all():
+        row, joint = np.argwhere(~np.isfinite(points))[0, :2].tolist()
+        raise HgfastError(
+            f"joint {joint} of row {truth.rows[row]} of {truth.source} is not finite: every joint must have a guess"
+        )
     if len(points) != expected:
         raise HgfastError(
             f"{expected - len(points)} of the {expected} hands of {truth.source} have no prediction: all must have one"

@@ -186,7 +186,7 @@ def from_detections(path: Path) -> Truth:
     try:
         content = loadmat(str(path), appendmat=False, variable_names=list(DETECTIONS))
     except UNREADABLE as error:
-        raise HgfastError(f"{path} cannot be read as a MATLAB file ({_short(error)}): replace it") from error
+        raise HgfastError(f"{path} cannot be read as a MATLAB file ({short(error)}): replace it") from error
     people = int(np.size(content.get("pos_gt_src", 0)) / 32)  # 16 joints, x and y
     table = {}
     for name, shape in DETECTIONS.items():
@@ -221,7 +221,7 @@ def _keys(path: Path) -> list[str]:
         with h5py.File(path, "r") as file:
             return list(file)
     except OSError as error:
-        raise HgfastError(f"{path} cannot be read as HDF5 ({_short(error)}): replace it") from error
+        raise HgfastError(f"{path} cannot be read as HDF5 ({short(error)}): replace it") from error
 
 
 def _content(path: Path) -> str:
@@ -236,5 +236,6 @@ def _counted(column: Array, name: str, path: Path) -> Whole:
     return column.astype(np.int64)
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """What an exception says, on one line."""
     return " ".join(str(error).split())[:120]

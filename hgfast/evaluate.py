@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -138,11 +139,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     name, split = config.dataset, config.split or DATASETS[config.dataset].held_out(config)
     ranks = Ranks(0, 1, 1, pick_device(config.device))
     model = load_model(config.checkpoint, ranks.device, config.decoder)
-    expected = DATASETS[name].skeleton or model.meta.skeleton
-    samples = usable_samples(config, split) if expected.joints == model.meta.skeleton.joints else None
-    if samples is None or samples.skeleton.joints != model.meta.skeleton.joints:
-        theirs = samples.skeleton if samples else expected
-        check_joints(config.checkpoint, model.meta.skeleton, theirs, "the data", "choose another --dataset")
+    fits = partial(check_joints, config.checkpoint, model.meta.skeleton, where="the data", advice="choose another --dataset")
+    if (expected := DATASETS[name].skeleton) is not None:  # before the files are read
+        fits(expected)
+    samples = usable_samples(config, split)
+    fits(samples.skeleton)
     pictures = [flag for flag, file in OUTPUTS.items() if file.endings and getattr(config, flag)]
     if not samples.labelled.any() and (pictures or "predictions" not in outputs(config)):
         raise HgfastError(f"the split {split} has no annotations: only --predictions FILE can be had of it")
@@ -244,7 +245,7 @@ def main() -> None:
     if more := result["unreadable"] - samples.unreadable:
         print(f"{more} more could not be read and do not count")
     if lost := result["not_finite"]:
-        print(f"{lost} joints have a point that is not finite: they are misses for every share, and EPE is of the others")
+        print(f"{lost} joints have a point that is not finite: a miss for every share, left out of EPE, null in --predictions")
     print(f"heatmaps decoded by {result['decoder']}")
     if result["rows"]:
         print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))

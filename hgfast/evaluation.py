@@ -90,8 +90,8 @@ def check_joints(checkpoint: Path, network: Skeleton, data: Skeleton, where: str
         return
     if network.name.startswith(NAMELESS) and len(network.joints) == len(data.joints):
         raise HgfastError(
-            f"{checkpoint} predicts {len(network.joints)} joints that have no names: if they are in the order of {where}, name them "
-            f"with 'python hgfast/checkpoints.py convert {checkpoint} OUT --joints [{','.join(data.joints)}]' and give OUT"
+            f"{checkpoint} predicts {len(network.joints)} joints that have no names: if they are in the order of {where}, name "
+            f"them with 'python hgfast/checkpoints.py convert {checkpoint} OUT --joints [{','.join(data.joints)}]' and give OUT"
         )
     raise HgfastError(f"{checkpoint} predicts {network.name}, {where} are {data.name}: {advice}")
 

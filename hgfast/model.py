@@ -87,10 +87,11 @@ class Residual(nn.Module):
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.bn1(x).relu())
-        y = self.conv2(self.bn2(y).relu())
-        y = self.conv3(self.bn3(y).relu())
-        return y + self.skip(x)
+        # in place: nobody needs what was there, and memory traffic is a twentieth of a step on a CPU
+        y = self.conv1(self.bn1(x).relu_())
+        y = self.conv2(self.bn2(y).relu_())
+        y = self.conv3(self.bn3(y).relu_())
+        return y.add_(self.skip(x))
 
 
 def residuals(inputs: int, outputs: int, blocks: int) -> nn.Module:

@@ -21,18 +21,21 @@ sys.path.append(str(Path(__file__).parents[2] / "bench"))  # where Python looks 
 import pckh
 from pckh_network import Running, open_pictures, run_network
 from pckh_predictions import read_predictions
-from pckh_truth import from_detections, from_h5
+from pckh_truth import Truth, from_detections, from_h5
 
 from hgfast import checkpoints
 from hgfast.checkpoints import Meta
 from hgfast.config import DataChoice
 from hgfast.errors import HgfastError
+from hgfast.foreign import nameless
+from hgfast.looks import accuracy_curves
 from hgfast.metrics import body_figures, hand_table
 from hgfast.model import PRESETS
 from hgfast.preprocessing import Preprocessing
-from hgfast.skeletons import BODY16, HAND21, Skeleton
+from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
 from pipelines.freihand import read_freihand
 from pipelines.mpii import read_mpii
+from pipelines.samples import Samples
 
 RECORD = {"machine", "versions", "revision", "command", "date", "rows"}
 PEOPLE = 7
@@ -279,6 +282,8 @@ BAD: list[tuple[object, str]] = [
     (b"MATLAB 5.0 MAT-file".ljust(200), "cannot be read as a MATLAB file"),
     (b"\x89HDF\r\n\x1a\n and more", "cannot be read as HDF5"),
     ("[[1, 2]", "is not valid JSON"),
+    (" []", "is empty, it has no samples"),
+    ('{"samples": []}', "is empty, it has no samples"),
     ("[[[1, 2], [3]]]", "lists of different lengths, wanted n x 16 x 2"),
     (json.dumps(guess(6).tolist()), "has 6 samples, valid.h5 has 7"),
     (json.dumps([[[None, 1]] * 16] * 7), "not all of them numbers"),
@@ -288,6 +293,13 @@ BAD: list[tuple[object, str]] = [
     (edited(lambda c: c["joints"].reverse()), "joint 0 is 'left_wrist', in valid.h5 'right_ankle'"),
     (edited(lambda c: c["joints"].pop()), "has 15 joints"),
     (edited(lambda c: c.update(pixel_offset="x")), 'pixel_offset is "x", must be a number'),
+    (
+        edited(lambda c: c.update(pixel_offset=10**400)),
+        "pixel_offset is 1000000000000000000000000000000000000000, must be a number",
+    ),
+    (edited(lambda c: c.update(pixel_offset=1e308 * 10)), "pixel_offset is Infinity, must be a number"),
+    (edited(lambda c: c.update(pixel_offset=float("nan"))), "pixel_offset is NaN, must be a number"),
+    (edited(lambda c: c["samples"][2]["keypoints"][3].__setitem__(0, None)), "not all of them numbers"),
     (edited(lambda c: c["samples"][2].update(row=7)), "row of sample 2 is 7, which is no row of valid.h5"),
     (edited(lambda c: c["samples"][2].update(row=1)), "row of sample 2 is 1, which is twice"),
     (edited(lambda c: c["samples"][2].pop("row")), "row of sample 2 is null"),
@@ -366,6 +378,19 @@ def test_flags_that_do_not_go_together(fails: Callable[..., str], tmp_path: Path
     (tmp_path / "notes.txt").write_text("?")
     assert "neither HDF5 nor a MATLAB file" in fails(*given[:3], tmp_path / "notes.txt")
     assert "did you mean --annotations" in fails(*given[:2], "--annotation", annotations)
+    assert fails(*given, "--json", tmp_path / "p.npy").endswith(
+        "p.npy would overwrite the predictions: choose another file with --json"
+    )
+    assert "would overwrite what --annotations names" in fails(*given, "--json", tmp_path / "x/../valid.h5")
+    assert "would overwrite a checkpoint" in fails(tmp_path / "a.pt", *given[2:], "--json", tmp_path / "a.pt")
+    assert "--json and --chart both name" in fails(*given, "--chart", tmp_path / "a.png", "--json", tmp_path / "a.png")
+    assert "--json and --submission both name" in fails(*given, "--submission", tmp_path / "a", "--json", tmp_path / "a")
+    release = ("--release", tmp_path / "r.mat")
+    assert "would overwrite the release" in fails(*given, *release, "--submission", tmp_path / "r.mat")
+    for flag in ("json", "submission"):
+        assert fails(*given, f"--{flag}", tmp_path).endswith(f"which is a folder: name a file in it with --{flag}")
+    (tmp_path / "x.png").mkdir()
+    assert "which is a folder: name a file in it with --chart" in fails(*given, "--chart", tmp_path / "x.png")
     nobody = annotate(tmp_path / "test.h5", part=np.full((PEOPLE, 16, 2), -1.0), visible=np.zeros((PEOPLE, 16)))
     assert "no annotations: only --submission" in fails(*given[:3], nobody)
 
@@ -406,15 +431,65 @@ def test_checkpoints_score_as_in_evaluate(score: Run, people: Path, tmp_path: Pa
     truth = from_h5(people / "annot/valid.h5")
     written, places = read_predictions(tmp_path / "p.json", truth)
     choice = DataChoice(dataset="mpii", data=people)
-    points, same = run_network(network, open_pictures(choice, "valid", truth), truth, Running("cpu", 8, "dali", 1, True))
+    points, same, decoder = run_network(network, open_pictures(choice, "valid", truth), truth, Running("cpu", 8, "dali", 1, True))
+    assert decoder == found["decoder"] == found["rows"][0]["decoder"] == "dark"
     assert np.array_equal(places, same) and np.abs(points - written).max() < 1e-3  # which has three decimals
     again = score("--predictions", tmp_path / "p.json", *data)
     assert again["auc"] == pytest.approx(found["auc"], abs=0.3)
     moved = untrained(tmp_path / "b.pt", BODY16, -0.5, shift=3.0)
     both = score(network, moved, *data, "--flip-test", "--loader", "torch", "--threads", 1)
     assert [row["method"] for row in both["rows"]] == ["a.pt", "b.pt"] and "checkpoint" not in both
-    shifted, _ = run_network(moved, open_pictures(choice, "valid", truth), truth, Running("cpu", 8, "dali", 1, True))
+    shifted, *_ = run_network(moved, open_pictures(choice, "valid", truth), truth, Running("cpu", 8, "dali", 1, True))
     np.testing.assert_allclose(shifted, points + 3, atol=1e-6)
+
+
+def test_points_of_a_network_that_are_not_finite_are_misses(
+    score: Run, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """And the same in evaluate.py and in its predictions."""
+    import hgfast.evaluate
+    import hgfast.evaluation
+
+    whole = hgfast.evaluation.keypoints_of
+
+    def part(model: Any, maps: Any) -> Any:
+        found = whole(model, maps)
+        found[:, 9, 1], found[:, 6] = float("nan"), float("inf")
+        return found
+
+    monkeypatch.setattr(hgfast.evaluation, "keypoints_of", part)
+    words = (untrained(tmp_path / "a.pt", BODY16, -0.5), "--dataset", "mpii", "--data", people, "--threads", 1)
+    found = score(*words)
+    assert (found["people"], found["not_finite"], found["rows"][0]["not_finite"]) == (14, 28, 28)
+    assert "a.pt: 28 joints have no finite prediction and are misses" in capsys.readouterr().out
+    argv = ["evaluate.py", *map(str, words), "--json", str(tmp_path / "e.json"), "--predictions", str(tmp_path / "p.json")]
+    monkeypatch.setattr(sys, "argv", argv)
+    hgfast.evaluate.main()
+    (row,) = json.loads((tmp_path / "e.json").read_text())["rows"]
+    assert {key: found["rows"][0][key] for key in row if key != "method"} == {k: v for k, v in row.items() if k != "method"}
+    again = score("--predictions", tmp_path / "p.json", *words[1:5])
+    assert again["not_finite"] == 28
+    assert again["pckh@0.5"] == pytest.approx(found["pckh@0.5"], abs=0.7)  # which has three decimals
+    first = json.loads((tmp_path / "p.json").read_text())["samples"][0]["keypoints"]
+    assert first[9] == [None, None] and first[8][0] is not None
+
+
+def test_a_decoder_can_be_chosen(score: Run, fails: Callable[..., str], people: Path, tmp_path: Path, capsys: Any) -> None:
+    words = (untrained(tmp_path / "a.pt", BODY16, -0.5), "--dataset", "mpii", "--data", people, "--threads", 1)
+    found = score(*words, "--decoder", "argmax")
+    assert found["decoder"] == "argmax" and "a.pt: heatmaps decoded by argmax" in capsys.readouterr().out
+    np.save(tmp_path / "p.npy", guess(14))
+    assert "--decoder is for checkpoints" in fails("--predictions", tmp_path / "p.npy", *words[1:5], "--decoder", "dark")
+    found = score("--predictions", tmp_path / "p.npy", *words[1:5])
+    assert "decoder" not in found and found["rows"][0]["decoder"] is None
+
+
+def test_joints_without_names_are_to_be_named(fails: Callable[..., str], people: Path, tmp_path: Path) -> None:
+    network = untrained(tmp_path / "a.pt", nameless(16), 0.0)
+    found = fails(network, "--dataset", "mpii", "--data", people)
+    assert f"convert {network} OUT --joints [right_ankle,right_knee," in found and "the joints of valid.h5" in found
+    found = fails(untrained(tmp_path / "a.pt", nameless(15), 0.0), "--dataset", "mpii", "--data", people)
+    assert "predicts points15, the joints of valid.h5 are body16: choose another" in found
 
 
 def test_pictures_of_an_annotation_file(score: Run, fails: Callable[..., str], people: Path, tmp_path: Path) -> None:
@@ -450,6 +525,37 @@ def test_hands_have_their_own_table(score: Run, hands: Path, tmp_path: Path, cap
     assert found["joints_counted"] == 21 * len(samples) and found["ground_truth"].startswith("freihand, split test")
     assert "pck_image@0.2" in capsys.readouterr().out
     assert cv2.imread(str(tmp_path / "c.png")).std() > 10
+
+
+def test_the_curve_of_ones_own_keypoints_is_that_of_evaluate_and_of_the_table() -> None:
+    rng = np.random.default_rng(5)
+    labelled, reference = rng.random((40, 3)) < (0.9, 0.5, 0.2), rng.choice([20.0, 40.0, 60.0], 40)
+    true = rng.integers(0, 99, (40, 3, 2)).astype(float)
+    found = true + (rng.choice([0, 1, 2, 3, 6], (40, 3)) * reference[:, None] // 20)[..., None] * (1, 0)  # whole: ties stay ties
+    reference[[3, 8]] = np.nan, 0
+    skeleton = make_skeleton("thing", ("a", "b", "c"), groups=(("both", (0, 1)),))
+    truth = Truth("x", "coco", skeleton, 0.5, true, labelled, reference, np.arange(40))
+    scored = pckh.Scored("m", Path("m"), found, truth)
+    curve, errors = scored.curve, np.linalg.norm(found - true, axis=-1)
+    counted = labelled & (reference > 0)[:, None]
+    for row, threshold in enumerate(curve.thresholds):
+        near = errors / np.where(counted, reference[:, None], 1) < threshold
+        assert curve.total[row] == pytest.approx(near[counted].mean())
+        assert curve.groups["both"][row] == pytest.approx(np.mean([near[counted[:, k], k].mean() for k in (0, 1)]))
+    at = dict(zip(curve.thresholds.round(6).tolist(), curve.total.tolist()))
+    assert {f"pck@{t}": at[t] for t in (0.05, 0.1, 0.2)} == {k: v for k, v in scored.flat.items() if k != "epe_px"}
+    assert curve.thresholds[-1] == 0.2 and len({*at.values()}) > 3
+    theirs = accuracy_curves(truth_as_samples(truth), {"m": found}, heads=False)
+    assert np.array_equal(theirs.thresholds, curve.thresholds) and np.array_equal(theirs.shares["m"], curve.total)
+
+
+def truth_as_samples(truth: Truth) -> Samples:
+    count = len(truth)
+    return Samples(
+        paths=np.array(["x"] * count), centre=np.zeros((count, 2)), side=np.ones(count), keypoints=truth.points,
+        labelled=truth.labelled, reference=truth.reference, group=np.arange(count), row=truth.rows, skeleton=truth.skeleton,
+        pixel_offset=0.5,
+    )  # fmt: skip
 
 
 @pytest.mark.real_data

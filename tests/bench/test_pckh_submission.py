@@ -267,3 +267,7 @@ def test_all_hands_must_be_there(tmp_path: Path) -> None:
     truth = Truth("two", "freihand", HAND21, 0.0, zeros, np.zeros((2, 21), bool), np.ones(2), np.arange(2))
     with pytest.raises(HgfastError, match="1 of the 3 hands of two have no prediction"):
         write_freihand(tmp_path / "p.json", zeros, truth, 3)
+    zeros[1, 4, 0] = np.nan  # JSON has no such number
+    with pytest.raises(HgfastError, match="joint 4 of row 1 of two is not finite: every joint must have a guess"):
+        write_freihand(tmp_path / "p.json", zeros, truth, 2)
+    assert not (tmp_path / "p.json").exists()

@@ -20,17 +20,21 @@ from numpy.typing import NDArray
 from ranks_evaluate import Exact, found, splits
 
 import hgfast.evaluate
+import hgfast.evaluation
+import hgfast.gallery
 from hgfast import checkpoints, distributed
 from hgfast.batch import Batch
 from hgfast.checkpoints import Meta
 from hgfast.errors import HgfastError
-from hgfast.evaluate import main
-from hgfast.evaluation import Found, Loader, predict
+from hgfast.evaluate import Evaluation, main, write_chart
+from hgfast.evaluation import Found, Loader, not_finite, predict, seen
+from hgfast.foreign import nameless
 from hgfast.model import PRESETS
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
 from pipelines.datasets import figures, open_loader
 from pipelines.freihand import read_freihand
+from pipelines.mpii import read_mpii
 
 Array = NDArray[np.float64]
 TILE = 224
@@ -48,6 +52,18 @@ def network(folder: Path, skeleton: Skeleton, pixel_offset: float = 0.0) -> Path
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words), "--loader", "torch", "--threads", "1"])
     main()
+
+
+def lose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks have no finite point for the joints 3 and 10, and no finite score for 12."""
+    whole = hgfast.evaluation.keypoints_of
+
+    def part(model: Any, maps: torch.Tensor) -> torch.Tensor:
+        found = whole(model, maps)
+        found[:, 3, 1], found[:, 10, 0], found[:, 12, 2] = torch.nan, torch.inf, torch.nan
+        return found
+
+    monkeypatch.setattr(hgfast.evaluation, "keypoints_of", part)
 
 
 def read(path: Path) -> Any:
@@ -119,8 +135,11 @@ def test_everything_is_written_where_it_should_be(evaluated: tuple[Path, Path]) 
     readable(root / "report/curve.png")
     result = read(root / "report/metrics.json")
     assert set(result) == {
-        "checkpoint", "dataset", "data", "split", "versions", "flip_test", "samples", "skipped", "unreadable", "rows", "joints",
+        "checkpoint", "dataset", "data", "annotations", "valid_annotations", "split", "versions", "normalise", "padding",
+        "loader", "decoder", "flip_test", "samples", "skipped", "unreadable", "not_finite", "rows", "joints",
     }  # fmt: skip
+    assert (result["data"], result["annotations"], result["normalise"]) == (str(root / "MPII"), None, None)
+    assert (result["loader"], result["decoder"], result["not_finite"]) == ("torch", "dark", 0)
     assert [row["method"] for row in result["rows"]] == ["network", "mean pose", "nearest 16 x 16 thumbnail"]
     assert (result["split"], result["flip_test"]) == ("valid", True)
 
@@ -241,6 +260,9 @@ def test_own_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joints = read(tmp_path / "r.json")["joints"]
     assert joints[3] == {"joint": "nowhere", "pck@0.2": None, "epe_px": None}
     assert joints[0]["epe_px"] == pytest.approx(off[labelled[:, 0], 0].mean(), abs=2e-3)
+    result = read(tmp_path / "r.json")
+    assert (result["data"], result["annotations"], result["valid_annotations"]) == (None, str(tmp_path / "a.json"), None)
+    assert (result["normalise"], result["padding"]) == ("$a,b$", 1.25)
     assert "nowhere" in (tmp_path / "b.svg").read_text() and (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -258,6 +280,12 @@ def test_own_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "--worst and --sheet both name|--sheet and --worst both name",
         ),
         (["--batch-size", "0"], "must be at least 1"),
+        (["--json", "net.pt"], "--json net.pt would overwrite the checkpoint: choose another file with --json"),
+        (
+            ["--annotations", "{tmp}/file", "--predictions", "{tmp}/b/../file"],
+            "--predictions .*file would overwrite what --annotations names",
+        ),
+        (["--predictions", "{tmp}/training_xyz.json"], "would overwrite a file of the data set"),
     ],
 )
 def test_bad_paths_are_refused_before_the_work(
@@ -279,6 +307,114 @@ def test_charts_without_matplotlib_are_refused_before_the_work(
     monkeypatch.setattr(hgfast.evaluate, "load_model", None)
     with pytest.raises(HgfastError, match="pip install matplotlib, or leave out --bars, --curve and --out"):
         run(monkeypatch, "net.pt", "--data", tmp_path, flag, tmp_path / "x.png")
+
+
+def test_the_curves_have_the_tables_numbers(people: Path, hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hgfast.charts
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(hgfast.charts, "draw_curves", lambda path, *rest: drawn.append(rest))
+    for name, samples, key, wanted in (
+        ("mpii", read_mpii(people, "valid"), "pckh@0.5", {"pckh@0.5": 0.5, "pckh@0.1": 0.1}),
+        ("freihand", read_freihand(hands, "test", ["gs"]), "pck@0.2", {f"pck@{t}": t for t in (0.05, 0.1, 0.2)}),
+    ):
+        rng = np.random.default_rng(1)
+        length = samples.reference[:, None, None]
+        guess = samples.keypoints + rng.normal(0, 1, samples.keypoints.shape) * length * rng.uniform(0, 0.5, length.shape)
+        rows = [figures(name, samples, guess)]
+        result = {"checkpoint": "a/b.pt", "dataset": name, "split": "valid", "rows": rows}
+        write_chart("curve", tmp_path / "c.png", Evaluation(result, samples, {"network": guess}))
+        thresholds, shares, _, whole, title = drawn.pop()
+        assert title == f"a/b.pt: {len(samples)} samples of {name}, split valid"
+        off = np.linalg.norm(guess - samples.keypoints, axis=-1) / samples.reference[:, None]
+        counted = samples.labelled.copy()
+        if name == "mpii":
+            counted[:, [6, 7]] = False
+        for threshold, share in zip(thresholds, shares["network"]):
+            assert share == pytest.approx(whole * (off[counted] <= threshold).mean()), threshold
+        at = {round(float(threshold), 6): float(share) for threshold, share in zip(thresholds, shares["network"])}
+        assert {figure: at[threshold] for figure, threshold in wanted.items()} == pytest.approx(
+            {figure: rows[0][figure] for figure in wanted}
+        )
+        assert 0.2 * whole < rows[0][key] < 0.95 * whole and thresholds[-1] == max(wanted.values())
+
+
+def test_captions_of_the_worst(hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost joint comes first, a sample without the length that errors are shares of last, and without that share."""
+    samples = read_freihand(hands, "test").take(np.arange(5))
+    samples.reference[:] = (40, 0, 80, np.nan, 20)
+    samples.labelled[:] = False
+    samples.labelled[:, :2] = True
+    guess = samples.keypoints + np.array([[4.0, 400, 12, 300, 0]]).T[..., None] * (1, 0)
+    guess[2, 1] = np.inf
+    captions: list[str] = []
+    monkeypatch.setattr(hgfast.gallery, "caption", lambda image, text: captions.append(text) or image)
+    assert hgfast.gallery.worst_sheet(samples, guess).shape == (2 * TILE, 8 * TILE, 3)
+    assert captions[1::2] == [
+        "predicted, not all finite", "predicted, off by 0.10 (4.0 px)", "predicted, off by 0.00 (0.0 px)",
+        "predicted, 400.0 px off", "predicted, 300.0 px off",
+    ]  # fmt: skip
+    assert captions[::2] == [f"row {samples.row[n]}: truth" for n in (2, 0, 4, 1, 3)]
+    captions.clear()
+    hgfast.gallery.spread_sheet(samples, guess)
+    assert [text.removeprefix("predicted, ") for text in captions[1::2]] == [
+        "0.0 px off", "4.0 px off", "300.0 px off", "400.0 px off", "not all finite",
+    ]  # fmt: skip
+
+
+def test_points_that_are_not_finite_count_as_misses(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (network(tmp_path, BODY16, -0.5), "--dataset", "mpii", "--data", people)
+    run(monkeypatch, *common, "--out", tmp_path / "whole")
+    assert "not finite" not in capsys.readouterr().out
+    lose(monkeypatch)
+    run(monkeypatch, *common, "--out", tmp_path / "lost")
+    printed = capsys.readouterr().out
+    (whole, lost), points = (
+        [read(tmp_path / folder / file) for folder in ("whole", "lost")] for file in ("metrics.json", "predictions.json")
+    )
+    count = whole["samples"]
+    assert lost["samples"] == count and lost["unreadable"] == 0 and lost["not_finite"] == 3 * count
+    assert f"{3 * count} joints have a point that is not finite" in printed and "more could not be read" not in printed
+    for k, (before, after) in enumerate(zip(whole["joints"], lost["joints"])):
+        gone = k in (3, 10, 12)
+        assert after == ({**before, "pckh@0.5": 0.0, "epe_px": None} if gone else before)
+    for before, after in zip(*(content["samples"] for content in points)):
+        wanted = [[None, None] if k in (3, 10, 12) else point for k, point in enumerate(before["keypoints"])]
+        assert after == {**before, "keypoints": wanted}
+    assert {file.name for file in (tmp_path / "lost").iterdir()} == EVERYTHING
+
+
+def test_a_decoder_can_be_chosen(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    checkpoint, found = network(tmp_path, HAND21), {}
+    for decoder in ("dark", "argmax", "quarter"):
+        words = ("--decoder", decoder) if decoder != "dark" else ()
+        run(monkeypatch, checkpoint, "--data", hands, "--versions", "[gs]", *words, "--json", tmp_path / "r.json")
+        assert f"heatmaps decoded by {decoder}\n" in capsys.readouterr().out
+        result = read(tmp_path / "r.json")
+        assert result["decoder"] == decoder
+        found[decoder] = result["rows"][0]["epe_px"]
+    assert len(set(found.values())) == 3
+    with pytest.raises(HgfastError, match="bad value for decoder"):
+        run(monkeypatch, checkpoint, "--data", hands, "--decoder", "best")
+
+
+def test_networks_of_other_joints(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HgfastError, match=r"predicts body16, the data are hand21: choose another --dataset$"):
+        run(monkeypatch, network(tmp_path, BODY16), "--data", hands)
+    for joints, sentence in (
+        (3, r"3 joints that have no names: if they are in the order of the data, .* net.pt OUT --joints \[a,b,c\]' and give OUT"),
+        (4, "predicts points4, the data are thing: choose another --dataset"),
+    ):
+        cv2.imwrite(str(tmp_path / "0.png"), np.zeros((50, 50, 3), np.uint8))
+        person = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 2, 30, 40], "keypoints": [9, 9, 2] * 3}
+        content = {"images": [{"id": 0, "file_name": "0.png"}], "annotations": [person],
+                   "categories": [{"id": 1, "name": "thing", "keypoints": ["a", "b", "c"], "skeleton": []}]}  # fmt: skip
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        with pytest.raises(HgfastError, match=sentence.replace(" net.pt", rf" {tmp_path}/net.pt")):
+            run(monkeypatch, network(tmp_path, nameless(joints)), "--dataset", "coco", "--annotations", tmp_path / "a.json",
+                "--images", tmp_path)  # fmt: skip
 
 
 def test_colours_of_joints() -> None:
@@ -314,6 +450,18 @@ def test_a_sample_that_comes_again_counts_once() -> None:
     assert np.array_equal(plain.gather()[:49], points[:49]) and np.isnan(plain.gather()[49]).all()
 
 
+def test_what_is_not_finite_was_seen() -> None:
+    points = np.arange(16.0).reshape(4, 2, 2)
+    points[1, 0, 1], points[2] = np.nan, -np.inf
+    found = Found(5, 2)
+    found.add(np.array([0, 1, 2, 4]), points)
+    found.add(np.array([1]), np.zeros((1, 2, 2)))
+    whole = found.gather()
+    assert seen(whole).tolist() == [True, True, True, False, True] and np.isnan(whole[3]).all()
+    assert np.isposinf(whole[[1, 2, 2], [0, 0, 1]]).all() and whole[1, 1].tolist() == [6, 7]
+    assert not_finite(whole[seen(whole)]) == 3
+
+
 class Padded:
     """A loader whose batches are filled up to 8 with samples that came before."""
 
@@ -337,6 +485,36 @@ def test_padded_batches_have_the_same_figures(hands: Path) -> None:
     model: Any = Exact(HAND21)
     plain, padded = (predict(model, each, ranks, "off") for each in (loader, Padded(loader)))  # type: ignore[arg-type]
     assert figures("freihand", samples, plain) == figures("freihand", samples, padded)
+
+
+class Rotten(Padded):
+    """A loader to which the second picture of every batch is unreadable."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        with closing(self.loader.epoch(epoch, start)) as batches:
+            for batch in batches:
+                batch.stand_in[1] = True
+                yield batch
+
+
+def test_only_unreadable_pictures_are_left_out(hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
+    loader = open_loader(samples, 64, 5, Preprocessing(), ranks, threads=1, kind="torch")
+    model: Any = Exact(HAND21)
+    whole = predict(model, loader, ranks, "off")
+    lose(monkeypatch)
+    found = predict(model, Rotten(loader), ranks, "off")  # type: ignore[arg-type]
+    there = np.arange(len(samples)) % 5 != 1
+    assert seen(found).tolist() == there.tolist()
+    lost = np.zeros((len(samples), 21), bool)
+    lost[:, [3, 10, 12]] = True
+    assert np.isposinf(found[there[:, None] & lost]).all() and np.array_equal(
+        found[there[:, None] & ~lost], whole[there[:, None] & ~lost]
+    )
+    table = figures("freihand", samples, found)
+    assert table["not_finite"] == 3 * there.sum()
+    assert table["pck@0.2"] == figures("freihand", samples, np.where(np.isinf(found), 1e9, found))["pck@0.2"]
+    assert "not_finite" not in figures("freihand", samples, whole)
 
 
 def test_looking_changes_neither_statistics_nor_mode(hands: Path) -> None:

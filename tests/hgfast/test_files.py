@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hgfast.errors import HgfastError
-from hgfast.files import complete, prepare_folder, to_json, write_text
+from hgfast.files import check_apart, complete, prepare_folder, to_json, write_text
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
@@ -43,6 +43,20 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         prepare_folder(tmp_path / "file" / "below", "--json")
     with pytest.raises(HgfastError, match=r"cannot write .*choose another place with --json"):
         write_text(tmp_path / "nowhere" / "a.json", "x", "--json")
+
+
+def test_outputs_are_neither_inputs_nor_each_other(tmp_path: Path) -> None:
+    source, other = tmp_path / "net.pt", tmp_path / "b.json"
+    source.touch()
+    (tmp_path / "link.json").symlink_to(source)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for name in ("net.pt", "link.json", "folder/net.pt", "nowhere/../net.pt"):
+        with pytest.raises(HgfastError, match=rf"--json .*{name} would overwrite the checkpoint: choose .* with --json"):
+            check_apart([("the checkpoint", source)], {"--json": tmp_path / name})
+    with pytest.raises(HgfastError, match=r"--json and --chart both name .*b.json: choose another file for one of them"):
+        check_apart([], {"--json": other, "--chart": tmp_path / "folder/b.json"})
+    check_apart([("the checkpoint", source), ("it again", source)], {"--json": other, "--chart": tmp_path / "c.json"})
+    check_apart([("the points", Path("/dev/null"))], {"--json": Path("/dev/null"), "--chart": Path("/dev/null")})
 
 
 def test_json_has_no_nan() -> None:

@@ -20,6 +20,7 @@ from finder import SKELETON, Finder, dots, save
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import hgfast.looks
 from hgfast import checkpoints
 from hgfast.checkpoints import Meta
 from hgfast.draw import Image, draw_skeleton, glow
@@ -380,6 +381,28 @@ def test_joints_and_curve_by_hand(tmp_path: Path) -> None:
     wanted = (2 + 4 * (curves.thresholds > 3.9 / 40)) / 8  # of two joints in four samples; half of green is exact
     assert curves.shares["network"].tolist() == [0, *wanted[1:]]
     assert (curves.shares["truth"][1:] == 1).all() and (curves.whole, curves.thresholds[-1]) == (1, 0.2)
+    predicted[1, 0] = np.inf  # that sample was seen: its joint is a miss
+    assert [row["pck@0.2"] for row in joint_rows(samples, predicted, heads=False)][:2] == [0.75, 0.5]
+    assert [row["epe_px"] for row in joint_rows(samples, predicted, heads=False)][:2] == pytest.approx([3.9, 6])
+    body = accuracy_curves(samples, {"network": predicted}, heads=False)
+    assert body.shares["network"][-1] == 5 / 8
+
+
+def test_a_map_of_nothing_has_no_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    caption = hgfast.looks.caption
+    monkeypatch.setattr(hgfast.looks, "caption", lambda image, text: said.append(text) or caption(image, text))
+    whole = hgfast.looks.look
+
+    def part(*words: Any) -> Any:
+        keypoints, crops, maps = whole(*words)
+        keypoints[:, 1, 0] = np.inf
+        return keypoints, crops, maps
+
+    monkeypatch.setattr(hgfast.looks, "look", part)
+    model: Any = Finder()
+    assert len(spots(tiles(grid(model, dotted(tmp_path, 2)))[1])) == 2  # of three
+    assert said[1::3] == ["predicted, not all finite"] * 2
 
 
 def test_show_gives_tensorboard_all_of_it(tmp_path: Path) -> None:

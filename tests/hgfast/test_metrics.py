@@ -25,6 +25,7 @@ from hgfast.metrics import (
     median_epe,
     pck,
     pck_curve,
+    pck_shares,
     pck_table,
     pckh,
     pckh_curve,
@@ -62,6 +63,36 @@ def test_pck_leaves_out_samples_without_a_finite_reference() -> None:
     hand = hand_table(FOUND, TRUE, LABELLED, [50, np.nan])
     assert hand["epe_px"] == table["epe_px"]
     assert hand["pck@0.1"] == pytest.approx(1 / 3)  # of the first sample, the joints weighing the same
+
+
+def test_points_that_are_not_finite_are_misses_without_a_distance() -> None:
+    lost = FOUND.copy()
+    lost[0, 0], lost[1, 2] = np.inf, (np.nan, 3)
+    far = np.where(np.isfinite(lost), lost, 1e9)
+    others = LABELLED & np.isfinite(lost).all(-1)
+    assert (LABELLED & ~others).sum() >= 1
+    for figure in (hand_table, pck_table):
+        here, there = (figure(points, TRUE, LABELLED, [50, 50]) for points in (lost, far))
+        assert {k: v for k, v in here.items() if "epe" not in k} == {k: v for k, v in there.items() if "epe" not in k}
+        distances = {k: v for k, v in figure(FOUND, TRUE, others, [50, 50]).items() if "epe" in k}
+        assert distances and {k: here[k] for k in distances} == pytest.approx(distances, nan_ok=True)
+    rng = np.random.default_rng(0)
+    true, body = rng.normal(size=(5, 16, 2)), rng.normal(size=(5, 16, 2)) / 9
+    body[2, 4], whole = np.inf, np.ones((5, 16), bool)
+    table = body_table(body, true, whole, np.full(5, 9.0), BODY16)
+    assert table == body_table(np.where(np.isfinite(body), body, 1e9), true, whole, np.full(5, 9.0), BODY16)
+    assert table["knee"] < table["hip"] == 100
+    nothing = hand_table(np.full_like(FOUND, np.inf), TRUE, LABELLED, [50, 50])
+    assert nothing["pck@0.2"] == nothing["auc_0_30px"] == 0 and np.isnan(nothing["epe_px"])
+
+
+def test_shares_at_many_thresholds_are_those_at_each() -> None:
+    curve = pck_shares(FOUND, TRUE, LABELLED, [50, 40], [0.01, 0.05, 0.1, 0.3], (("both", (0, 1)),))
+    for row, threshold in enumerate(curve.thresholds):
+        one = pck(FOUND, TRUE, LABELLED, [50, 40], threshold)
+        assert curve.total[row] == one.total and np.array_equal(curve.joints[row], one.joints)
+        assert curve.groups["both"][row] == pytest.approx(one.joints[:2].mean())
+    assert len(set(curve.total)) > 2
 
 
 def test_perfect_predictions() -> None:

@@ -38,6 +38,15 @@ def test_shapes_and_every_parameter_is_used() -> None:
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_parameter_of_every_preset_gets_a_gradient(preset: str) -> None:
+    arch = PRESETS[preset]
+    size = 4 * 2**arch.depth
+    model = StackedHourglass(arch, 21)
+    model(torch.randn(2, 3, size, size)).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
 def test_scripts_and_traces() -> None:
     model = StackedHourglass(architecture("tiny", stacks=2), 4).eval()
     images, others = torch.randn(2, 3, 64, 64), torch.randn(3, 3, 64, 64)

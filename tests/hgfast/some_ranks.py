@@ -1,4 +1,4 @@
-"""Run by torchrun in test_train.py: two ranks share an epoch, train, and must agree. Prints one line of JSON."""
+"""Run by torchrun in test_train.py: ranks share an epoch, train, and must agree. Prints one line of JSON."""
 
 from __future__ import annotations
 
@@ -46,15 +46,23 @@ def main() -> None:
 
     trainer._save = save  # type: ignore[method-assign]
     gradient, loss = first_gradient(trainer)
+    config.train.accumulate = 2
+    in_parts, _ = first_gradient(trainer)
+    config.train.accumulate = 1
     alone = distributed.Ranks(0, 1, 1, ranks.device)
     whole = open_loader(samples, 64, config.batch_size, Preprocessing(), alone, augment=config.augment, threads=1)
-    one_gradient, one_loss = first_gradient(Trainer(config, model, whole, valid, lambda _: {}, "x", out, alone))
-    loss_of_two = distributed.total(loss) / 2
+    single = Trainer(config, model, whole, valid, lambda _: {}, "x", out, alone)
+    one_gradient, one_loss = first_gradient(single)
+    live, _ = first_gradient(trainer, frozen=False)
+    one_live, _ = first_gradient(single, frozen=False)
+    loss_of_all = distributed.total(loss) / ranks.world
     trainer.fit()
     result = {
         "gradient_norm": float(one_gradient.norm()),
         "gradient_off": float((gradient - one_gradient).norm()),
-        "loss_of_two": loss_of_two,
+        "gradient_in_parts_off": float((in_parts - one_gradient).norm()),
+        "gradient_live_off": float((live - one_live).norm() / one_live.norm()),
+        "loss_of_all": loss_of_all,
         "loss_of_one": float(one_loss),
         "samples": len(samples),
         "seen": distributed.gather(seen).tolist(),
@@ -71,15 +79,16 @@ def main() -> None:
     distributed.stop()
 
 
-def first_gradient(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradient that the trainer's own step hands to its optimizer for the first batch, and the loss it reports."""
+def first_gradient(trainer: Trainer, frozen: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient that the trainer's own step hands to its optimizer for the first batch, and the loss it reports; with
+    BatchNorm's statistics frozen, or those of each rank's share."""
     caught: list[torch.Tensor] = []
     update = trainer.optimizer.step
 
     def catch() -> None:
         caught.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
 
-    trainer.network.eval()
+    trainer.network.train(not frozen)
     trainer.optimizer.step = catch  # type: ignore[method-assign, assignment]
     with closing(trainer.train.epoch(1)) as batches:
         loss = trainer.step(next(batches))
