@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import yaml
 
-from hgfast import checkpoints, distributed
+from hgfast import checkpoints, distributed, kept
 from hgfast.checkpoints import Meta, load_model
 from hgfast.cli import parse
 from hgfast.config import Config, ModelConfig
@@ -188,10 +188,8 @@ def prepare_folder(folder: Path, config: Config) -> None:
         for cut_short in folder.glob(".*.writing"):  # by a kill
             cut_short.unlink()
         if config.resume is None:
-            for name in ("checkpoint.pt", "best.pt", "metrics.jsonl"):
-                (folder / name).unlink(missing_ok=True)
-            for old in folder.glob(f"checkpoint-{'[0-9]' * 8}.pt"):
-                old.unlink()
+            kept.remove(folder)
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
             shutil.rmtree(folder / "events", ignore_errors=True)
         as_saved(config).write(folder / "config.yaml")
     except OSError as error:

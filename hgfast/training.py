@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -22,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from hgfast import checkpoints
+from hgfast import checkpoints, kept
 from hgfast.batch import Batch
 from hgfast.config import Config
-from hgfast.costs import Clock, forward_flops
+from hgfast.costs import Clock, forward_flops, in_words
 from hgfast.distributed import Ranks, broadcast_buffers, gather, largest, total
 from hgfast.ema import MovingAverage
 from hgfast.errors import HgfastError, Stopped
@@ -414,33 +412,4 @@ class Trainer:
         if self.ema:
             state["ema_updates"] = self.ema.updates
             whole |= {"weights": checkpoints.describe(self.model)["weights"], "ema": network["weights"]}
-        newest = self.folder / "checkpoint.pt"
-        if self.config.train.keep > 1 and newest.exists() and before < self.step_number:
-            keep_copy(newest, self.folder / f"checkpoint-{before:08d}.pt")
-            for old in sorted(self.folder.glob(f"checkpoint-{'[0-9]' * 8}.pt"))[: 1 - self.config.train.keep]:
-                old.unlink(missing_ok=True)
-        checkpoints.save(whole, newest)
-
-
-def keep_copy(path: Path, name: Path) -> None:
-    """A file that is about to be replaced under another name, where links exist without a copy of its content.
-
-    Raises:
-        HgfastError: the folder cannot be written.
-    """
-    try:
-        name.unlink(missing_ok=True)
-        try:
-            os.link(path, name)
-        except OSError:
-            shutil.copyfile(path, name)
-    except OSError as error:
-        raise HgfastError(f"cannot keep {path} as {name.name} ({error.strerror}): leave out --train.keep") from error
-
-
-def in_words(seconds: float) -> str:
-    """A span of time to the minute, or to the second below two minutes."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+        kept.write(whole, self.folder, self.config.train.keep, before)
