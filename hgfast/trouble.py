@@ -40,12 +40,19 @@ class Watch:
 
 
 def save_batch(batch: Batch, model: StackedHourglass, step: int, path: Path) -> None:
-    """Write what `replay` needs: the batch, and the network as it was before that step.
+    """Write what it takes to see it again: the batch, and the network as it was before that step.
+
+    But for BatchNorm's running statistics, which the batch has gone into already: where that made them no numbers they are as
+    in a fresh network. In training they are not used.
 
     Raises:
         HgfastError: the file cannot be written.
     """
-    content = checkpoints.describe(model) | {
+    network = checkpoints.describe(model)
+    for name, value in network["weights"].items():
+        if value.is_floating_point() and not value.isfinite().all():
+            network["weights"][name] = torch.full_like(value, 1.0 if name.endswith("running_var") else 0.0)
+    content = network | {
         "step": step,
         "index": torch.from_numpy(batch.index.copy()),
         "images": batch.images.cpu(),
