@@ -135,9 +135,11 @@ def train(config: Config, ranks: Ranks) -> Path:
     model.to(ranks.device)
 
     measure = partial(figures, config.dataset, valid_samples)
-    best = DATASETS[config.dataset].best
+    data_set = DATASETS[config.dataset]
+    best = data_set.best
     trainer = Trainer(config, model, train_loader, valid_loader, measure, best, folder, ranks)
     trainer.show = partial(show, valid_samples, best == "pckh@0.5", trainer.log)
+    trainer.shown = data_set.shown
     if content is not None:
         trainer.resume(content, checkpoint)
     if ranks.first:

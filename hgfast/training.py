@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,6 +54,7 @@ class Trainer:
         folder: where the files go, on the first rank.
 
     `show`, where it is set, is called on the first rank after each validation: the step, what `predict` gave, the network.
+    `shown`, where it is set, are the figures that the console's line has.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Trainer:
         self.seconds = 0.0  # since the run began, as the first rank's clock had it at the last look
         self.log = Logbook(folder, first=ranks.first)
         self.show: Show | None = None
+        self.shown: Sequence[str] | None = None
         self.wishes = Wishes()
         self.began = self._saved_at = time.perf_counter()
         self._saved_step = 0
@@ -144,7 +146,7 @@ class Trainer:
                 self._warn_of_empty_maps(epoch)
                 if self.show is not None:
                     self.show(self.step_number, predicted, self.validated)
-        self.log.epoch(record)
+        self.log.epoch(record, self.shown)
         if validates:
             self._save(record["epoch"], record["valid"])
 

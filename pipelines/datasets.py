@@ -35,7 +35,7 @@ class DataSet:
 
     read: the choices and a split -> Samples. table: predictions (N, K, 2) in source pixels -> figures. best: the one that
     picks best.pt, higher is better. held_out: the choices -> the split to evaluate on. note: what the figures mean.
-    skeleton: where it is always the same.
+    shown: the figures that fit a line of the console. skeleton: where it is always the same.
     """
 
     read: Callable[[DataChoice, str], Samples]
@@ -43,6 +43,7 @@ class DataSet:
     best: str
     held_out: Callable[[DataChoice], str]
     note: str
+    shown: tuple[str, ...]
     skeleton: Skeleton | None = None
 
 
@@ -111,6 +112,7 @@ DATASETS = {
         held_out=lambda _: "test",
         note="PCK: of the longer side of the hand's box, or of the picture's; AUC, EPE: source pixels; _mmpose, _freihand: by "
         "the definitions of those projects",
+        shown=("pck@0.05", "pck@0.1", "pck@0.2", "auc_0_30px", "epe_px"),
         skeleton=HAND21,
     ),
     "mpii": DataSet(
@@ -120,6 +122,7 @@ DATASETS = {
         held_out=lambda _: "valid",
         note="PCKh in percent by the official rule, groups at 0.5 of the head; pelvis and thorax do not count; AUC: 0 to 0.5; "
         "pooled16, mean14: princeton-vl's and bearpaw's totals",
+        shown=(*(name for name, _ in BODY16.groups), "pckh@0.5", "pckh@0.1", "auc"),
         skeleton=BODY16,
     ),
     "coco": DataSet(
@@ -128,6 +131,7 @@ DATASETS = {
         best="pck@0.2",
         held_out=lambda choice: "valid" if choice.valid_annotations else "train",
         note="PCK: of the longer side of the box, or of the distance that --normalise names; EPE: source pixels",
+        shown=("pck@0.05", "pck@0.1", "pck@0.2", "epe_px"),
     ),
 }
 

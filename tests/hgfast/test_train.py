@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +254,8 @@ def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
     report = Logbook.epoch
 
-    def break_off(self: Logbook, record: dict[str, float]) -> None:
-        report(self, record)
+    def break_off(self: Logbook, record: dict[str, float], shown: Sequence[str] | None) -> None:
+        report(self, record, shown)
         if record["epoch"] == 2:
             raise KeyboardInterrupt
 
