@@ -140,9 +140,12 @@ def _dark(maps: Tensor, column: Tensor, row: Tensor, smooth: bool) -> tuple[Tens
     on_x, on_y = left | right, top | bottom
     dx = torch.where(on_x, _aside(across, left, torch.where(on_y, xx, yy)), torch.where(on_y, _along(across, xx), dx))
     dy = torch.where(on_y, _aside(down, top, torch.where(on_x, yy, xx)), torch.where(on_x, _along(down, yy), dy))
-    usable = dx.isfinite() & dy.isfinite() & ~weak
-    quarter_x, quarter_y = _quarter(maps, column, row)
-    return torch.where(usable, dx, torch.where(weak, quarter_x, 0.0)), torch.where(usable, dy, torch.where(weak, quarter_y, 0.0))
+    usable = dx.isfinite() & dy.isfinite()
+    dx, dy = dx.where(usable, 0), dy.where(usable, 0)
+    if smooth:
+        quarter_x, quarter_y = _quarter(maps, column, row)
+        dx, dy = torch.where(weak, quarter_x, dx), torch.where(weak, quarter_y, dy)
+    return dx, dy
 
 
 def _quarter(maps: Tensor, column: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
