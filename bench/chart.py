@@ -11,6 +11,8 @@ from hgfast.errors import HgfastError
 
 try:
     from matplotlib.figure import Figure
+
+    from hgfast.charts import write_figure
 except ImportError as error:
     raise HgfastError("charts are drawn by matplotlib: pip install matplotlib, or leave out --chart") from error
 
@@ -51,8 +53,4 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
         axis.tick_params(labelsize=8)
     threads = rows[0]["threads"]
     figure.suptitle(f"{title}, {threads} threads", fontsize=9)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another file") from error
+    write_figure(figure, path, "--chart")

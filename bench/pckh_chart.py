@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hgfast.errors import HgfastError
-from hgfast.files import complete
 from hgfast.metrics import Curve
 
 try:
     from matplotlib.figure import Figure
+
+    from hgfast.charts import write_figure
 except ImportError as error:
     raise HgfastError("charts are drawn by matplotlib: pip install matplotlib, or leave out --chart") from error
 
@@ -50,8 +51,4 @@ def draw(curves: Mapping[str, Curve], path: Path, title: str, labels: tuple[str,
     figure.supxlabel(labels[0], fontsize=9)
     figure.supylabel(labels[1], fontsize=9)
     figure.suptitle(title, fontsize=9, parse_math=False)
-    try:
-        with complete(path) as beside:
-            figure.savefig(beside, format="png", dpi=130)
-    except OSError as error:
-        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another file with --chart") from error
+    write_figure(figure, path, "--chart")

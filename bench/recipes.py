@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -83,6 +84,8 @@ class RecipesConfig(DataChoice):
             raise HgfastError("--recipes and --seeds must not be empty, --epochs and --ranks at least 1")
         if self.chart is not None and self.chart.suffix.lower() != ".png":
             raise HgfastError(f"--chart {self.chart} must end in .png")
+        if self.chart is not None and find_spec("matplotlib") is None:
+            raise HgfastError("charts are drawn by matplotlib: pip install matplotlib, or leave out --chart")
 
 
 def flags_of(recipe: str) -> list[str]:
@@ -201,11 +204,11 @@ def summary(config: RecipesConfig, curves: dict[tuple[str, int], list[tuple[int,
 
 
 def draw(config: RecipesConfig, curves: dict[tuple[str, int], list[tuple[int, float]]], path: Path) -> None:
-    """A line for every run, a colour a recipe. Raises `HgfastError` where the file cannot be written, or matplotlib is absent."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise HgfastError("charts are drawn by matplotlib: pip install matplotlib, or leave out --chart") from error
+    """A line for every run, a colour a recipe. Raises `HgfastError` where the file cannot be written."""
+    from matplotlib.figure import Figure
+
+    from hgfast.charts import write_figure
+
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     panel = figure.subplots()
     for number, recipe in enumerate(config.recipes):
@@ -219,11 +222,7 @@ def draw(config: RecipesConfig, curves: dict[tuple[str, int], list[tuple[int, fl
     panel.grid(alpha=0.3)
     panel.legend()
     panel.set_title(f"{config.preset}, {config.input_size} px, {len(config.seeds)} seeds", fontsize=10)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another file") from error
+    write_figure(figure, path, "--chart")
 
 
 if __name__ == "__main__":

@@ -108,9 +108,14 @@ def _curves(thresholds: NDArray[Any], curves: Mapping[str, NDArray[Any]], labels
 
 
 def _write(figure: Figure, path: Path, title: str, flag: str) -> None:
-    """The whole file or none, in the format of its ending."""
     figure.suptitle(title, fontsize=9, parse_math=False)
+    write_figure(figure, path, flag)
+
+
+def write_figure(figure: Figure, path: Path, flag: str) -> None:
+    """The whole file or none, in the format of its ending. Raises `HgfastError`, with the flag that names another one."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with complete(path) as beside:
             figure.savefig(beside, format=path.suffix[1:].lower(), dpi=DPI)
     except OSError as error:

@@ -22,7 +22,7 @@ import torch
 
 from hgfast.errors import HgfastError, run
 from hgfast.files import complete, prepare_file
-from hgfast.foreign import NAMELESS, Foreign, misfit, translate
+from hgfast.foreign import Foreign, is_nameless, misfit, translate
 from hgfast.heatmaps import KINDS, METHODS
 from hgfast.model import STRIDE, Architecture, StackedHourglass
 from hgfast.preprocessing import Preprocessing
@@ -234,7 +234,7 @@ def _named(joints: list[str], known: Skeleton) -> Skeleton:
     """A skeleton with these names in place of `known`. Raises `HgfastError` for the wrong number of them, or doubles."""
     if len(joints) != len(known.joints):
         raise HgfastError(f"--joints names {len(joints)} joints, the weights have {len(known.joints)}")
-    if not known.name.startswith(NAMELESS):
+    if not is_nameless(known):
         raise HgfastError(f"--joints is for joints without names, these are {known.name}: leave it out")
     try:
         return make_skeleton(f"named{len(joints)}", joints)

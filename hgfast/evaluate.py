@@ -179,14 +179,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         "unreadable": samples.unreadable + count - len(samples),
         "not_finite": not_finite(found["network"]),
         "rows": rows,
-        "joints": joint_rows(samples, found["network"], of_heads(rows)) if annotated else [],
+        "joints": joint_rows(samples, found["network"], DATASETS[name].heads) if annotated else [],
     }
     return Evaluation(result, samples, found)
-
-
-def of_heads(rows: list[dict[str, Any]]) -> bool:
-    """Are errors shares of head sizes, so that accuracy is PCKh in percent? Else it is PCK, a share."""
-    return "pckh@0.5" in rows[0]
 
 
 def own_frame(config: EvaluateConfig, evaluation: Evaluation) -> str:
@@ -216,7 +211,7 @@ def write_chart(flag: str, path: Path, evaluation: Evaluation) -> None:
     result, samples = evaluation.result, evaluation.samples
     checkpoint = "/".join(Path(result["checkpoint"]).parts[-2:])
     title = f"{checkpoint}: {len(samples)} samples of {result['dataset']}, split {result['split']}"
-    heads = of_heads(result["rows"])
+    heads = DATASETS[result["dataset"]].heads
     if flag == "bars":
         charts.draw_bars(path, result["joints"], samples.skeleton, 100.0 if heads else 1.0, title)
         return

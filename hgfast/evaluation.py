@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hgfast.batch import Batch
 from hgfast.distributed import Ranks, gather
 from hgfast.errors import HgfastError
-from hgfast.foreign import NAMELESS
+from hgfast.foreign import is_nameless
 from hgfast.geometry import move
 from hgfast.inference import keypoints_of, last_heatmaps
 from hgfast.model import StackedHourglass
@@ -88,7 +88,7 @@ def check_joints(checkpoint: Path, network: Skeleton, data: Skeleton, where: str
     """Refuse a network of other joints than the data's, which are said to be `where`. Raises `HgfastError`, with `advice`."""
     if network.joints == data.joints:
         return
-    if network.name.startswith(NAMELESS) and len(network.joints) == len(data.joints):
+    if is_nameless(network) and len(network.joints) == len(data.joints):
         raise HgfastError(
             f"{checkpoint} predicts {len(network.joints)} joints that have no names: if they are in the order of {where}, name "
             f"them with 'python hgfast/checkpoints.py convert {checkpoint} OUT --joints [{','.join(data.joints)}]' and give OUT"

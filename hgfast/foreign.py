@@ -120,6 +120,11 @@ def nameless(joints: int) -> Skeleton:
     return make_skeleton(f"{NAMELESS}{joints}", [f"point{n}" for n in range(joints)])
 
 
+def is_nameless(skeleton: Skeleton) -> bool:
+    """Is it one of `nameless`, so that nobody knows which joints are left and right, or in which order?"""
+    return skeleton.name.startswith(NAMELESS)
+
+
 class _Family:
     """A family's tensors by its own names, without the prefixes that wrappers put before them."""
 

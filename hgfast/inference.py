@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hgfast.errors import HgfastError
-from hgfast.foreign import NAMELESS
+from hgfast.foreign import is_nameless
 from hgfast.geometry import move, square_matrices, warp
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
@@ -29,7 +29,7 @@ def last_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = Fal
     (Newell et al. 2016, section 4). A hand's joints have no sides and stay in place; a mirrored right hand is a left one, so
     it helps only networks that were trained on both. Raises `HgfastError` for joints without names, whose sides nobody knows.
     """
-    if flip_test and model.meta.skeleton.name.startswith(NAMELESS):
+    if flip_test and is_nameless(model.meta.skeleton):
         raise HgfastError(
             "the flip test must know which joints are left and right, and these have no names: give them with "
             "'python hgfast/checkpoints.py convert IN OUT --joints [left_x,right_x,…]'"

@@ -28,7 +28,7 @@ from hgfast.cli import parse
 from hgfast.config import Config, ModelConfig
 from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError, run
-from hgfast.foreign import NAMELESS
+from hgfast.foreign import is_nameless
 from hgfast.looks import show
 from hgfast.losses import map_kind
 from hgfast.model import StackedHourglass
@@ -121,7 +121,7 @@ def train(config: Config, ranks: Ranks) -> Path:
             if theirs != ours:
                 raise HgfastError(f"{config.weights} predicts {theirs} joints, the data have {ours}: start from other --weights")
             names = known.meta.skeleton.joints
-            if not known.meta.skeleton.name.startswith(NAMELESS) and names != train_samples.skeleton.joints:
+            if not is_nameless(known.meta.skeleton) and names != train_samples.skeleton.joints:
                 raise HgfastError(
                     f"{config.weights} predicts {known.meta.skeleton.name}, the data are {train_samples.skeleton.name}, "
                     "in another order: start from other --weights"
@@ -136,9 +136,8 @@ def train(config: Config, ranks: Ranks) -> Path:
 
     measure = partial(figures, config.dataset, valid_samples)
     data_set = DATASETS[config.dataset]
-    best = data_set.best
-    trainer = Trainer(config, model, train_loader, valid_loader, measure, best, folder, ranks)
-    trainer.show = partial(show, valid_samples, best == "pckh@0.5", trainer.log)
+    trainer = Trainer(config, model, train_loader, valid_loader, measure, data_set.best, folder, ranks)
+    trainer.show = partial(show, valid_samples, data_set.heads, trainer.log)
     trainer.shown = data_set.shown
     if content is not None:
         trainer.resume(content, checkpoint)

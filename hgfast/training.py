@@ -134,9 +134,7 @@ class Trainer:
     def _run_epoch(self, epoch: int, start: int) -> None:
         """The rest of an epoch, its line in the log, and validation and checkpoint where they are due."""
         record = self._epoch(epoch, start)
-        broadcast_buffers(self.model)
-        if self.ema:
-            broadcast_buffers(self.ema.network)
+        self._share_statistics()
         validates = self._validates(epoch)
         if validates:
             predicted = predict(self.validated, self.valid, self.ranks, self.amp)
@@ -149,6 +147,12 @@ class Trainer:
         self.log.epoch(record, self.shown)
         if validates:
             self._save(record["epoch"], record["valid"])
+
+    def _share_statistics(self) -> None:
+        """Give every rank the first one's BatchNorm statistics, of the network and of its average."""
+        broadcast_buffers(self.model)
+        if self.ema:
+            broadcast_buffers(self.ema.network)
 
     def _validates(self, epoch: int) -> bool:
         """Is there a validation, and with it a checkpoint, at the end of this epoch?"""
@@ -384,9 +388,7 @@ class Trainer:
         best.pt holds the network that was validated; checkpoint.pt the one in training, beside its average under "ema".
         best.pt comes first: a kill between the two repeats the epoch, and finds the same again.
         """
-        broadcast_buffers(self.model)
-        if self.ema:
-            broadcast_buffers(self.ema.network)
+        self._share_statistics()
         sums = gather(self._summed.double().view(1)).tolist()
         self._saved_at = time.perf_counter()
         before, self._saved_step = self._saved_step, self.step_number

@@ -46,6 +46,11 @@ class DataSet:
     shown: tuple[str, ...]
     skeleton: Skeleton | None = None
 
+    @property
+    def heads(self) -> bool:
+        """Are its reference lengths head sizes, so that accuracy is PCKh in percent? Else it is PCK, a share."""
+        return self.best == "pckh@0.5"
+
 
 def _freihand(choice: DataChoice, split: str) -> Samples:
     root = _root(choice, freihand.WHERE_FROM)
