@@ -46,8 +46,17 @@ def start(device: str) -> Ranks:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_meeting_place(world == local_world), rank=rank, world_size=world)
     return Ranks(rank, world, local_world, chosen)
+
+
+def _meeting_place(one_machine: bool) -> dist.Store:
+    """The store that torchrun offers. On one machine it outlives a restart, and ranks that are started again would look for
+    the addresses of those before them: each start gets its own names. (Machines do not count restarts alike; the README
+    says what to set there.)"""
+    store, _, _ = next(dist.rendezvous("env://"))
+    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store) if one_machine else store
 
 
 def pick_device(device: str, local_rank: int = 0) -> torch.device:

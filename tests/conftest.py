@@ -53,10 +53,11 @@ def beside(name: str) -> Path:
 def command() -> Command:
     """Run a script of the project in a process of its own, on one thread."""
 
-    def run(*words: object, ranks: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(*words: object, ranks: int = 0, restarts: int = 0) -> subprocess.CompletedProcess[str]:
         launcher = [sys.executable]
         if ranks:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+            launcher += ["--max-restarts", str(restarts)]
         return subprocess.run(
             [*launcher, *map(str, words)],
             cwd=ROOT,

@@ -182,6 +182,11 @@ def child_of(process: subprocess.Popen[str]) -> int:
     raise AssertionError("torchrun has no ranks")
 
 
+def test_ranks_started_again_do_not_look_for_those_before_them(command: Command) -> None:
+    done = command("tests/hgfast/late_rank.py", ranks=2, restarts=1)
+    assert done.returncode == 0 and done.stdout.count("RESULT 2") == 2, done.stderr
+
+
 def test_torchrun_restarts_go_on_by_themselves(hands: Path, tmp_path: Path) -> None:
     code, _, err = finish(start(*flags(hands, tmp_path / "whole"), ranks=2))
     assert code == 0, err
