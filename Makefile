@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WITNESSES := $(VENV)/witnesses/installed
 DEMO_HANDS := 4000
 DEMO_DATA := data/demo-$(DEMO_HANDS)
 
@@ -11,7 +12,14 @@ $(VENV)/installed: setup.py constraints.txt
 	@echo "== installing into $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[train,bench,dev]"
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[train,export,rtx,bench,dev]"
+	@touch $@
+
+# What TensorRT and Torch-TensorRT take, for tests where neither runs: their bindings and sources, without NVIDIA's libraries.
+$(WITNESSES): Makefile | $(VENV)/installed
+	$(BIN)/pip install --disable-pip-version-check --no-deps --upgrade --target $(@D)/tensorrt10 tensorrt-cu12-bindings==10.13.3.9
+	$(BIN)/pip install --disable-pip-version-check --no-deps --upgrade --target $(@D)/tensorrt11 tensorrt-cu13-bindings==11.4.0.106
+	$(BIN)/pip install --disable-pip-version-check --no-deps --upgrade --target $(@D)/torch_tensorrt torch-tensorrt==2.13.0
 	@touch $@
 
 $(DEMO_DATA)/training_K.json: | $(VENV)/installed
@@ -27,10 +35,10 @@ demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 		--json exp/demo/result.json --sheet exp/demo/predictions.jpg
 	@echo "checkpoint: exp/demo/checkpoint.pt"
 
-test: $(VENV)/installed
+test: $(VENV)/installed $(WITNESSES)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed $(WITNESSES)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

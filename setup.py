@@ -13,6 +13,8 @@ TRAIN = [
     "tensorboard>=2.18",
     "tqdm>=4.66",
 ]
+EXPORT = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.6", "openvino>=2025.0"]
+RTX = ["tensorrt-rtx-cu13-bindings>=1.7; sys_platform == 'linux'", "tensorrt-rtx-cu13-libs>=1.7; sys_platform == 'linux'"]
 BENCH = ["matplotlib>=3.10", "pillow>=11"]
 DEV = [
     "mypy>=1.15",
@@ -22,6 +24,7 @@ DEV = [
     "ruff>=0.9",
     "scipy-stubs",
     "types-PyYAML",
+    "types-jsonschema",
     "types-tabulate",
     "types-tqdm",
 ]
@@ -33,7 +36,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=["hgfast", "pipelines", "pipelines.drawn"],
-    package_data={"hgfast": ["py.typed"]},
-    install_requires=["numpy>=1.26", "opencv-python-headless>=4.9"],
-    extras_require={"train": TRAIN, "bench": BENCH, "dev": DEV},
+    package_data={"hgfast": ["py.typed", "*.json"]},
+    install_requires=["jsonschema>=4.20", "numpy>=1.26", "opencv-python-headless>=4.9"],
+    extras_require={"train": TRAIN, "export": EXPORT, "rtx": RTX, "bench": BENCH, "dev": DEV},
 )

@@ -1,10 +1,13 @@
-"""Accuracy of predictions or checkpoints as papers report it: PCKh of bodies by the official rule, PCK, AUC and EPE of hands.
+"""Accuracy of predictions, checkpoints or exported networks as papers report it: PCKh of bodies by the official rule; PCK, AUC
+and EPE of hands.
 
     python bench/pckh.py --predictions preds.h5 --annotations valid.h5 --json pckh.json --chart pckh.png
     python bench/pckh.py exp/mpii/best.pt --dataset mpii --data MPII --flip-test
+    python bench/pckh.py exp/mpii/best.pt exp/mpii/best.fp16.onnx exp/mpii/best.int8.onnx --dataset mpii --data MPII
     python bench/pckh.py exp/mpii/best.pt --annotations test.h5 --images MPII/images --submission pred_keypoints_mpii.mat
 
-Several checkpoints, or --predictions [a.h5,b.mat], are rows of one table. `pckh_truth` says what can be scored against,
+Several checkpoints and exported networks, or --predictions [a.h5,b.mat], are rows of one table; the first is what the distances
+of the others are from. `pckh_truth` says what can be scored against,
 `pckh_predictions` which files are read, `hgfast.metrics` what the figures mean.
 What may enter: the flags, the figures, and what is said about them.
 """
@@ -17,20 +20,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pckh_network import Running, open_pictures, run_network
+import numpy as np
+from pckh_network import Ran, Running, open_pictures, run_network
 from pckh_predictions import read_predictions
 from pckh_submission import check_people, write_freihand, write_mpii
-from pckh_truth import Array, Truth, Whole, open_truth
+from pckh_truth import Array, Truth, open_truth
 from record import Row, machine, make_record, write_record
 from tabulate import tabulate
 
 from hgfast.cli import parse
 from hgfast.config import DataChoice
+from hgfast.engine import NoGpu
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import not_finite
 from hgfast.files import check_apart, prepare_file
 from hgfast.metrics import BodyFigures, Curve, body_figures, body_table, hand_table, pck_curve, pck_shares, pck_table, pckh_curve
 from pipelines.datasets import DATASETS, input_files
+from pipelines.samples import Samples
 
 GROUPED = ("pckh@0.5", "pckh@0.1", "auc")  # the figures of bodies that have groups
 TITLES = {"pckh@0.5": "PCKh@0.5, percent", "pckh@0.1": "PCKh@0.1, percent", "auc": "AUC of PCKh from 0 to 0.5, percent"}
@@ -46,7 +52,8 @@ class PckhConfig(DataChoice):
     """One scoring."""
 
     checkpoints: list[Path] = field(default_factory=list)
-    """files written by training, or weights of princeton-vl's or bearpaw's; each is run on the pictures"""
+    """files written by training, weights of princeton-vl's or bearpaw's, or ONNX, TorchScript and engines of export/; each is run
+    on the pictures"""
     predictions: list[Path] | Path | None = None
     """score these instead: HDF5, MATLAB, numpy or JSON, a file or a list such as [a.h5,b.mat]"""
     annotations: Path | None = None
@@ -111,13 +118,18 @@ class PckhConfig(DataChoice):
 @dataclass(frozen=True)
 class Scored:
     """Predictions and what they are compared with. points: (M, K, 2), NaN where not finite. truth: of the same M samples.
-    decoder: of the network's heatmaps, if one was run."""
+    ran: the network that was run, if one was."""
 
     method: str
     path: Path
     points: Array
     truth: Truth
-    decoder: str | None = None
+    ran: Ran | None = None
+
+    @property
+    def decoder(self) -> str | None:
+        """Of the network's heatmaps."""
+        return None if self.ran is None else self.ran.decoder
 
     @property
     def _arrays(self) -> tuple[Array, Array, Any, Array]:
@@ -163,7 +175,7 @@ def main() -> None:
     results = score(config, split, truth)
     if truth.labelled.any():
         report(results, truth)
-        rows = [make_row(scored) for scored in results]
+        rows = [make_row(scored, results[0]) for scored in results]
         if config.json is not None:
             record = make_record(rows, where, ["scipy", "h5py", *(["matplotlib"] if config.chart else [])])
             write_record({**record, **about(results, truth, bool(config.checkpoints))}, config.json)
@@ -197,17 +209,45 @@ def score(config: PckhConfig, split: str, truth: Truth) -> list[Scored]:
     if config.checkpoints:
         samples = open_pictures(config, split, truth)
         how = Running(config.device, config.batch_size, config.loader, config.threads, config.flip_test, config.decoder)
-        found: list[tuple[Array, Whole, str | None]] = [run_network(path, samples, truth, how) for path in given]
+        results = run_all(given, samples, truth, how)
     else:
-        found = [(*read_predictions(path, truth), None) for path in given]
-    results = [
-        Scored(method, path, points, truth.take(places), decoder)
-        for method, path, (points, places, decoder) in zip(methods(given), given, found)
-    ]
+        found = [read_predictions(path, truth) for path in given]
+        results = [Scored(m, path, points, truth.take(places)) for m, path, (points, places) in zip(methods(given), given, found)]
     for scored in results:
         if truth.labelled.any() and not scored.truth.labelled.any():
             raise HgfastError(f"none of the {len(scored.points)} samples of {scored.path} has a labelled joint: score others")
     return results
+
+
+def run_all(paths: Sequence[Path], samples: Samples, truth: Truth, how: Running) -> list[Scored]:
+    """Every network beside the samples that it has; engines that cannot run for want of a GPU are said and left out."""
+    results = []
+    for method, path in zip(methods(paths), paths):
+        try:
+            ran = run_network(path, samples, truth, how)
+        except NoGpu:
+            print(f"{method}: built, not run (there is no GPU here)", flush=True)
+            continue
+        results.append(Scored(method, path, ran.points, truth.take(ran.places), ran))
+    if not results:
+        raise HgfastError(
+            f"{paths[0]} needs an NVIDIA GPU, and there is none here: give a checkpoint or an ONNX, or use another machine"
+        )
+    return results
+
+
+def apart(scored: Scored, first: Scored) -> dict[str, float | None]:
+    """How far the keypoints lie from those of the first network, in pixels of its input: mean, 99th percentile, largest, and the
+    share of joints, in percent, that are more than a pixel away; None where they are not networks on the same samples."""
+    names = ("mean_px", "p99_px", "max_px", "over_1px_percent")
+    if scored.ran is None or first.ran is None or not np.array_equal(scored.ran.places, first.ran.places):
+        return dict.fromkeys(names)
+    distance = np.linalg.norm(scored.points - first.points, axis=-1) / first.ran.unit[:, None]
+    distance = distance[np.isfinite(distance)]
+    if not distance.size:
+        return dict.fromkeys(names)
+    figures = (distance.mean(), np.percentile(distance, 99), distance.max(), 100 * (distance > 1).mean())
+    return {name: float(figure) for name, figure in zip(names, figures)}
 
 
 def methods(paths: Sequence[Path]) -> list[str]:
@@ -219,11 +259,13 @@ def methods(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def make_row(scored: Scored) -> Row:
+def make_row(scored: Scored, first: Scored) -> Row:
     """A row of the record."""
     truth = scored.truth
     return {
         "method": scored.method,
+        "what": scored.ran and scored.ran.what,
+        **apart(scored, first),
         "ground_truth": truth.name,
         "people": len(truth),
         "joints_counted": truth.counted,
@@ -284,9 +326,13 @@ def report(results: Sequence[Scored], truth: Truth) -> None:
             print(f"{scored.method}: {absent} joints have no finite prediction and are misses{epe}")
     if truth.dataset == "mpii":
         print(f"\n{body_tables(results)}", flush=True)
-        return
-    print("\n" + tabulate([{"method": s.method, **s.flat} for s in results], headers="keys", floatfmt=".4f"))
-    print(DATASETS[truth.dataset].note, flush=True)
+    else:
+        print("\n" + tabulate([{"method": s.method, **s.flat} for s in results], headers="keys", floatfmt=".4f"))
+        print(DATASETS[truth.dataset].note, flush=True)
+    if len(results) > 1 and results[0].ran is not None:
+        rows = [{"method": s.method, "what": s.ran and s.ran.what, **apart(s, results[0])} for s in results[1:]]
+        print(f"\n{tabulate(rows, headers='keys', floatfmt='.4f')}")
+        print(f"from the keypoints of {results[0].method}, in pixels of the input")
 
 
 def body_tables(results: Sequence[Scored]) -> str:

@@ -1,4 +1,5 @@
-"""Keypoints of a checkpoint on the pictures of a ground truth, as if they had been read from a file of predictions.
+"""Keypoints of a checkpoint or an exported network on the pictures of a ground truth, as if they had been read from a file of
+predictions.
 
 What may enter: finding the pictures and running networks on them.
 """
@@ -10,14 +11,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pckh_truth import Array, Truth, Whole, is_detections, is_mpii_h5
 
+from hgfast.batch import Batch
 from hgfast.checkpoints import load_model
 from hgfast.config import DataChoice
 from hgfast.distributed import Ranks, pick_device
 from hgfast.errors import HgfastError
-from hgfast.evaluation import check_joints, predict, seen
+from hgfast.evaluation import check_joints, feed, predict, predict_with, seen
 from hgfast.precision import resolve
+from hgfast.runtimes import Artefact
+from hgfast.sidecar import KEYPOINTS, place
 from pipelines.datasets import open_loader, usable_samples
 from pipelines.mpii import as_samples
 from pipelines.mpii_mat import DOWN, WIDER
@@ -68,22 +73,31 @@ def open_pictures(choice: DataChoice, split: str, truth: Truth) -> Samples:
     )
 
 
-def run_network(checkpoint: Path, samples: Samples, truth: Truth, how: Running) -> tuple[Array, Whole, str]:
-    """Points (M, K, 2) in the pixel numbers of `truth`, which of its samples they are of, (M,), ascending, and the decoder used.
+@dataclass(frozen=True)
+class Ran:
+    """What a network found in the pictures.
 
-    Samples whose picture cannot be read are not among them. Points that are not finite are NaN.
+    points: (M, K, 2) in the pixel numbers of the ground truth, NaN where not finite. places: (M,) which of its samples they
+    are of, ascending. unit: (M,) source pixels that a pixel of the network's input was. what: "checkpoint", or the runtime
+    and precision of an artefact.
+    """
+
+    points: Array
+    places: Whole
+    unit: Array
+    decoder: str
+    what: str
+
+
+def run_network(path: Path, samples: Samples, truth: Truth, how: Running) -> Ran:
+    """The keypoints that a checkpoint or an artefact finds; samples whose picture cannot be read are left out.
 
     Raises:
-        HgfastError: a network of other joints, or pictures that are not in `truth`.
+        NoGpu: an engine, where there is no GPU to run it on.
+        HgfastError: a network of other joints, flags that an artefact was not exported with, pictures not in `truth`.
     """
-    ranks = Ranks(0, 1, 1, pick_device(how.device))
-    model = load_model(checkpoint, ranks.device, how.decoder)
-    meta = model.meta
-    check_joints(checkpoint, meta.skeleton, truth.skeleton, f"the joints of {truth.source}", "choose another")
-    loader = open_loader(
-        samples, meta.input_size, how.batch_size, meta.preprocessing, ranks, threads=how.threads, kind=how.loader
-    )
-    predicted = predict(model, loader, ranks, resolve("off", ranks.device), checkpoint.name, how.flip_test)
+    run = _run_artefact if is_artefact(path) else _run_checkpoint
+    predicted, size, decoder, what = run(path, samples, truth, how)
     there = seen(predicted)
     points = np.where(np.isfinite(predicted), predicted, np.nan)
     numbers = dict(zip(truth.rows.tolist(), range(len(truth))))
@@ -92,4 +106,46 @@ def run_network(checkpoint: Path, samples: Samples, truth: Truth, how: Running) 
         raise HgfastError(f"row {strange[0]} of the pictures is not in {truth.source}: give the annotations that belong to them")
     places = np.array([numbers[row] for row in rows], np.int64)
     order = np.argsort(places)
-    return (points[there] - truth.pixel_offset)[order], places[order], meta.decoder
+    unit = samples.side[there][order] / size
+    return Ran((points[there] - truth.pixel_offset)[order], places[order], unit, decoder, what)
+
+
+def _run_checkpoint(checkpoint: Path, samples: Samples, truth: Truth, how: Running) -> tuple[Array, int, str, str]:
+    """A checkpoint: points (N, K, 2) in source pixels, the input's side, the decoder, and what it was."""
+    ranks = Ranks(0, 1, 1, pick_device(how.device))
+    model = load_model(checkpoint, ranks.device, how.decoder)
+    meta = model.meta
+    check_joints(checkpoint, meta.skeleton, truth.skeleton, f"the joints of {truth.source}", "choose another")
+    loader = open_loader(
+        samples, meta.input_size, how.batch_size, meta.preprocessing, ranks, threads=how.threads, kind=how.loader
+    )
+    predicted = predict(model, loader, ranks, resolve("off", ranks.device), checkpoint.name, how.flip_test)
+    return predicted, meta.input_size, meta.decoder, "checkpoint"
+
+
+def _run_artefact(path: Path, samples: Samples, truth: Truth, how: Running) -> tuple[Array, int, str, str]:
+    """An exported network, likewise."""
+    artefact = Artefact(path, threads=how.threads)
+    sidecar = artefact.sidecar
+    check_joints(path, sidecar.skeleton, truth.skeleton, f"the joints of {truth.source}", "choose another")
+    if KEYPOINTS not in [port.name for port in sidecar.outputs]:
+        raise HgfastError(f"{path} gives no keypoints: export it with --outputs keypoints,heatmaps")
+    if how.flip_test != sidecar.flip_test or (how.decoder or sidecar.decoder) != sidecar.decoder:
+        raise HgfastError(
+            f"{path} was exported {'with' if sidecar.flip_test else 'without'} a flip test and decodes by {sidecar.decoder}: "
+            "give --flip-test and --decoder accordingly, or export it again"
+        )
+    preprocessing, images_of = feed(sidecar)
+    ranks = Ranks(0, 1, 1, pick_device("cpu"))
+    loader = open_loader(samples, sidecar.input_size, how.batch_size, preprocessing, ranks, threads=how.threads, kind=how.loader)
+
+    def find(batch: Batch) -> NDArray[np.floating]:
+        return artefact.all(images_of(batch))[KEYPOINTS]
+
+    predicted = predict_with(find, len(sidecar.skeleton.joints), sidecar.shift, loader, ranks, path.name)
+    return predicted, sidecar.input_size, sidecar.decoder, f"{artefact.runtime} {sidecar.precision}"
+
+
+def is_artefact(path: Path) -> bool:
+    """Is it an exported network, by its sidecar or its name's ending?"""
+    return place(path).is_file() or path.suffix in (".onnx", ".torchscript", ".engine")

@@ -11,13 +11,12 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from hgfast.checkpoints import revision
 from hgfast.files import prepare_folder, to_json, write_text
-from hgfast.machine import cores
+from hgfast.machine import cores, versions
 
 Row = dict[str, Any]
 
@@ -61,17 +60,6 @@ def machine() -> Row:
         "gpu": gpu(),
         "load": round(os.getloadavg()[0], 2),
     }
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Python's version and those of the packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def gpu() -> str | None:

@@ -147,7 +147,7 @@ def restore(content: dict[str, Any], path: Path, averaged: bool = True) -> Stack
     try:
         arch = Architecture(**{**content["architecture"], "stem": tuple(content["architecture"]["stem"])})
         meta = dict(content["meta"])
-        meta["skeleton"] = Skeleton(**{key: _tuples(value) for key, value in meta["skeleton"].items()})
+        meta["skeleton"] = Skeleton.from_plain(meta["skeleton"])
         meta["preprocessing"] = Preprocessing(**{key: tuple(value) for key, value in meta["preprocessing"].items()})
         model = build(arch, Meta(**meta))
         weights = content["ema"] if averaged and "ema" in content else content["weights"]
@@ -249,10 +249,6 @@ def revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,12 +52,14 @@ def start(device: str) -> Ranks:
     return Ranks(rank, world, local_world, chosen)
 
 
-def _meeting_place(one_machine: bool) -> dist.Store:
+def _meeting_place(one_machine: bool) -> Any:
     """The store that torchrun offers. On one machine it outlives a restart, and ranks that are started again would look for
     the addresses of those before them: each start gets its own names. (Machines do not count restarts alike; the README
     says what to set there.)"""
-    store, _, _ = next(dist.rendezvous("env://"))
-    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store) if one_machine else store
+    store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # the stubs lack it, and the next one
+    if not one_machine:
+        return store
+    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
 
 
 def pick_device(device: str, local_rank: int = 0) -> torch.device:

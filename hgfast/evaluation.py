@@ -5,10 +5,10 @@ What may enter: running a network without training it, and collecting what it sa
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from hgfast.geometry import move
 from hgfast.inference import keypoints_of, last_heatmaps
 from hgfast.model import StackedHourglass
 from hgfast.precision import Amp, autocast
+from hgfast.preprocessing import RAW, Preprocessing, as_bytes, as_floats
+from hgfast.sidecar import Sidecar
 from hgfast.skeletons import Skeleton
 
 
@@ -117,18 +119,41 @@ def predict(
     label: str = "validate",
     flip_test: bool = False,
 ) -> NDArray[np.float64]:
-    """Keypoints (N, K, 2) in source pixels, row i being sample i, on every rank. Leaves the model as it was, its mode included.
+    """A network's keypoints of a split, as `predict_with` gives them. Leaves the model as it was, its mode included."""
+
+    def find(batch: Batch) -> NDArray[np.float64]:
+        with autocast(amp, ranks.device):
+            heatmaps = last_heatmaps(model, batch.images, flip_test)
+        return keypoints_of(model, heatmaps).cpu().double().numpy()
+
+    meta = model.meta
+    with evaluating(model):
+        return predict_with(find, len(meta.skeleton.joints), meta.shift, loader, ranks, label)
+
+
+def predict_with(
+    find: Callable[[Batch], NDArray[np.floating]], joints: int, shift: float, loader: Loader, ranks: Ranks, label: str
+) -> NDArray[np.float64]:
+    """Keypoints (N, K, 2) in source pixels, row i being sample i, on every rank.
 
     Rows whose picture cannot be read are NaN (`seen`). Of the others, joints whose point or score is not finite are infinite.
+
+    Args:
+        find: a batch of n samples -> (n, K, 3) x, y in input pixels and score.
+        joints: K.
+        shift: source pixels to be added to the points (`hgfast.checkpoints.Meta`).
     """
-    meta = model.meta
-    found = Found(loader.count, len(meta.skeleton.joints))
-    with evaluating(model):
-        for batch in tqdm(loader.epoch(0), total=len(loader), desc=label, disable=None if ranks.first else True, leave=False):
-            with autocast(amp, ranks.device):
-                heatmaps = last_heatmaps(model, batch.images, flip_test)
-            decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
-            points = np.where(np.isfinite(decoded).all(-1, keepdims=True), decoded[..., :2], np.nan)
-            source = move(points, np.linalg.inv(batch.input_from_source)) + meta.shift
-            found.add(batch.index[~batch.stand_in], source[~batch.stand_in])
+    found = Found(loader.count, joints)
+    for batch in tqdm(loader.epoch(0), total=len(loader), desc=label, disable=None if ranks.first else True, leave=False):
+        decoded = np.asarray(find(batch), np.float64)
+        points = np.where(np.isfinite(decoded).all(-1, keepdims=True), decoded[..., :2], np.nan)
+        source = move(points, np.linalg.inv(batch.input_from_source)) + shift
+        found.add(batch.index[~batch.stand_in], source[~batch.stand_in])
     return found.gather()
+
+
+def feed(sidecar: Sidecar) -> tuple[Preprocessing, Callable[[Batch], NDArray[Any]]]:
+    """What a loader must be opened with for an exported network, and how its batches become the images that it takes."""
+    if sidecar.normalised:
+        return Preprocessing(sidecar.mean, sidecar.std), lambda batch: as_floats(batch.images)
+    return RAW, lambda batch: as_bytes(batch.images)

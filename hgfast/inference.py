@@ -16,6 +16,7 @@ from hgfast.geometry import move, square_matrices, warp
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
 from hgfast.preprocessing import apply, fold
+from hgfast.skeletons import Skeleton
 
 Array = NDArray[np.float64]
 LARGEST = 100
@@ -29,16 +30,22 @@ def last_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = Fal
     (Newell et al. 2016, section 4). A hand's joints have no sides and stay in place; a mirrored right hand is a left one, so
     it helps only networks that were trained on both. Raises `HgfastError` for joints without names, whose sides nobody knows.
     """
-    if flip_test and is_nameless(model.meta.skeleton):
-        raise HgfastError(
-            "the flip test must know which joints are left and right, and these have no names: give them with "
-            "'python hgfast/checkpoints.py convert IN OUT --joints [left_x,right_x,…]'"
-        )
+    if flip_test:
+        check_sides(model.meta.skeleton)
     heatmaps = model(images)[:, -1]
     if flip_test:
         mirrored = model(images.flip(-1))[:, -1].flip(-1)
         heatmaps = (heatmaps + mirrored[:, list(model.meta.skeleton.swap)]) / 2
     return heatmaps
+
+
+def check_sides(skeleton: Skeleton) -> None:
+    """Raises `HgfastError` for joints without names, of which nobody knows what a flip test must exchange."""
+    if is_nameless(skeleton):
+        raise HgfastError(
+            "the flip test must know which joints are left and right, and these have no names: give them with "
+            "'python hgfast/checkpoints.py convert IN OUT --joints [left_x,right_x,…]'"
+        )
 
 
 def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:

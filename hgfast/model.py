@@ -178,3 +178,10 @@ class StackedHourglass(nn.Module):
         _, heatmaps = self.last(x)
         outputs.append(heatmaps)
         return torch.stack(outputs, 1)
+
+    def last_stack(self, images: Tensor) -> Tensor:
+        """The last stack's heatmaps alone, (N, K, H/4, W/4): what is exported."""
+        x = self.stem(images)
+        for stage in self.stages:
+            x, _ = stage(x)
+        return self.last(x)[1]

@@ -19,6 +19,20 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
 
 
+RAW = Preprocessing((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
+"""Leaves grey levels as they are: for those who want a loader's pictures, see `as_bytes`."""
+
+
+def as_bytes(images: Tensor) -> NDArray[np.uint8]:
+    """What a loader gives with `RAW`, (N, 3, H, W) float, as the (N, H, W, 3) uint8 RGB that it was made of."""
+    return images.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).contiguous().cpu().numpy()
+
+
+def as_floats(images: Tensor) -> NDArray[np.float32]:
+    """A loader's normalised (N, 3, H, W) as an array in that order of memory."""
+    return images.float().contiguous().cpu().numpy()
+
+
 def fold(colour: NDArray[np.float32], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Colour change and normalisation as one affine map of grey levels to the network's input.
 

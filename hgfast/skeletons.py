@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,15 @@ class Skeleton:
         named = [joint for _, joints in self.groups for joint in joints]
         if not {*named, *(joint for edge in self.edges for joint in edge)} <= set(known) or len(set(named)) < len(named):
             raise ValueError(f"skeleton {self.name}: edges and groups must name its joints, and no joint be in two groups")
+
+    @classmethod
+    def from_plain(cls, fields: Mapping[str, Any]) -> Skeleton:
+        """The skeleton of which `dataclasses.asdict` gave these fields, also if lists have come in the place of tuples.
+
+        Raises:
+            TypeError, ValueError: fields too many or missing, or what a skeleton refuses.
+        """
+        return cls(**{name: _tuples(value) for name, value in fields.items()})
 
     @property
     def has_sides(self) -> bool:
@@ -115,6 +125,10 @@ def edge_colours(joints: Sequence[str], edges: Sequence[tuple[int, int]], pairs:
         side[one], side[other] = first, RIGHT if first is LEFT else LEFT
     found = [{side[joint] for joint in edge if joint in side} for edge in edges]
     return tuple(sides.pop() if len(sides) == 1 else MIDDLE for sides in found)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _words(name: str) -> str:

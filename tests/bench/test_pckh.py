@@ -431,7 +431,8 @@ def test_checkpoints_score_as_in_evaluate(score: Run, people: Path, tmp_path: Pa
     truth = from_h5(people / "annot/valid.h5")
     written, places = read_predictions(tmp_path / "p.json", truth)
     choice = DataChoice(dataset="mpii", data=people)
-    points, same, decoder = run_network(network, open_pictures(choice, "valid", truth), truth, Running("cpu", 8, "dali", 1, True))
+    ran = run_network(network, open_pictures(choice, "valid", truth), truth, Running("cpu", 8, "dali", 1, True))
+    points, same, decoder = ran.points, ran.places, ran.decoder
     assert decoder == found["decoder"] == found["rows"][0]["decoder"] == "dark"
     assert np.array_equal(places, same) and np.abs(points - written).max() < 1e-3  # which has three decimals
     again = score("--predictions", tmp_path / "p.json", *data)
@@ -439,7 +440,7 @@ def test_checkpoints_score_as_in_evaluate(score: Run, people: Path, tmp_path: Pa
     moved = untrained(tmp_path / "b.pt", BODY16, -0.5, shift=3.0)
     both = score(network, moved, *data, "--flip-test", "--loader", "torch", "--threads", 1)
     assert [row["method"] for row in both["rows"]] == ["a.pt", "b.pt"] and "checkpoint" not in both
-    shifted, *_ = run_network(moved, open_pictures(choice, "valid", truth), truth, Running("cpu", 8, "dali", 1, True))
+    shifted = run_network(moved, open_pictures(choice, "valid", truth), truth, Running("cpu", 8, "dali", 1, True)).points
     np.testing.assert_allclose(shifted, points + 3, atol=1e-6)
 
 

@@ -1,0 +1,190 @@
+"""Exported networks in the runtimes that run them: arrays in, arrays out, the same way whatever the format.
+
+    artefact = open_artefact(Path("best.fp16.onnx"))
+    keypoints = artefact(images)["keypoints"]
+
+Each runtime is imported when an artefact needs it, and its absence is one sentence.
+What may enter: running a file on arrays. No torch but where a format is torch's own; no cropping, no drawing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hgfast import sidecar as sidecars
+from hgfast.errors import HgfastError
+from hgfast.machine import cores
+from hgfast.sidecar import OUTPUTS, Batch, Sidecar
+
+Arrays = dict[str, NDArray[np.float32]]
+Runner = Callable[[NDArray[Any]], Arrays]
+Runtime = Literal["onnxruntime", "openvino", "torch", "tensorrt", "tensorrt_rtx"]
+RUNTIMES: Mapping[str, tuple[Runtime, ...]] = {
+    "onnx": ("onnxruntime", "openvino"),
+    "torchscript": ("torch",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt_rtx",),
+}
+"""What runs each kind of artefact, the one to be taken first."""
+
+
+class Artefact:
+    """An exported network and its sidecar.
+
+    Args:
+        path: the file; its sidecar lies beside it.
+        runtime: of `RUNTIMES`; None takes the first.
+        threads: of a CPU; None is one a core.
+
+    Raises:
+        HgfastError: files missing or not belonging together, a runtime that is not installed or does not run this kind.
+    """
+
+    def __init__(self, path: Path, runtime: Runtime | None = None, threads: int | None = None) -> None:
+        self.path, self.sidecar = path, sidecars.read(path)
+        known = RUNTIMES[self.sidecar.kind]
+        if runtime is not None and runtime not in known:
+            raise HgfastError(f"{path} is {self.sidecar.kind}, which {runtime} does not run: use {' or '.join(known)}")
+        self.runtime = runtime or known[0]
+        self._run = open_runner(path, self.sidecar, self.runtime, threads)
+
+    def __call__(self, images: NDArray[Any]) -> Arrays:
+        """What the network says of images, by the outputs' names.
+
+        Args:
+            images: (n, S, S, 3) uint8 RGB, or, where the sidecar says `normalised`, (n, 3, S, S) float32.
+
+        Returns:
+            keypoints (n, K, 3) float32, x and y in input pixels and score, and/or heatmaps (n, K, S / 4, S / 4) float32.
+
+        Raises:
+            HgfastError: images of another shape or type, or more or fewer than the artefact takes at once.
+        """
+        check_images(images, self.sidecar, self.path)
+        return self._run(np.ascontiguousarray(images))
+
+    def all(self, images: NDArray[Any]) -> Arrays:
+        """As `__call__`, for any number of images but none."""
+        return in_parts(self, self.sidecar.batch, images)
+
+
+def in_parts(run: Runner, batch: Batch, images: NDArray[Any]) -> Arrays:
+    """Any number of images but none, as many at once as the batch allows; a last part that is too small is filled up."""
+    found = []
+    for start in range(0, len(images), batch.max):
+        part = images[start : start + batch.max]
+        filled = np.concatenate([part, np.repeat(part[-1:], max(0, batch.min - len(part)), axis=0)])
+        found.append({name: values[: len(part)] for name, values in run(filled).items()})
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def check_images(images: NDArray[Any], sidecar: Sidecar, path: Path) -> None:
+    """Raises `HgfastError` for what the artefact does not take."""
+    wanted, batch = sidecar.input.shape[1:], sidecar.batch
+    if images.shape[1:] != wanted or images.dtype != sidecar.input.dtype:
+        raise HgfastError(
+            f"{path} takes images of {' x '.join(map(str, wanted))} {sidecar.input.dtype} ({sidecar.input.axes} without N), "
+            f"not {' x '.join(map(str, images.shape[1:]))} {images.dtype}"
+        )
+    if not batch.min <= len(images) <= batch.max:
+        raise HgfastError(
+            f"{path} takes {batch.min} to {batch.max} images at once, not {len(images)}: give it fewer, or export it again with "
+            f"--batch {batch.min}:{batch.opt}:{max(len(images), batch.max)}"
+            if len(images) > batch.max
+            else f"{path} takes {batch.min} to {batch.max} images at once, not {len(images)}"
+        )
+
+
+def open_runner(model: Path | bytes, sidecar: Sidecar, runtime: Runtime, threads: int | None = None) -> Runner:
+    """A function from images to arrays by name; `model` is a file, or, of an ONNX, its bytes."""
+    threads = threads or cores()
+    if runtime == "onnxruntime":
+        return onnxruntime_runner(model, threads)
+    if runtime == "openvino":
+        return openvino_runner(model, threads)
+    if isinstance(model, bytes):
+        raise ValueError(f"{runtime} runs files")
+    if runtime == "torch":
+        return torchscript_runner(model, [port.name for port in sidecar.outputs])
+    from hgfast.engine import Engine
+
+    return Engine(model, sidecar)
+
+
+def onnxruntime_runner(model: Path | bytes, threads: int) -> Runner:
+    """onnxruntime on the CPU, or on the first GPU where onnxruntime-gpu is installed."""
+    ort = _import("onnxruntime", "onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    gpu = "CUDAExecutionProvider"
+    providers = [gpu] * (gpu in ort.get_available_providers()) + ["CPUExecutionProvider"]
+    try:
+        session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
+    except Exception as error:  # its errors share no other class
+        raise _unreadable(model, "onnxruntime", error) from error
+    (entry,) = session.get_inputs()
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {entry.name: images})))
+
+
+def openvino_runner(model: Path | bytes, threads: int) -> Runner:
+    """OpenVINO on the CPU, in fp32 where it would take bf16 by itself."""
+    ov = _import("openvino", "openvino")
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    try:
+        core = ov.Core()
+        content = model if isinstance(model, bytes) else model.read_bytes()
+        compiled = core.compile_model(core.read_model(content), "CPU", hints)
+    except RuntimeError as error:
+        raise _unreadable(model, "OpenVINO", error) from error
+    names = [next(name for name in OUTPUTS if name in output.get_names()) for output in compiled.outputs]  # among others
+    return lambda images: {name: value.copy() for name, value in zip(names, compiled([images]).values())}
+
+
+def torchscript_runner(path: Path, names: list[str]) -> Runner:
+    """TorchScript on the first GPU, or else on the CPU."""
+    torch = _import("torch", "torch")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        with quiet_torchscript():
+            script = torch.jit.load(str(path), map_location=device).eval()
+    except RuntimeError as error:
+        raise _unreadable(path, "torch.jit.load", error) from error
+
+    def run(images: NDArray[Any]) -> Arrays:
+        with torch.inference_mode():
+            outputs = script(torch.from_numpy(images).to(device))
+        return {name: value.cpu().numpy() for name, value in zip(names, outputs)}
+
+    return run
+
+
+@contextlib.contextmanager
+def quiet_torchscript() -> Any:
+    """Without torch's advice to use torch.export in the place of TorchScript, which is what was asked for."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        yield
+
+
+def _import(module: str, package: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise HgfastError(f"{module} is needed to run this artefact and is not installed: pip install {package}") from error
+
+
+def _unreadable(model: Path | bytes, runtime: str, error: Exception) -> HgfastError:
+    what = "the ONNX" if isinstance(model, bytes) else str(model)
+    return HgfastError(f"{what} cannot be read by {runtime} ({' '.join(str(error).split())[:160]}): export it again")

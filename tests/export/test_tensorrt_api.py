@@ -1,0 +1,421 @@
+"""Every name and keyword of TensorRT and Torch-TensorRT that the project uses, looked up in their real wheels.
+
+Neither runs without a GPU. The bindings of TensorRT can be imported once something stands in for NVIDIA's libraries, and
+know their classes, methods, parameters and what methods give; of Torch-TensorRT the sources are read.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WITNESSES = Path(sys.prefix) / "witnesses"
+SOURCES = [ROOT / "hgfast/engine.py", ROOT / "export/engines.py", ROOT / "export/torch_trt.py"]
+# what a variable, parameter or attribute of this name holds, in those files
+CONVENTION = {
+    "builder": "Builder",
+    "cache": "ITimingCache",
+    "config": "IBuilderConfig",
+    "context": "IExecutionContext",
+    "engine": "ICudaEngine",
+    "fault": "ParserError",
+    "inspector": "EngineInspector",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "profile": "IOptimizationProfile",
+    "runtime": "Runtime",
+    "serialized": "IHostMemory",
+    "tensor": "ITensor",
+}
+ONLY_RTX = {
+    "ComputeCapability",
+    "EngineInvalidityDiagnostics",
+    "IBuilderConfig.num_compute_capabilities",
+    "IBuilderConfig.set_compute_capability",
+    "Runtime.engine_header_size",
+    "Runtime.get_engine_validity",
+}
+NEEDED = {
+    "Builder.build_serialized_network",
+    "EngineInspector.get_engine_information",
+    "IBuilderConfig.add_optimization_profile",
+    "IBuilderConfig.set_timing_cache",
+    "ICudaEngine.create_execution_context",
+    "IExecutionContext.execute_async_v3",
+    "IExecutionContext.set_input_shape",
+    "IExecutionContext.set_tensor_address",
+    "IOptimizationProfile.set_shape",
+    "OnnxParser.parse",
+    "ParserError.desc",
+    "Runtime.deserialize_cuda_engine",
+}
+DUMP = """
+import importlib, inspect, json, sys
+library = importlib.import_module(sys.argv[1])
+content = {}
+for name, value in vars(library).items():
+    if inspect.isclass(value):
+        content[name] = {attribute: getattr(value, attribute).__doc__ if callable(getattr(value, attribute)) else None
+                         for attribute in dir(value)}
+    elif inspect.isfunction(value):
+        content[name] = list(inspect.signature(value).parameters)
+    else:
+        content[name] = None
+print(json.dumps(content))
+"""
+SYMBOLS = ["createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL"]
+SYMBOLS += ["createNvOnnxParserRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "getNvOnnxParserVersion", "getInferLibVersion"]
+SYMBOLS += ["initLibNvInferPlugins", "getPluginRegistry", "getLogger", "getBuilderPluginRegistry", "getPluginRegistryVersion"]
+
+Parameters = list[tuple[str, bool]]  # the name, and whether it must be given
+
+
+@dataclass
+class Library:
+    """A library's classes, with what each has: for a method its signatures and the class that it gives, if it is one."""
+
+    name: str
+    content: dict[str, Any]
+
+    def signatures(self, owner: str, method: str) -> list[Parameters] | None:
+        """The parameters of each overload, without self, or None for what is not called."""
+        documented = self.content[owner][method]
+        if documented is None:
+            return None
+        found = re.findall(rf"^(?:\d+\. )?{method}\((.*)\) -> .*$", documented, re.MULTILINE)
+        lists = [_parameters(inner) for inner in found if inner != "*args, **kwargs"]
+        return [[one for one in parameters if one[0] != "self"] for parameters in lists]
+
+    def gives(self, owner: str, method: str) -> str | None:
+        found = re.findall(rf"^(?:\d+\. )?{method}\(.*\) -> (.*)$", self.content[owner][method] or "", re.MULTILINE)
+        name = re.split(r"::|\.", found[0])[-1] if found else ""
+        return next((one for one in (name, name[1:]) if isinstance(self.content.get(one), dict)), None)
+
+
+@dataclass
+class Reader(ast.NodeVisitor):
+    """Goes through a file and notes what of a library it uses, and in `wrong` what the library does not have."""
+
+    library: Library
+    wrong: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+    functions: dict[str, list[str]] = field(default_factory=dict)
+    conditions: list[str] = field(default_factory=list)
+
+    def read(self, source: str) -> Reader:
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                self.functions[node.name] = [argument.arg for argument in node.args.args if argument.arg != "self"]
+        self.visit(tree)
+        return self
+
+    def visit_If(self, node: ast.If) -> None:
+        self.conditions.append(ast.unparse(node.test))
+        for part in (node.test, *node.body):
+            self.visit(part)
+        self.conditions.pop()
+        for part in node.orelse:
+            self.visit(part)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            both = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+            pairs = zip(target.elts, node.value.elts) if both else [(target, node.value)]  # type: ignore[attr-defined]
+            for one, value in pairs:
+                kind = self.kind(value, report=False)
+                name = one.attr if isinstance(one, ast.Attribute) else one.id if isinstance(one, ast.Name) else "?"
+                if kind is not None and kind[0] == "instance" and CONVENTION.get(name) != kind[1]:
+                    self.complain(node, f"{name} holds a {kind[1]}, which is not what its name stands for")
+        self.generic_visit(node)
+
+    def visit_Return(self, node: ast.Return) -> None:
+        kind = self.kind(node.value, report=False) if node.value is not None else None
+        if kind is not None and kind[0] == "instance":
+            self.complain(node, f"a {kind[1]} is returned, and nobody knows what becomes of it")
+        self.generic_visit(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self.kind(node)
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        called = self.kind(node.func, report=False)
+        if called is not None and called[0] in ("method", "class", "function"):
+            self.check_call(node, called)
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        for argument, parameter in zip(node.args, self.functions.get(name, [])):
+            kind = self.kind(argument, report=False)
+            if kind is not None and kind[0] == "instance" and CONVENTION.get(parameter) != kind[1]:
+                self.complain(node, f"a {kind[1]} is given to {name}, which calls it {parameter}")
+        self.generic_visit(node)
+
+    def kind(self, node: ast.expr, report: bool = True) -> tuple[str, str, str] | None:
+        """What an expression is: the module, a class, an instance, a method or function of the library, or None for the rest."""
+        if isinstance(node, ast.Name):
+            return self.named(node.id)
+        if isinstance(node, ast.Call):
+            called = self.kind(node.func, report=False)
+            if called is None:
+                return None
+            given = called[1] if called[0] == "class" else None
+            if called[0] == "method":
+                given = self.library.gives(called[1], called[2])
+            return ("instance", given, "") if given else None
+        if not isinstance(node, ast.Attribute):
+            return None
+        if isinstance(node.value, ast.Name) and node.value.id == "self":
+            return self.named(node.attr)
+        owner = self.kind(node.value, report=False)
+        if owner is None:
+            return None
+        place = {"module": self.library.content}.get(owner[0], self.library.content.get(owner[1]))
+        full = node.attr if owner[0] == "module" else f"{owner[1]}.{node.attr}"
+        if owner[0] not in ("module", "class", "instance"):
+            return None
+        if place is None or node.attr not in place:
+            guarded = any(word in text for text in self.conditions for word in ("tensorrt_rtx", "compute_capabilities"))
+            if report and not ({full, owner[1]} & ONLY_RTX and guarded):
+                self.complain(node, f"has no {full}")
+            return None
+        self.used.add(full)
+        if owner[0] == "module":
+            what = place[node.attr]
+            return ("class", node.attr, "") if isinstance(what, dict) else ("function", "", node.attr) if what else None
+        return ("method", owner[1], node.attr) if owner[0] == "instance" and place[node.attr] is not None else None
+
+    def named(self, name: str) -> tuple[str, str, str] | None:
+        return ("module", "", "") if name == "trt" else ("instance", CONVENTION[name], "") if name in CONVENTION else None
+
+    def check_call(self, node: ast.Call, called: tuple[str, str, str]) -> None:
+        kind, owner, name = called
+        if kind == "function":
+            overloads: list[Parameters] | None = [[(one, True) for one in self.library.content[name]]]
+        else:
+            overloads = self.library.signatures(owner, "__init__" if kind == "class" else name)
+        if not overloads:
+            return self.complain(node, f"says nothing of how to call {ast.unparse(node.func)}")
+        if not any(_fits(node, parameters) for parameters in overloads):
+            self.complain(node, f"does not take {ast.unparse(node)}")
+
+    def complain(self, node: ast.AST, what: str) -> None:
+        self.wrong.append(f"line {getattr(node, 'lineno', 0)}: {self.library.name} {what}")
+
+
+def _fits(node: ast.Call, parameters: Parameters) -> bool:
+    names = [name for name, _ in parameters]
+    keywords = [one.arg for one in node.keywords]
+    starred = any(isinstance(one, ast.Starred) for one in node.args)
+    positional = len(node.args) - starred
+    left = [name for name, must in parameters[positional:] if must and name not in keywords]
+    return positional <= len(names) and set(keywords) <= set(names[positional:]) and (starred or not left)
+
+
+def _parameters(inner: str) -> Parameters:
+    """`a: int, b: tuple[int, int] = (1, 2)` -> a, which must be given, and b."""
+    parts, depth, begin = [], 0, 0
+    for place, letter in enumerate(inner):
+        depth += (letter in "([{<") - (letter in ")]}>")
+        if letter == "," and depth == 0:
+            parts.append(inner[begin:place])
+            begin = place + 1
+    parts.append(inner[begin:])
+    return [(part.split(":")[0].split("=")[0].strip(), " = " not in part) for part in parts if part.strip()]
+
+
+def _witness(name: str) -> Path:
+    folder = WITNESSES / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: make test installs it")
+    return folder
+
+
+def _stand_ins(folder: Path, major: int) -> dict[str, str]:
+    """An environment with libraries that have TensorRT's entry points and do nothing."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler cc, which makes what stands in for NVIDIA's libraries")
+    source = folder / "nothing.c"
+    source.write_text("".join(f"void *{symbol}(void) {{ return 0; }}\n" for symbol in SYMBOLS))
+    for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
+        name = f"lib{library}.so.{major}"
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / name, source, f"-Wl,-soname,{name}"], check=True)
+    return {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(_witness(f"tensorrt{major}"))}
+
+
+@pytest.fixture(scope="module", params=["10", "11", "RTX"])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    if request.param == "RTX":
+        pytest.importorskip("tensorrt_rtx_bindings", reason="pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings")
+        module, environment = "tensorrt_rtx_bindings", dict(os.environ)
+    else:
+        environment = _stand_ins(tmp_path_factory.mktemp(f"tensorrt{request.param}"), int(request.param))
+        module = "tensorrt_bindings"
+    done = subprocess.run([sys.executable, "-c", DUMP, module], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return Library(f"TensorRT {request.param}", json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_names_are_there(library: Library, source: Path) -> None:
+    found = Reader(library).read(source.read_text())
+    assert not found.wrong
+
+
+def test_nothing_is_overlooked(library: Library) -> None:
+    used = {name for source in SOURCES for name in Reader(library).read(source.read_text()).used}
+    assert used >= NEEDED and len(used) > 50
+    for name in ONLY_RTX:
+        owner, _, member = name.partition(".")
+        assert (member in library.content.get(owner, {}) if member else owner in library.content) == ("RTX" in library.name), name
+
+
+@pytest.mark.parametrize(
+    "before, after, complaint",
+    [
+        ("config.set_memory_pool_limit(", "config.set_memory_limit(", "has no IBuilderConfig.set_memory_limit"),
+        ("trt.ProfilingVerbosity.DETAILED", "trt.ProfilingVerbosity.VERBOSE", "has no ProfilingVerbosity.VERBOSE"),
+        ("cache = config.get_timing_cache()", "stash = config.get_timing_cache()", "stash holds a ITimingCache"),
+        ("set_timing_cache(cache, False)", "set_timing_cache(cache, ignore=False)", "does not take config.set_timing_cache"),
+        ("trt.OnnxParser(network, logger)", "trt.OnnxParser(network)", "does not take trt.OnnxParser"),
+        ("build_serialized_network(network, config)", "build_serialized_network(network)", "does not take builder.build_ser"),
+        ("_parse(trt, network, logger", "_parse(trt, config, logger", "a IBuilderConfig is given to _parse"),
+        ("fault.desc()", "fault.description()", "has no ParserError.description"),
+        ("config.get_timing_cache()", "config.get_timing_cash()", "has no IBuilderConfig.get_timing_cash"),
+    ],
+)
+def test_finds_mistakes(library: Library, before: str, after: str, complaint: str) -> None:
+    source = (ROOT / "export/engines.py").read_text()
+    assert before in source
+    assert any(complaint in words for words in Reader(library).read(source.replace(before, after)).wrong)
+
+
+@pytest.mark.parametrize("major", [10, 11])
+def test_tensorrt_that_does_not_start(tmp_path: Path, major: int) -> None:
+    """The stand-ins give no builder, as the real library does without a driver."""
+    code = """
+from pathlib import Path
+from engines import Backend, EngineOptions, build
+from hgfast.engine import import_tensorrt
+from hgfast.errors import HgfastError
+from hgfast.sidecar import Batch
+trt = import_tensorrt("tensorrt")
+try:
+    build(Path("no.onnx"), Batch(1, 1, 1), Backend("tensorrt", trt.__version__, trt, "", False), EngineOptions())
+except HgfastError as error:
+    print(error)
+"""
+    environment = _stand_ins(tmp_path, major)
+    environment["PYTHONPATH"] += f":{ROOT / 'export'}:{ROOT}"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith(f"TensorRT {major}.") and "does not start" in done.stdout, done.stdout + done.stderr
+
+
+def test_tensorrt_without_its_libraries() -> None:
+    code = """
+from hgfast.engine import import_tensorrt
+from hgfast.errors import HgfastError
+try:
+    import_tensorrt("tensorrt")
+except HgfastError as error:
+    print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{_witness('tensorrt11')}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert re.fullmatch(r"TensorRT cannot be imported \(lib\w+\.so\.11: .*\): pip install tensorrt-cu13\n", done.stdout), (
+        done.stdout + done.stderr
+    )
+
+
+def _torch_tensorrt_uses(source: str) -> Iterator[tuple[list[str], ast.Call | None]]:
+    """The names after torch_tensorrt of all that a file uses of it, and the call, where it is one."""
+    tree = ast.parse(source)
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        part: ast.AST = node
+        while isinstance(part, ast.Attribute):
+            names.insert(0, part.attr)
+            part = part.value
+        if names and isinstance(part, ast.Name) and part.id == "torch_tensorrt" and id(node) not in inner:
+            yield names, calls.get(id(node))
+
+
+def _definition(folder: Path, names: list[str]) -> ast.AST | None:
+    """Where a package defines what these names lead to, by the imports in its __init__.py."""
+    name, *rest = names
+    if rest:
+        return _definition(folder / name, rest)
+    for node in ast.walk(ast.parse((folder / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            module = str(node.module).split(".")[-1]
+            for found in ast.parse((folder / f"{module}.py").read_text()).body:
+                if isinstance(found, (ast.FunctionDef, ast.ClassDef)) and found.name == name:
+                    return found
+                if isinstance(found, ast.Assign) and name in [getattr(target, "id", "") for target in found.targets]:
+                    return found
+    return None
+
+
+def _torch_tensorrt_complaints(source: str) -> tuple[list[str], set[str]]:
+    package = _witness("torch_tensorrt") / "torch_tensorrt"
+    wrong, seen = [], set()
+    for names, call in _torch_tensorrt_uses(source):
+        full = ".".join(names)
+        seen.add(full)
+        found = _definition(package, names)
+        if found is None:
+            wrong.append(f"there is no {full}")
+        elif call is not None:
+            keywords = {str(one.arg) for one in call.keywords}
+            if isinstance(found, ast.FunctionDef):
+                known = {one.arg for one in [*found.args.args, *found.args.kwonlyargs]}
+                positional = len(found.args.args)
+            else:  # a class whose constructor takes **kwargs and looks into them
+                made = next(one for one in ast.walk(found) if isinstance(one, ast.FunctionDef) and one.name == "__init__")
+                known = {str(one.value) for one in ast.walk(made) if isinstance(one, ast.Constant)}
+                positional = 1
+            wrong += [f"{full} takes no {one}" for one in keywords - known]
+            wrong += [f"{full} takes {positional} positional arguments"] if len(call.args) > positional else []
+    return wrong, seen
+
+
+def test_torch_tensorrt() -> None:
+    wrong, seen = _torch_tensorrt_complaints((ROOT / "export/torch_trt.py").read_text())
+    assert not wrong
+    assert seen == {"Input", "dynamo.convert_exported_program_to_serialized_trt_engine", "__version__"}
+
+
+@pytest.mark.parametrize(
+    "before, after, complaint",
+    [
+        ("hardware_compatible=options", "hardware_compat=options", "takes no hardware_compat"),
+        ("min_shape=", "minimum_shape=", "Input takes no minimum_shape"),
+        ("dynamo.convert_exported", "dynamo.convert_an_exported", "there is no dynamo.convert_an_exported"),
+    ],
+)
+def test_torch_tensorrt_mistakes(before: str, after: str, complaint: str) -> None:
+    source = (ROOT / "export/torch_trt.py").read_text()
+    assert before in source
+    assert any(complaint in words for words in _torch_tensorrt_complaints(source.replace(before, after))[0])
+
+
+def test_torch_tensorrt_habits() -> None:
+    """What is relied on besides its interface: the names of outputs, the logger, and what a version-compatible engine lacks."""
+    package = _witness("torch_tensorrt") / "torch_tensorrt"
+    interpreter = (package / "dynamo/conversion/_TRTInterpreter.py").read_text()
+    assert 'name = f"output{i}"' in interpreter and "EXCLUDE_LEAN_RUNTIME" in interpreter
+    assert 'getLogger("torch_tensorrt [TensorRT Conversion Context]")' in (package / "logging.py").read_text()
