@@ -1,12 +1,14 @@
-# Two cores and no GPU are enough for every target. Everything is installed into .venv from constraints.txt.
+# Two cores and no GPU are enough for every target but gpu-check. Everything else is installed into .venv from constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WITNESSES := $(VENV)/witnesses/installed
+GPU_PYTHON ?= python3
+GPU_VENV := .venv-gpu
 DEMO_HANDS := 4000
 DEMO_DATA := data/demo-$(DEMO_HANDS)
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format gpu-check clean
 
 $(VENV)/installed: setup.py constraints.txt
 	@echo "== installing into $(VENV)"
@@ -47,5 +49,11 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# For a workstation or a vendor container with a GPU: adds what is missing to what GPU_PYTHON has, without changing that, runs
+# everything that needs a GPU and writes bench/results/. GPU_CHECK holds flags of bench/gpu_check.py.
+gpu-check:
+	$(GPU_PYTHON) bench/gpu_install.py --into $(GPU_VENV)
+	$(GPU_VENV)/bin/python bench/gpu_check.py $(GPU_CHECK)
+
 clean:
-	rm -rf $(VENV) $(DEMO_DATA) exp/demo
+	rm -rf $(VENV) $(GPU_VENV) $(DEMO_DATA) exp/demo

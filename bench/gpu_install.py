@@ -183,10 +183,8 @@ def decide(found: Found, needed: Sequence[Requirement]) -> list[Install]:
     if found.torch is None:
         return [Install(("torch",), "there is none; PyPI's is built for CUDA")]
     if not found.torch.cuda:
-        where = "remove the environment" if found.torch.ours else "name another Python with GPU_PYTHON=..."
-        raise Refused(
-            f"torch {found.torch.version} is here, built without CUDA, and is not replaced: {where}, or install one with"
-        )
+        advice = "remove the environment" if found.torch.ours else "name another Python with GPU_PYTHON=..."
+        raise Refused(f"torch {found.torch.version} is here, was built without CUDA and is not replaced: {advice}")
     missing = [one for one in needed if one.name not in APART and not one.met(found)]
     major = found.torch.cuda.partition(".")[0]
     installs = []
@@ -272,7 +270,8 @@ def make_environment(path: Path) -> Path:
         (path / ".gitignore").write_text("*\n")
         if sys.prefix != sys.base_prefix:  # an environment itself, whose packages its own Python does not have
             packages = path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-            (packages / "outer.pth").write_text("".join(f"{folder}\n" for folder in site.getsitepackages()))
+            lines = [f"import site; site.addsitedir({folder!r})\n" for folder in site.getsitepackages()]
+            (packages / "outer.pth").write_text("".join(lines))
     if subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
         raise Refused(f"the environment {path} has no pip: remove it, install pip or, on Debian and Ubuntu, python3-venv")
     return python
