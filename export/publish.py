@@ -25,7 +25,9 @@ from hgfast.files import complete
 from hgfast.machine import versions
 from hgfast.model import StackedHourglass
 from hgfast.sidecar import HEATMAPS, INPUT, KEYPOINTS, Kind, Port, Sidecar, checksum
+from hgfast.skeletons import HAND21
 from pipelines.datasets import DATASETS, usable_samples
+from pipelines.drawn.pictures import draw_pictures
 
 PACKAGES = ("hgfast", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 NOT_RUN = "built, not run"  # the verdict on what this machine cannot run
@@ -133,13 +135,13 @@ def _verification(check: Check, beside: Path, out: Path, config: ExportConfig, m
 
 def to_look_at(config: ExportConfig, model: StackedHourglass) -> tuple[NDArray[Any], str]:
     """Pictures (n, S, S, 3) to verify on, the user's own if there are any, and what they are."""
-    size = model.meta.input_size
+    size, hands = model.meta.input_size, model.meta.skeleton.joints == HAND21.joints
     if config.has_data:
         split = DATASETS[config.dataset].held_out(config)
         chosen = pictures.spread(usable_samples(config, split), LOOKED_AT)
         found = pictures.images(chosen, model.meta, normalised=False, threads=config.threads)
         return found, f"{len(found)} of {config.dataset}, split {split}"
-    return pictures.drawn(model.meta.skeleton, size, LOOKED_AT), f"{LOOKED_AT} drawn ones"
+    return draw_pictures(size, LOOKED_AT, hands), f"{LOOKED_AT} drawn ones"
 
 
 def report(published: Published, seconds: float) -> None:
