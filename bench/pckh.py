@@ -172,13 +172,14 @@ def main() -> None:
         raise HgfastError(f"{truth.source} has no annotations: only --submission FILE can be had of it")
     if config.submission is not None:
         check_submission(truth, config.release)
-    results = score(config, split, truth)
+    results, waiting = score(config, split, truth)
     if truth.labelled.any():
-        report(results, truth)
+        report(results, truth, waiting)
         rows = [make_row(scored, results[0]) for scored in results]
         if config.json is not None:
             record = make_record(rows, where, ["scipy", "h5py", *(["matplotlib"] if config.chart else [])])
-            write_record({**record, **about(results, truth, bool(config.checkpoints))}, config.json)
+            more = {"not_run": waiting} if waiting else {}
+            write_record({**record, **about(results, truth, bool(config.checkpoints)), **more}, config.json)
             print(f"record: {config.json}")
         if config.chart is not None:
             labels, whole = axes(truth)
@@ -203,37 +204,37 @@ def read_flags() -> PckhConfig:
         raise
 
 
-def score(config: PckhConfig, split: str, truth: Truth) -> list[Scored]:
-    """Every checkpoint or file of predictions beside the samples that it has."""
-    given = config.checkpoints or config.files
+def score(config: PckhConfig, split: str, truth: Truth) -> tuple[list[Scored], list[str]]:
+    """Every network or file of predictions beside the samples that it has; and the engines that wait for a GPU, by method."""
+    given, waiting = config.checkpoints or config.files, list[str]()
     if config.checkpoints:
         samples = open_pictures(config, split, truth)
         how = Running(config.device, config.batch_size, config.loader, config.threads, config.flip_test, config.decoder)
-        results = run_all(given, samples, truth, how)
+        results, waiting = run_all(given, samples, truth, how)
     else:
         found = [read_predictions(path, truth) for path in given]
         results = [Scored(m, path, points, truth.take(places)) for m, path, (points, places) in zip(methods(given), given, found)]
     for scored in results:
         if truth.labelled.any() and not scored.truth.labelled.any():
             raise HgfastError(f"none of the {len(scored.points)} samples of {scored.path} has a labelled joint: score others")
-    return results
+    return results, waiting
 
 
-def run_all(paths: Sequence[Path], samples: Samples, truth: Truth, how: Running) -> list[Scored]:
-    """Every network beside the samples that it has; engines that cannot run for want of a GPU are said and left out."""
-    results = []
+def run_all(paths: Sequence[Path], samples: Samples, truth: Truth, how: Running) -> tuple[list[Scored], list[str]]:
+    """Every network beside the samples that it has; and the engines that wait for a GPU, by method."""
+    results, waiting = list[Scored](), list[str]()
     for method, path in zip(methods(paths), paths):
         try:
             ran = run_network(path, samples, truth, how)
         except NoGpu:
-            print(f"{method}: built, not run (there is no GPU here)", flush=True)
+            waiting.append(method)
             continue
         results.append(Scored(method, path, ran.points, truth.take(ran.places), ran))
     if not results:
         raise HgfastError(
             f"{paths[0]} needs an NVIDIA GPU, and there is none here: give a checkpoint or an ONNX, or use another machine"
         )
-    return results
+    return results, waiting
 
 
 def apart(scored: Scored, first: Scored) -> dict[str, float | None]:
@@ -312,8 +313,8 @@ def submit(config: PckhConfig, path: Path, scored: Scored, truth: Truth) -> str:
 # ---- what is said ----
 
 
-def report(results: Sequence[Scored], truth: Truth) -> None:
-    """The tables, for people."""
+def report(results: Sequence[Scored], truth: Truth, waiting: Sequence[str] = ()) -> None:
+    """The tables, for people; `waiting` are engines that could not run."""
     print(f"ground truth: {truth.name}")
     for scored in results:
         part = f" of {len(truth)}" if len(scored.truth) < len(truth) else ""
@@ -329,8 +330,9 @@ def report(results: Sequence[Scored], truth: Truth) -> None:
     else:
         print("\n" + tabulate([{"method": s.method, **s.flat} for s in results], headers="keys", floatfmt=".4f"))
         print(DATASETS[truth.dataset].note, flush=True)
-    if len(results) > 1 and results[0].ran is not None:
-        rows = [{"method": s.method, "what": s.ran and s.ran.what, **apart(s, results[0])} for s in results[1:]]
+    if len(results) + len(waiting) > 1 and results[0].ran is not None:
+        rows: list[Row] = [{"method": s.method, "what": s.ran and s.ran.what, **apart(s, results[0])} for s in results[1:]]
+        rows += [{"method": method, "what": "built, not run: there is no GPU here"} for method in waiting]
         print(f"\n{tabulate(rows, headers='keys', floatfmt='.4f')}")
         print(f"from the keypoints of {results[0].method}, in pixels of the input")
 

@@ -149,9 +149,10 @@ def report(published: Published, seconds: float) -> None:
     sidecar, path = published.sidecar, published.path
     if published.rows:
         print(verify.table(published.rows))
-        about = sidecar.verification or {}
-        print(f"beside the checkpoint in fp32, on {about['pictures']}; px: of the input; heatmaps: of the largest value")
-    else:
+    if any("batch" in row for row in published.rows):
+        what = (sidecar.verification or {})["pictures"]
+        print(f"beside the checkpoint in fp32, on {what}; px: of the input; heatmaps: of the largest value")
+    elif not published.rows:
         print("not verified")
     print(
         f"{path}: {path.stat().st_size / 1e6:.2f} MB, {sidecar.precision}, {sidecar.input.dtype} {sidecar.input.axes} "

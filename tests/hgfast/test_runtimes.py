@@ -1,0 +1,258 @@
+"""Artefacts in the runtimes that run them, with networks so small that their answers can be worked out in numpy."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from test_sidecar import sidecar
+from torch import Tensor, nn
+
+from hgfast.errors import HgfastError
+from hgfast.runtimes import RUNTIMES, Artefact, check_images, in_parts, open_runner, quiet_torchscript
+from hgfast.sidecar import Batch, Port, Sidecar, place, write
+from hgfast.skeletons import make_skeleton
+
+SIDE = 8
+POINT = make_skeleton("point", ("middle",))
+Images = NDArray[np.uint8]
+
+
+def about(path: Path, kind: str = "onnx", batch: Batch = Batch(1, 2, 4), normalised: bool = False) -> Sidecar:  # noqa: B008
+    """The sidecar of a network of `SIDE` pixels that gives keypoints and heatmaps."""
+    count: Any = "batch" if batch.max > batch.min else batch.max
+    images = Port("images", "uint8", (count, SIDE, SIDE, 3), "NHWC")
+    ports = Port("keypoints", "float32", (count, 1, 3), "-"), Port("heatmaps", "float32", (count, 1, SIDE, SIDE), "-")
+    if normalised:
+        images = Port("images", "float32", (count, 3, SIDE, SIDE), "NCHW")
+    return sidecar(path, POINT, kind=kind, input=images, outputs=ports, input_size=SIDE, batch=batch, normalised=normalised)
+
+
+def answers(images: Images) -> dict[str, NDArray[np.floating]]:
+    """What the network of `make_onnx` and `Means` gives."""
+    values = images.astype(float)
+    return {"keypoints": values.mean((1, 2))[:, None], "heatmaps": values.mean(3)[:, None]}
+
+
+def make_onnx(path: Path, batch: Batch = Batch(1, 2, 4)) -> Path:  # noqa: B008
+    """The mean colour as keypoints, the grey picture as heatmaps."""
+    count: Any = "batch" if batch.max > batch.min else batch.max
+    stored = [numpy_helper.from_array(np.array(axes, np.int64), name) for name, axes in (("hw", [1, 2]), ("c", [3]), ("k", [1]))]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "hw"], ["means"], keepdims=0),
+        helper.make_node("Unsqueeze", ["means", "k"], ["keypoints"]),
+        helper.make_node("ReduceMean", ["floats", "c"], ["grey"], keepdims=0),
+        helper.make_node("Unsqueeze", ["grey", "k"], ["heatmaps"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info("images", TensorProto.UINT8, [count, SIDE, SIDE, 3]),
+        helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, [count, 1, 3]),
+        helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, [count, 1, SIDE, SIDE]),
+    ]
+    graph = helper.make_graph(nodes, "means", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+    write(about(path, batch=batch), path)
+    return path
+
+
+class Means(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        values = images.float()
+        return values.mean((1, 2)).unsqueeze(1), values.mean(3).unsqueeze(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network as ONNX and as TorchScript."""
+    folder = tmp_path_factory.mktemp("means")
+    make_onnx(folder / "net.onnx")
+    with quiet_torchscript():
+        torch.jit.save(torch.jit.script(Means().eval()), str(folder / "net.torchscript"))
+    write(about(folder / "net.torchscript", "torchscript"), folder / "net.torchscript")
+    return folder
+
+
+def pictures(count: int) -> Images:
+    return np.random.default_rng(count).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+ALL = [(f"net.{kind}", runtime) for kind in ("onnx", "torchscript") for runtime in RUNTIMES[kind]]
+
+
+@pytest.mark.parametrize(("file", "runtime"), ALL)
+def test_answers(folder: Path, file: str, runtime: Any) -> None:
+    artefact = Artefact(folder / file, runtime, threads=1)
+    assert artefact.runtime == runtime
+    kept = []
+    for number in (1, 3, 4):
+        images = pictures(number)
+        found = artefact(images)
+        assert list(found) == ["keypoints", "heatmaps"]
+        for name, wanted in answers(images).items():
+            assert found[name].dtype == np.float32 and found[name].shape == wanted.shape
+            assert np.abs(found[name] - wanted).max() < 1e-3
+        kept.append((found, {name: value.copy() for name, value in found.items()}))
+    for found, before in kept:  # what was given stays, whatever is asked later
+        assert all(np.array_equal(found[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(("file", "runtime"), ALL)
+@pytest.mark.parametrize("count", [1, 4, 5, 11])
+def test_any_number_in_parts(folder: Path, file: str, runtime: Any, count: int) -> None:
+    images = pictures(count)
+    found = Artefact(folder / file, runtime, threads=1).all(images)
+    for name, wanted in answers(images).items():
+        assert found[name].shape == wanted.shape and np.abs(found[name] - wanted).max() < 1e-3
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
+def test_an_artefact_for_so_many_at_once(tmp_path: Path, runtime: Any) -> None:
+    artefact = Artefact(make_onnx(tmp_path / "net.onnx", Batch(3, 3, 3)), runtime)
+    images = pictures(7)
+    found = artefact.all(images)
+    assert np.abs(found["keypoints"] - answers(images)["keypoints"]).max() < 1e-3
+    with pytest.raises(HgfastError, match="takes 3 to 3 images at once, not 2"):
+        artefact(images[:2])
+
+
+def test_parts_are_filled_up() -> None:
+    seen = []
+
+    def run(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        seen.append(images.ravel().tolist())
+        return {"keypoints": images * 2}
+
+    found = in_parts(run, Batch(2, 3, 4), np.arange(9))
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 8]] and found["keypoints"].tolist() == [2 * n for n in range(9)]
+
+
+def test_the_first_runtime_is_taken(folder: Path) -> None:
+    assert Artefact(folder / "net.onnx").runtime == "onnxruntime" and Artefact(folder / "net.torchscript").runtime == "torch"
+
+
+def test_views_are_taken_as_they_look(folder: Path) -> None:
+    """OpenCV's BGR turned round, say."""
+    images = pictures(2)[..., ::-1]
+    assert not images.flags.c_contiguous
+    for file, runtime in ALL:
+        found = Artefact(folder / file, runtime, threads=1)(images)
+        assert np.abs(found["keypoints"] - answers(images)["keypoints"]).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("images", "complaint"),
+    [
+        (pictures(1)[0], r"takes images of 8 x 8 x 3 uint8 \(NHWC without N\), not 8 x 3 uint8"),
+        (np.zeros((1, SIDE, SIDE, 4), np.uint8), "not 8 x 8 x 4 uint8"),
+        (np.zeros((1, SIDE + 1, SIDE, 3), np.uint8), "not 9 x 8 x 3 uint8"),
+        (np.zeros((1, 3, SIDE, SIDE), np.uint8), "not 3 x 8 x 8 uint8"),
+        (np.zeros((1, SIDE, SIDE, 3), np.float32), "not 8 x 8 x 3 float32"),
+        (np.zeros((1, SIDE, SIDE, 3), np.int8), "not 8 x 8 x 3 int8"),
+        (pictures(5), "takes 1 to 4 images at once, not 5: give it fewer, or export it again with --batch 1:2:5"),
+        (pictures(1)[:0], "takes 1 to 4 images at once, not 0"),
+    ],
+)
+@pytest.mark.parametrize("file", ["net.onnx", "net.torchscript"])
+def test_other_images_are_refused(folder: Path, file: str, images: NDArray[Any], complaint: str) -> None:
+    with pytest.raises(HgfastError, match=complaint):
+        Artefact(folder / file, threads=1)(images)
+
+
+def test_normalised_images_are_floats(folder: Path) -> None:
+    known = about(folder / "net.onnx", normalised=True)
+    check_images(np.zeros((1, 3, SIDE, SIDE), np.float32), known, folder)
+    for wrong in (np.zeros((1, 3, SIDE, SIDE)), np.zeros((1, SIDE, SIDE, 3), np.float32), pictures(1)):
+        with pytest.raises(HgfastError, match="takes images of 3 x 8 x 8 float32"):
+            check_images(wrong, known, folder)
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def change_last(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("damage", [cut, change_last, lambda content: b"", lambda content: b"?" * 99])
+@pytest.mark.parametrize(("file", "runtime"), ALL)
+def test_damaged_files(folder: Path, tmp_path: Path, file: str, runtime: Any, damage: Callable[[bytes], bytes]) -> None:
+    """The sidecar finds out, and if that was made to fit, the runtime."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / file
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(HgfastError, match=rf"the sidecar .*{file}.json does not belong to .*{file} \(another sha256\)"):
+        Artefact(path, runtime)
+    if damage is change_last:
+        return  # which a runtime may not notice
+    write(about(path, path.suffix[1:]), path)
+    with pytest.raises(HgfastError) as found:
+        Artefact(path, runtime)
+    assert f"{path} cannot be read by" in str(found.value) and "\n" not in str(found.value)
+
+
+def test_missing_files(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(HgfastError, match="there is no file"):
+        Artefact(tmp_path / "net.onnx")
+    shutil.copy(folder / "net.onnx", tmp_path)
+    with pytest.raises(HgfastError, match=r"has no sidecar net.onnx.json beside it"):
+        Artefact(tmp_path / "net.onnx")
+    shutil.copy(place(folder / "net.torchscript"), place(tmp_path / "net.onnx"))
+    with pytest.raises(HgfastError, match="does not belong to"):
+        Artefact(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("file", "runtime", "complaint"),
+    [
+        ("net.onnx", "torch", "is onnx, which torch does not run: use onnxruntime or openvino"),
+        ("net.torchscript", "openvino", "is torchscript, which openvino does not run: use torch"),
+        ("net.onnx", "tensorrt", "is onnx, which tensorrt does not run"),
+    ],
+)
+def test_runtimes_of_other_formats(folder: Path, file: str, runtime: Any, complaint: str) -> None:
+    with pytest.raises(HgfastError, match=complaint):
+        Artefact(folder / file, runtime)
+
+
+@pytest.mark.parametrize(("file", "runtime"), ALL)
+def test_runtimes_that_are_missing(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, runtime: Any) -> None:
+    monkeypatch.setitem(sys.modules, runtime, None)
+    with pytest.raises(
+        HgfastError, match=f"{runtime} is needed to run this artefact and is not installed: pip install {runtime}"
+    ):
+        Artefact(folder / file, runtime)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
+def test_bytes_run_as_files_do(folder: Path, runtime: Any) -> None:
+    known, content, images = about(folder / "net.onnx"), (folder / "net.onnx").read_bytes(), pictures(2)
+    found = open_runner(content, known, runtime, 1)(images)
+    assert np.abs(found["keypoints"] - answers(images)["keypoints"]).max() < 1e-3
+    with pytest.raises(HgfastError, match="the ONNX cannot be read by"):
+        open_runner(content[:50], known, runtime, 1)
+    with pytest.raises(ValueError, match="torch runs files"):
+        open_runner(content, known, "torch")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
+def test_onnx_runs_without_torch(folder: Path, runtime: str) -> None:
+    code = (
+        "import sys, numpy, pathlib; from hgfast.runtimes import Artefact; "
+        f"artefact = Artefact(pathlib.Path(sys.argv[1]), {runtime!r}); "
+        f"assert artefact(numpy.full((2, {SIDE}, {SIDE}, 3), 7, 'uint8'))['keypoints'].tolist() == [[[7.0] * 3]] * 2; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder / "net.onnx")], check=True)
