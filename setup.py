@@ -14,10 +14,16 @@ TRAIN = [
     "tqdm>=4.66",
 ]
 EXPORT = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.6", "openvino>=2025.0"]
-RTX = ["tensorrt-rtx-cu13-bindings>=1.7; sys_platform == 'linux'", "tensorrt-rtx-cu13-libs>=1.7; sys_platform == 'linux'"]
+TENSORRT = ["cuda-bindings>=12.6; sys_platform == 'linux'"]  # TensorRT itself is the machine's: an engine runs on its version
+RTX = [
+    "cuda-bindings>=12.6; sys_platform == 'linux'",
+    "tensorrt-rtx-cu13-bindings>=1.7; sys_platform == 'linux'",
+    "tensorrt-rtx-cu13-libs>=1.7; sys_platform == 'linux'",
+]
 BENCH = ["matplotlib>=3.10", "pillow>=11"]
 DEV = [
     "mypy>=1.15",
+    "nlohmann-json>=3.11",
     "pillow>=11",
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -38,5 +44,5 @@ setup(
     packages=["hgfast", "pipelines", "pipelines.drawn"],
     package_data={"hgfast": ["py.typed", "*.json"]},
     install_requires=["jsonschema>=4.20", "numpy>=1.26", "opencv-python-headless>=4.9"],
-    extras_require={"train": TRAIN, "export": EXPORT, "rtx": RTX, "bench": BENCH, "dev": DEV},
+    extras_require={"train": TRAIN, "export": EXPORT, "tensorrt": TENSORRT, "rtx": RTX, "bench": BENCH, "dev": DEV},
 )

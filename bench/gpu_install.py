@@ -27,12 +27,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("train", "export", "bench")
+EXTRAS = ("train", "export", "tensorrt", "bench")
 TOOLS = ("pytest",)
 """Of the extra `dev`, all that is needed here."""
 APART = ("torch", "nvidia-dali-cuda130")
 """Which of them depends on what is there: see `decide`."""
 MODULES = {
+    "cuda-bindings": ("cuda.bindings",),
     "opencv-python-headless": ("cv2",),
     "pillow": ("PIL",),
     "pyyaml": ("yaml",),

@@ -145,6 +145,14 @@ def all_steps(at: Setting) -> list[Step]:
             if_there=artefacts,
         ),
         Step(
+            name="latency",
+            words="how long each takes",
+            command=("bench/latency.py", checkpoint, "--batch", "[1,8]", *at.quickly, "--json", str(at.result("latency"))),
+            result=at.result("latency"),
+            needs=network,
+            if_there=artefacts,
+        ),
+        Step(
             name="all-gpus",
             words="training on all GPUs under torchrun",
             command=(
@@ -170,8 +178,11 @@ def train(at: Setting, name: str, batch: int, minutes: float, epochs: int) -> tu
 def onnx_and_torchscript(at: Setting) -> list[Step]:
     """Exports that need no TensorRT."""
     onnx = [export(at, f"onnx-{p}", f"ONNX, {p}", "export/to_onnx.py", p, f"best.{p}.onnx") for p in ("fp32", "fp16", "int8")]
-    script = export(at, "torchscript-fp16", "TorchScript, fp16", "export/torchscript.py", "fp16", "best.fp16.torchscript")
-    return [*onnx, script]
+    scripts = [
+        export(at, f"torchscript-{p}", f"TorchScript, {p}", "export/torchscript.py", p, f"best.{p}.torchscript")
+        for p in ("fp32", "fp16")
+    ]
+    return [*onnx, *scripts]
 
 
 def engines(at: Setting) -> list[Step]:

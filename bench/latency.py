@@ -14,27 +14,29 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pckh_network import is_artefact
 from record import Row, machine, make_record, write_record
 from tabulate import tabulate
 
+from hgfast import sidecar as sidecars
 from hgfast.checkpoints import load_model
 from hgfast.cli import parse
+from hgfast.distributed import pick_device
 from hgfast.engine import NoGpu
 from hgfast.errors import HgfastError, run
 from hgfast.files import check_apart, prepare_file
 from hgfast.inference import keypoints_of, last_heatmaps
 from hgfast.machine import cores
+from hgfast.model import PRESETS, StackedHourglass
 from hgfast.preprocessing import Preprocessing, apply, fold
 from hgfast.runtimes import RUNTIMES, Artefact
-from hgfast.sidecar import KEYPOINTS
+from hgfast.sidecar import KEYPOINTS, is_artefact
 from pipelines.drawn.pictures import draw_pictures
 
 PAUSE = 0.05  # seconds
@@ -55,6 +57,8 @@ class LatencyConfig:
     """timed calls a turn"""
     threads: int | None = None
     """of the CPU; none: one a core"""
+    flip_test: bool = False
+    """checkpoints with a flip test; exported files must have been made with one"""
     quick: bool = False
     """few rounds, to see that it works"""
     json: Path | None = None
@@ -80,17 +84,22 @@ class Way:
     file: Path
     runtime: str
     precision: str
+    preset: str
     size: int
+    joints: int
     most: int
     run: Callable[[NDArray[np.uint8]], NDArray[Any]]
 
 
-def open_ways(path: Path, threads: int) -> list[Way]:
+def open_ways(path: Path, threads: int, flip_test: bool) -> list[Way]:
     """The ways to run a file here. Raises `HgfastError` for a file that cannot be run."""
     if not is_artefact(path):
-        return [_torch(path)]
+        return [_torch(path, flip_test)]
+    described = sidecars.read(path)
+    if KEYPOINTS not in [port.name for port in described.outputs] or described.flip_test != flip_test:
+        raise HgfastError(f"{path} gives no keypoints, or differs in --flip-test from what is given here: export it again")
     ways = []
-    for runtime in RUNTIMES[Artefact(path, threads=threads).sidecar.kind]:
+    for runtime in RUNTIMES[described.kind]:
         artefact = Artefact(path, runtime, threads)
         sidecar = artefact.sidecar
         affine = _affine(Preprocessing(sidecar.mean, sidecar.std)) if sidecar.normalised else None
@@ -100,20 +109,31 @@ def open_ways(path: Path, threads: int) -> list[Way]:
                 return artefact(images)[KEYPOINTS]
             return artefact(_normalise(images, affine).contiguous().numpy())[KEYPOINTS]
 
-        ways.append(Way(path, runtime, sidecar.precision, sidecar.input_size, sidecar.batch.max, find))
+        joints = len(sidecar.skeleton.joints)
+        ways.append(Way(path, runtime, sidecar.precision, "", sidecar.input_size, joints, sidecar.batch.max, find))
     return ways
 
 
-def _torch(path: Path) -> Way:
-    """A checkpoint in fp32, as hgfast/predict.py runs it."""
-    model = load_model(path)
+def _torch(path: Path, flip_test: bool) -> Way:
+    """A checkpoint in fp32, as hgfast/predict.py runs it, on the GPU where there is one, as the others."""
+    device = pick_device("auto")
+    model = load_model(path, device)
     affine = _affine(model.meta.preprocessing)
 
     @torch.inference_mode()
     def find(images: NDArray[np.uint8]) -> NDArray[Any]:
-        return keypoints_of(model, last_heatmaps(model, _normalise(images, affine))).numpy()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            maps = last_heatmaps(model, _normalise(images, affine).to(device), flip_test)
+            return keypoints_of(model, maps).cpu().numpy()
 
-    return Way(path, "torch", "fp32", model.meta.input_size, 10**6, find)
+    joints = len(model.meta.skeleton.joints)
+    return Way(path, "torch", "fp32", preset_of(model), model.meta.input_size, joints, 10**6, find)
+
+
+def preset_of(model: StackedHourglass) -> str:
+    """The preset that a network has the shapes of, whatever its input's size, or ""."""
+    size = model.arch.input_size
+    return next((name for name, arch in PRESETS.items() if replace(arch, input_size=size) == model.arch), "")
 
 
 def _affine(preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -147,13 +167,13 @@ def main() -> None:
     ways = []
     for path in config.files:
         try:
-            ways += open_ways(path, threads)
+            ways += open_ways(path, threads, config.flip_test)
         except NoGpu:
             print(f"{path}: built, not run (there is no GPU here)", flush=True)
     if not ways:
         raise HgfastError("there is nothing to run here: give a checkpoint or an ONNX")
-    if len({way.size for way in ways}) > 1:
-        raise HgfastError("the files take images of different sizes: give files of one --input-size")
+    if len({(way.size, way.joints) for way in ways}) > 1:
+        raise HgfastError("the files differ in the size of their images or in their joints: give files of one network")
     rows: list[Row] = []
     for batch in config.batch:
         if small := next((way for way in ways if way.most < batch), None):
@@ -168,6 +188,8 @@ def main() -> None:
                     "file": way.file.name,
                     "runtime": way.runtime,
                     "precision": way.precision,
+                    "preset": way.preset or ways[0].preset,
+                    "device": "gpu" if where["gpu"] and way.runtime != "openvino" else "cpu",
                     "batch": batch,
                     "threads": threads,
                     "median_ms": float(np.median(own)),

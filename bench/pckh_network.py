@@ -22,7 +22,7 @@ from hgfast.errors import HgfastError
 from hgfast.evaluation import check_joints, feed, predict, predict_with, seen
 from hgfast.precision import resolve
 from hgfast.runtimes import Artefact
-from hgfast.sidecar import KEYPOINTS, place
+from hgfast.sidecar import KEYPOINTS, is_artefact
 from pipelines.datasets import open_loader, usable_samples
 from pipelines.mpii import as_samples
 from pipelines.mpii_mat import DOWN, WIDER
@@ -144,8 +144,3 @@ def _run_artefact(path: Path, samples: Samples, truth: Truth, how: Running) -> t
 
     predicted = predict_with(find, len(sidecar.skeleton.joints), sidecar.shift, loader, ranks, path.name)
     return predicted, sidecar.input_size, sidecar.decoder, f"{artefact.runtime} {sidecar.precision}"
-
-
-def is_artefact(path: Path) -> bool:
-    """Is it an exported network, by its sidecar or its name's ending?"""
-    return place(path).is_file() or path.suffix in (".onnx", ".torchscript", ".engine")

@@ -5,6 +5,7 @@ What may enter: the gate that an inaccurate model does not pass.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -41,14 +42,16 @@ def calibration(config: ExportConfig, model: StackedHourglass) -> NDArray[Any]:
     return pictures.images(chosen, model.meta, config.wiring.normalised, config.threads)
 
 
-def judge(config: ExportConfig, model: StackedHourglass, run: Runner, sidecar: Sidecar) -> dict[str, Any]:
-    """The checkpoint's and the artefact's PCK in points of 100, for the sidecar.
+def judge(config: ExportConfig, model: StackedHourglass, run: Runner, sidecar: Sidecar, runtime: str) -> dict[str, Any]:
+    """The checkpoint's and the artefact's PCK in points of 100, for the sidecar; `run` runs the artefact in `runtime`.
 
     Raises:
         HgfastError: the artefact loses more than --max-loss.
     """
     dataset = DATASETS[config.dataset]
     split = dataset.held_out(config)
+    if split == "train":
+        raise HgfastError("int8 is calibrated on the split train and must be judged on another: name --valid-annotations FILE")
     samples = open_split(config, model, split)
     metric, unit = (dataset.best, 1) if dataset.heads else (PCK, 100)
     ranks = Ranks(0, 1, 1, pick_device("cpu"))
@@ -66,6 +69,7 @@ def judge(config: ExportConfig, model: StackedHourglass, run: Runner, sidecar: S
     own = open_loader(samples, size, 32, meta.preprocessing, ranks, threads=config.threads)
     before = points(predict(model, own, ranks, "off", "fp32", config.flip_test))
     about = {"metric": metric, "split": split, "samples": len(samples), "checkpoint": before, "artefact": after}
+    about |= {"runtime": runtime, "processor": platform.processor() or platform.machine()}
     print(f"{metric}, {config.dataset}, split {split}, {len(samples)} samples: checkpoint {before:.2f}, int8 {after:.2f} points")
     if before - after > config.max_loss:
         raise HgfastError(

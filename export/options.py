@@ -16,8 +16,10 @@ from hgfast.config import DataChoice
 from hgfast.errors import HgfastError
 from hgfast.files import check_apart, prepare_file
 from hgfast.model import StackedHourglass
-from hgfast.sidecar import OUTPUTS, Batch, Precision, place
+from hgfast.sidecar import OUTPUTS, Batch, Precision, checksum, place
 from pipelines.datasets import input_files
+
+MOST = 4096  # images at once, or pixels a side: more is a slip, and no memory would do
 
 
 @dataclass(kw_only=True)
@@ -51,6 +53,9 @@ class ExportConfig(DataChoice):
     threads: int | None = None
     """of the CPU; none: one a core"""
 
+    def __post_init__(self) -> None:
+        self.loaded = ""  # sha256 of the checkpoint that `load` read
+
     def validate(self, suffix: str) -> None:
         """Raise `HgfastError` for what is out of its range; `suffix` is what the written file's name ends in by default."""
         self.wiring, self.sizes  # noqa: B018  # they raise
@@ -66,9 +71,12 @@ class ExportConfig(DataChoice):
                 "--precision int8 needs pictures to calibrate and to judge with: name them as in training, --dataset and --data"
             )
         out = self.target(suffix)
+        if self.sizes.max > MOST or (self.input_size or 0) > MOST:
+            raise HgfastError(f"--batch and --input-size must be at most {MOST}")
         outputs = {"--out": out, "the sidecar": place(out)}
         check_apart([("the checkpoint", self.checkpoint), *input_files(self)], outputs)
         prepare_file(out, "--out")
+        prepare_file(place(out), "--out")
 
     @property
     def has_data(self) -> bool:
@@ -88,13 +96,13 @@ class ExportConfig(DataChoice):
     def sizes(self) -> Batch:
         """--batch. Raises `HgfastError` for what is no such thing."""
         parts = self.batch.split(":")
-        numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
+        numbers = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 9]
         if len(numbers) < len(parts) or len(parts) not in (1, 3) or numbers != sorted(numbers) or numbers[0] < 1:
             raise HgfastError(f"--batch {self.batch} must be one number, or fewest:usual:most such as 1:8:32")
         return Batch(numbers[0], numbers[len(numbers) // 2], numbers[-1])
 
     def target(self, suffix: str, precision: Precision | None = None) -> Path:
-        """The file to write: --out, or named after the checkpoint and how it differs from others that may lie there."""
+        """The file to write: --out, or named after the checkpoint, its precision and what else fixes its input."""
         if self.out is not None:
             return self.out
         parts = [self.checkpoint.name.removesuffix(".tar").rpartition(".")[0] or self.checkpoint.name]
@@ -104,7 +112,11 @@ class ExportConfig(DataChoice):
 
     def load(self) -> StackedHourglass:
         """The network, with the input size and the decoder that the flags name. Raises `HgfastError` as `load_model` does."""
+        before = checksum(self.checkpoint) if self.checkpoint.is_file() else ""
         model = load_model(self.checkpoint, decoder=self.decoder)
+        if checksum(self.checkpoint) != before:
+            raise HgfastError(f"{self.checkpoint} changed while it was read: export again, or export best.pt of a finished run")
+        self.loaded = before
         if self.input_size is not None:
             multiple = model.meta.stride * 2**model.arch.depth
             if self.input_size < multiple or self.input_size % multiple:

@@ -20,6 +20,7 @@ from onnx_file import read_model
 from hgfast.errors import HgfastError
 from hgfast.sidecar import Precision
 
+LEAST = {"fp32": 0.9, "fp16": 0.9, "int8": 0.5}  # share of an engine's convolutions that its inspector must call so
 HALF, KERNELS = 0.55, 4_500_000
 """An engine in fp16 has at most this share of its weights' bytes in fp32, and so many bytes besides: of TensorRT-RTX's for hg1
 half of them, and 3.2 MB of kernels and headers."""
@@ -99,15 +100,18 @@ def prove_precision(source: Path | Weights, plan_size: int, wanted: Precision, l
     if seen:
         total, fitting = sum(seen.values()), seen[wanted]
         told = f"{fitting} of the engine's {total} convolutions are {wanted}"
-        if fitting * 2 < total:
+        if fitting < LEAST[wanted] * total:
             counts = ", ".join(f"{number} {name}" for name, number in seen.most_common())
             raise HgfastError(
                 f"{wanted} was asked for and the engine's convolutions came out as {counts}: see the build's warnings"
             )
         return f"{told}, as its inspector says"
     size, single = f"{plan_size / 1e6:.1f} MB", 4 * weights.numbers
+    least = {"fp32": 0.9, "fp16": 0.45, "int8": 0.2}[wanted] * single
+    if plan_size < least:
+        raise HgfastError(f"the engine has {size}, where its weights alone have {least / 1e6:.1f} MB in {wanted}: build it again")
     if wanted == "fp32":
-        return f"weights {wanted} in {what}"
+        return f"weights {wanted} in {what}; the engine's {size} hold them"
     if wanted == "int8":
         return f"weights int8 in {what}; what the kernels make of them shows only on a GPU"
     most = HALF * single + KERNELS
@@ -128,7 +132,7 @@ def layer_precisions(layers: str | None) -> Counter[str]:
     except ValueError as error:
         raise HgfastError(f"the engine's inspector gave no JSON ({error}): see whether a newer TensorRT does") from error
     found: Counter[str] = Counter()
-    for layer in content.get("Layers", []) if isinstance(content, dict) else []:
+    for layer in (content.get("Layers") or []) if isinstance(content, dict) else []:
         if isinstance(layer, dict) and "conv" in f"{layer.get('LayerType')} {layer.get('ParameterType')}".lower():
             weights, inputs = layer.get("Weights"), layer.get("Inputs")
             words = [str(weights.get("Type"))] if isinstance(weights, dict) else []

@@ -28,7 +28,7 @@ from hgfast.errors import HgfastError, run
 from hgfast.machine import cores
 from hgfast.model import StackedHourglass
 from hgfast.runtimes import RUNTIMES, onnxruntime_runner, open_runner
-from hgfast.sidecar import OUTPUTS, Precision
+from hgfast.sidecar import KEYPOINTS, OUTPUTS, Precision
 
 
 def make_onnx(config: ExportConfig, model: StackedHourglass, out: Path, for_tensorrt: bool = False) -> Published:
@@ -42,10 +42,13 @@ def make_onnx(config: ExportConfig, model: StackedHourglass, out: Path, for_tens
     sidecar, accuracy = publish.describe(config, model, "onnx"), None
     if config.precision == "int8":
         whole = quantise(whole, calibration(config, model), config.sizes, for_tensorrt)
-        accuracy = judge(config, model, onnxruntime_runner(whole.SerializeToString(), config.threads or cores()), sidecar)
     check_precision(whole, config.precision, out)
     onnx_file.add_metadata(whole, sidecar.metadata)
     delivered = onnx_file.with_outputs(whole, wiring.outputs)
+    if config.precision == "int8":
+        judged = delivered if KEYPOINTS in wiring.outputs else whole
+        runner = onnxruntime_runner(judged.SerializeToString(), config.threads or cores())
+        accuracy = judge(config, model, runner, sidecar, "onnxruntime")
 
     def check(path: Path, witness: Witness, limits: Limits | None) -> list[Row]:
         rows = []

@@ -5,11 +5,12 @@
 
 The file is traced and frozen, takes any number of images at once, and its outputs are a tuple in the order of --outputs. Its
 description lies beside it, FILE.json, and within it as the extra file hgfast.json. torch calls TorchScript deprecated since
-2.13; its files are read by every LibTorch since 1.0.
+2.13. A LibTorch of the same version or a newer one reads the file.
 """
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
 import warnings
@@ -79,8 +80,10 @@ def make_torchscript(config: ExportConfig, model: StackedHourglass, out: Path) -
     emulated = config.precision == "fp16" and not torch.cuda.is_available()
 
     def write(path: Path) -> None:
+        content = io.BytesIO()  # a full disk would end the process, and the file's name would be within it
         with quiet_torchscript():
-            torch.jit.save(delivered, str(path), _extra_files={EXTRA: to_json(sidecar.metadata)})
+            torch.jit.save(delivered, content, _extra_files={EXTRA: to_json(sidecar.metadata)})
+        path.write_bytes(content.getvalue())
 
     def check(path: Path, witness: Witness, limits: Limits | None) -> list[Row]:
         run = torchscript_runner(path, list(wiring.outputs))

@@ -9,14 +9,16 @@ and compared too. The ONNX stays beside the engine, also where nothing is instal
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import engines
 import publish
 import torch
+from accuracy import judge
 from engines import Backend, Built, EngineOptions
 from graph import Deployed
 from onnx_file import input_shape, input_type
@@ -27,10 +29,12 @@ from to_onnx import make_onnx
 from verify import Limits, Row, Witness, batches, compare
 
 from hgfast.cli import parse
-from hgfast.engine import Engine
+from hgfast.engine import Engine, Missing
 from hgfast.errors import HgfastError, run
+from hgfast.files import check_apart, prepare_file
 from hgfast.model import StackedHourglass
-from hgfast.sidecar import Sidecar, checksum
+from hgfast.sidecar import KEYPOINTS, OUTPUTS, Sidecar, checksum, place
+from pipelines.datasets import input_files
 
 
 @dataclass(kw_only=True)
@@ -51,6 +55,16 @@ class TrtConfig(ExportConfig):
     """0 (fast to build) to 5 (fast to run)"""
     compute_capabilities: list[str] = field(default_factory=list)
     """TensorRT-RTX: GPUs to build for, such as [SM86,SM120]; none: 8.0, 8.6, 8.9, 12.0 and later"""
+
+    def validate(self, suffix: str) -> None:
+        """As of all exports, and for the ONNX beside the engine."""
+        super().validate(suffix)
+        out = self.target(suffix)
+        if out.suffix == ".onnx":
+            raise HgfastError(f"--out {out} names an engine and must not end in .onnx: the ONNX will be {onnx_beside(out)}")
+        onnx = onnx_beside(out)
+        check_apart([("the checkpoint", self.checkpoint), *input_files(self)], {"the ONNX": onnx, "its sidecar": place(onnx)})
+        prepare_file(onnx, "--out")
 
     @property
     def engine(self) -> EngineOptions:
@@ -87,18 +101,34 @@ def make_engine(config: TrtConfig, model: StackedHourglass, out: Path, backend: 
     for warning in built.warnings:
         print(f"{backend.name} says: {warning}")
     print(f"{config.precision}: {evidence}; parsed in {built.parse_s:.2f} s, built in {built.build_s:.1f} s", flush=True)
+    names = [name for name in OUTPUTS if name in config.wiring.outputs]
+    numbered = backend.name == "torch_tensorrt"  # which calls outputs by their places
+    tensors = {name: f"output{place}" if numbered else name for place, name in enumerate(names)}
     sidecar = replace(
         publish.describe(config, model, built.library, ("tensorrt", "tensorrt_cu13", "tensorrt-rtx-cu13-libs", "torch-tensorrt")),
         onnx_sha256=checksum(onnx.path) if onnx is not None else None,
-        builder={**built.about, "precision": evidence, "warnings": list(built.warnings)},
+        builder={**built.about, "precision": evidence, "warnings": list(built.warnings), "tensors": tensors},
     )
+
+    accuracy = None if onnx is None else (onnx.sidecar.verification or {}).get("accuracy")  # of the ONNX, in onnxruntime
+    if config.precision == "int8" and backend.gpu and KEYPOINTS in config.wiring.outputs:
+        accuracy = judge_engine(built, sidecar, config, model)
 
     def check(path: Path, witness: Witness, limits: Limits | None) -> list[Row]:
         if not backend.gpu:
             return [{"runtime": built.library, "verdict": NOT_RUN}]
         return compare_engine(path, sidecar, config, witness, limits)
 
-    return publish.publish(out, lambda path: write_plan(path, built), sidecar, check, config, model)
+    return publish.publish(out, lambda path: write_plan(path, built), sidecar, check, config, model, accuracy)
+
+
+def judge_engine(built: Built, sidecar: Sidecar, config: TrtConfig, model: StackedHourglass) -> dict[str, Any]:
+    """As `accuracy.judge`, of an engine on the GPU that is not a file yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "engine"
+        write_plan(path, built)
+        with Engine(path, sidecar) as engine:
+            return judge(config, model, engine, sidecar, sidecar.kind)
 
 
 def write_plan(path: Path, built: Built) -> None:
@@ -114,12 +144,15 @@ def compare_engine(path: Path, sidecar: Sidecar, config: TrtConfig, witness: Wit
     ]
 
 
+def onnx_beside(out: Path) -> Path:
+    """Where the ONNX of an engine lies: under a name that no other export has."""
+    return out.with_name(f"{out.name}.onnx")
+
+
 def write_onnx(config: TrtConfig, model: StackedHourglass, out: Path) -> Published:
     """The ONNX that an engine is built from, beside it, compared."""
     began = time.perf_counter()
-    suffix = "tensorrt.onnx" if config.precision == "int8" else "onnx"  # onnxruntime's own int8 is another
-    place = out.with_suffix(f".{suffix}") if config.out is not None else config.target(suffix)
-    published = make_onnx(config, model, place, for_tensorrt=True)
+    published = make_onnx(config, model, onnx_beside(out), for_tensorrt=True)
     publish.report(published, time.perf_counter() - began)
     return published
 
@@ -129,7 +162,7 @@ def find_backend(config: TrtConfig) -> Backend | HgfastError:
     try:
         backend = engines.find_backend(config.backend)
         config.engine.check(backend.name)
-    except engines.NoBuilder as error:
+    except (engines.NoBuilder, Missing) as error:
         return error
     if backend.name == "torch_tensorrt" and config.precision == "int8":
         raise HgfastError("Torch-TensorRT gets fp32 and fp16 here: build int8 with --backend tensorrt or tensorrt_rtx")

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tabulate import tabulate
 
+from hgfast.errors import HgfastError
 from hgfast.heatmaps import decode
 from hgfast.inference import keypoints_of, last_heatmaps
 from hgfast.model import StackedHourglass
@@ -26,8 +27,10 @@ Run = Callable[[NDArray[Any]], dict[str, NDArray[np.float32]]]
 Row = dict[str, Any]
 
 PART = 4  # pictures that the checkpoint looks at together
+OK = "ok"  # how the verdict on a row within its limits begins
 SCORED = 0.2  # joints scored at least this count for fp16's limit in pixels
 EXACT = 1e-5  # rounding of fp32, where every joint counts
+STRAY = 0.02  # share of scored joints that may be somewhere else where there are no heatmaps to show why
 DRAWS = 8  # random roundings that a point must stand
 
 
@@ -78,13 +81,23 @@ class Witness:
             moved |= (points - torch.from_numpy(self.keypoints[..., :2])).norm(dim=-1) > limits.pixels
         return np.asarray(moved.numpy(), np.bool_)
 
+    def score_limits(self, limits: Limits) -> Floats:
+        """How far the scores (n, K) may be off where the maps are off by as much as they may: a peak as much, a softmax mass by
+        the exponential of twice that."""
+        size = limits.heatmaps * float(np.abs(self.heatmaps).max())
+        if self.model.meta.kind == "gaussian":
+            return np.full(self.keypoints.shape[:2], size + 1e-6, np.float32)
+        return np.asarray(self.keypoints[..., 2] * np.expm1(2 * size) + 1e-6, np.float32)
+
 
 @torch.inference_mode()
 def ask(model: StackedHourglass, pictures: NDArray[np.uint8], flip_test: bool, normalised: bool) -> Witness:
-    """What a checkpoint's network (fp32, on the CPU) says of pictures (n, S, S, 3)."""
+    """What a checkpoint's network (fp32, on the CPU) says of pictures (n, S, S, 3). Raises `HgfastError` if it is nothing."""
     affine = fold(np.tile(np.eye(3, 4, dtype=np.float32), (len(pictures), 1, 1)), model.meta.preprocessing)
     images = apply(torch.from_numpy(pictures), torch.from_numpy(affine))
     heatmaps = torch.cat([last_heatmaps(model, part, flip_test) for part in torch.split(images, PART)])
+    if not heatmaps.abs().max() > 0:
+        raise HgfastError("the checkpoint's heatmaps are all zero or not finite, so that nothing can be compared: train it first")
     keypoints = keypoints_of(model, heatmaps)
     given = images.contiguous().numpy() if normalised else pictures
     return Witness(model, given, keypoints.numpy(), heatmaps.contiguous().numpy())
@@ -125,7 +138,8 @@ def compare(run: Run, probe: Run | None, witness: Witness, number: int, limits: 
         figures, more = compare_points(found[KEYPOINTS], maps, witness, repeated, limits)
         row |= figures
         complaints += more
-    row["verdict"] = "; ".join(complaints) or ("ok" if limits is not None else "")
+    nothing = "" if row.get("counted", 1) else ": no keypoint to compare"
+    row["verdict"] = "; ".join(complaints) or (f"{OK}{nothing}" if limits is not None else "")
     return row
 
 
@@ -137,20 +151,19 @@ def compare_points(
     exact = limits is not None and limits.rounding <= EXACT
     tie = witness.ties(limits)[repeated] if limits is not None else np.zeros(true.shape[:2], np.bool_)
     distance = np.linalg.norm(found[..., :2].astype(np.float64) - true[..., :2], axis=-1)
+    scored = ~tie & (true[..., 2] >= SCORED)
     moved = distance > 2 * meta.stride  # unless the maps tell more
     if maps is not None:
         moved = np.abs(_peaks(maps) - _peaks(witness.heatmaps[repeated])).max(-1) > 1
-    counted = ~tie if exact else ~tie & ~moved & (true[..., 2] >= SCORED)
-    distances = distance[counted] if counted.any() else np.zeros(1)
+    counted = ~tie if exact else scored & ~moved
+    off = np.abs(found[..., 2] - true[..., 2])
     row: Row = {
         "joints": int(tie.size),
         "ties": int(tie.sum()),
         "flips": int((moved & ~tie).sum()),
         "counted": int(counted.sum()),
-        "mean_px": float(distances.mean()),
-        "p99_px": float(np.percentile(distances, 99)),
-        "max_px": float(distances.max()),
-        "score": float(np.abs(found[..., 2] - true[..., 2]).max()),
+        **_distances(distance[counted]),
+        "score": float(off.max()),
     }
     if not np.isfinite(found).all():
         return row, ["there are keypoints that are not finite"]
@@ -158,14 +171,27 @@ def compare_points(
         return row, []
     complaints = []
     figure, words = (row["max_px"], "") if exact else (row["p99_px"], " at the 99th percentile")
-    if figure > limits.pixels:
+    if figure is not None and figure > limits.pixels:
         complaints.append(f"keypoints differ by {figure:.3g} px{words}, {limits.pixels:g} is the limit")
-    if maps is None:
-        return row, complaints
-    own = decode(torch.from_numpy(maps), meta.decoder, meta.kind).numpy()[..., :2] * meta.stride
-    if (apart := float(np.abs(found[..., :2] - own)[~tie].max(initial=0))) > limits.pixels:
-        complaints.append(f"keypoints are {apart:.3g} px from what the artefact's own heatmaps decode to")
+    strayed = int((moved & scored).sum())
+    if not exact and maps is None and strayed > max(1, STRAY * scored.sum()):
+        complaints.append(f"{strayed} of {int(scored.sum())} keypoints are somewhere else")
+    worst = off - witness.score_limits(limits)[repeated]
+    if (worst[counted] > 0).any():
+        complaints.append(f"scores differ by up to {off[counted].max():.1e}")
+    if maps is not None:
+        own = decode(torch.from_numpy(maps), meta.decoder, meta.kind).numpy()
+        apart = np.abs(found[..., :2] - own[..., :2] * meta.stride)[~tie].max(initial=0)
+        if apart > limits.pixels:
+            complaints.append(f"keypoints are {apart:.3g} px from what the artefact's own heatmaps decode to")
     return row, complaints
+
+
+def _distances(pixels: NDArray[np.float64]) -> Row:
+    """Figures of distances (n,); None where there are none."""
+    if not len(pixels):
+        return {"mean_px": None, "p99_px": None, "max_px": None}
+    return {"mean_px": float(pixels.mean()), "p99_px": float(np.percentile(pixels, 99)), "max_px": float(pixels.max())}
 
 
 def _peaks(maps: Floats) -> NDArray[np.int64]:
@@ -182,6 +208,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _short(name: str, value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.1e}" if name in ("heatmaps", "score") else f"{value:.4f}"
     return str(value)

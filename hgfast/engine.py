@@ -1,12 +1,16 @@
 """TensorRT engines: the library that runs them, the header of a plan, and an engine that takes and gives numpy arrays.
 
-What may enter: what running an engine needs, for TensorRT 10 and 11 and TensorRT-RTX alike. Building is export/engines.py's;
-torch, which holds the memory on the GPU, is imported when an engine is made.
+What may enter: what running an engine needs, for TensorRT 10 and 11 and TensorRT-RTX alike. Building is export/engines.py's,
+memory, streams and graphs are hgfast/gpu_memory.py's; torch is not needed.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
+from hgfast.gpu_memory import DeviceBuffer, Gpu, Graph, HostBuffer, Stream, capture, copy_in, copy_out
+from hgfast.gpu_memory import NoGpu as NoGpu
 from hgfast.sidecar import Sidecar
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
@@ -24,6 +30,7 @@ PACKAGES: dict[Library, str] = {
 }
 MAGIC: dict[bytes, Library] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}  # trtexec's kPLAN_FILE_TAG; the other by looking
 HEADER = 64  # bytes; what `Runtime.engine_header_size` is
+KEPT = 4  # shapes of images whose buffers and graphs an engine keeps
 
 
 class Missing(HgfastError):
@@ -32,10 +39,6 @@ class Missing(HgfastError):
     def __init__(self, why: str, packages: str) -> None:
         super().__init__(f"{why}: {packages}")
         self.why = why
-
-
-class NoGpu(HgfastError):
-    """An engine is whole, but there is no GPU here to run it on."""
 
 
 def import_tensorrt(name: Library) -> Any:
@@ -155,23 +158,52 @@ def check_version(plan: bytes, name: Library, built: str, compatible: bool, what
     )
 
 
+@dataclass
+class _Lane:
+    """What runs images of one shape: a context of its own, buffers on both sides by the engine's names, and a graph.
+
+    One context a shape, as a graph is only valid for as long as nothing of the context that it was captured from changes.
+    """
+
+    context: Any
+    host: dict[str, HostBuffer] = field(default_factory=dict)
+    device: dict[str, DeviceBuffer] = field(default_factory=dict)
+    graph: Graph | None = None
+    warm: bool = False
+
+    def close(self) -> None:
+        for owned in (self.graph, *self.host.values(), *self.device.values()):
+            if owned is not None:
+                owned.close()
+        self.context = self.graph = None
+
+
 class Engine:
     """An engine on the GPU, ready to run: `engine(images)` -> what `sidecar.outputs` names, as arrays.
 
-    path: the plan. sidecar: as `hgfast.sidecar.read` gives it. Not for several threads at once. The buffers on the GPU stay
-    where they are for as long as the batch size stays the same.
+    Threads may share one: a lock is held for a call, so they take turns. A process may have several. The buffers on the GPU,
+    a CUDA graph among them, are kept for the last `KEPT` shapes of images, and freed by `close`, at the end of a `with`, or with
+    the engine. `notes` has sentences on what did not work and was done in a slower way.
+
+    Args:
+        path: the plan.
+        sidecar: as `hgfast.sidecar.read` gives it.
+        stream: the handle of a CUDA stream of the GPU, to work in; it must outlive the engine. None makes one.
+        graphs: launch the network as one CUDA graph from the second call with a shape on.
+        device: the number of the GPU.
 
     Raises:
-        HgfastError: the plan is broken or of another version than the library, the library or torch is missing, there is no
-            GPU, or the library refuses the plan.
+        HgfastError: the plan is broken or of another version than the library, the library or cuda-bindings is missing, or the
+            library refuses the plan.
+        NoGpu: there is no GPU.
     """
 
-    def __init__(self, path: Path, sidecar: Sidecar) -> None:
+    def __init__(self, path: Path, sidecar: Sidecar, *, stream: int | None = None, graphs: bool = True, device: int = 0) -> None:
         if sidecar.kind not in NAMES or sidecar.builder is None:
             raise HgfastError(f"{path} is no TensorRT engine, as its sidecar says: run it with what made it")
         self.path, self.sidecar = path, sidecar
-        name: Library = "tensorrt_rtx" if sidecar.kind == "tensorrt_rtx" else "tensorrt"
-        compatible = bool(sidecar.builder.get("version_compatible"))
+        self.name: Library = "tensorrt_rtx" if sidecar.kind == "tensorrt_rtx" else "tensorrt"
+        name, compatible = self.name, bool(sidecar.builder.get("version_compatible"))
         try:
             plan = path.read_bytes()
         except OSError as error:
@@ -179,66 +211,188 @@ class Engine:
         trt = import_tensorrt(name)
         check_header(plan, name, str(path))
         check_version(plan, name, str(sidecar.builder["version"]), compatible, str(path))
-        self.torch = _torch_with_gpu(path, name)
+        self.gpu = Gpu(device, str(path))
         self.trt, self.logger = trt, listen(trt)
-        runtime = trt.Runtime(self.logger)
-        if compatible:
-            runtime.engine_host_code_allowed = True  # such a plan carries the runtime of the version that built it
-        engine = runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise HgfastError(f"{NAMES[name]} cannot load {path} ({self._why(runtime, plan, name)}): build it on this machine")
-        context = engine.create_execution_context()
-        if context is None:
-            raise HgfastError(f"{path} cannot start ({reasons(self.logger)}): free memory on the GPU, or build a smaller batch")
-        self.runtime, self.engine, self.context = runtime, engine, context
-        self.stream = self.torch.cuda.Stream()
-        self.input, self.outputs = self._ports()
-        self._shape: tuple[int, ...] | None = None
+        self.notes: list[str] = []
+        self._lock = threading.Lock()
+        self._lanes: OrderedDict[tuple[int, ...], _Lane] = OrderedDict()
+        self._scratch: DeviceBuffer | None = None
+        self._captures, self._captures_itself = graphs, False
+        self.runtime: Any = None
+        self.engine: Any = None
+        self.context: Any = None
+        self.settings: Any = None
+        self.kernels: Any = None
+        with self.gpu.current():
+            self.stream = Stream(self.gpu, stream)
+            # in a stream of somebody else's, work of theirs could get into a graph
+            self._aside = self.stream if stream is None else Stream(self.gpu)
+            try:
+                self._load(plan, compatible, graphs)
+            except BaseException:
+                self.close()
+                raise
 
     def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """(N, ...) as `sidecar.input` has it -> one array (N, ...) for each of `sidecar.outputs`, by name.
 
         Raises:
-            HgfastError: the engine does not take images of this shape or type, or fails.
+            HgfastError: the engine does not take images of this shape or type, fails, or is closed.
         """
-        if images.dtype != np.dtype(self._dtype(self.input)):
-            raise HgfastError(f"{self.path} takes {np.dtype(self._dtype(self.input))}, not {images.dtype}: convert the images")
-        if images.shape != self._shape:
-            self._prepare(images.shape)
-        cuda = self.torch.cuda
-        with cuda.stream(self.stream):
-            np.copyto(self._host[self.input].numpy(), images)
-            self._device[self.input].copy_(self._host[self.input], non_blocking=True)
-            self.logger.lines.clear()
-            context = self.context
-            if not context.execute_async_v3(self.stream.cuda_stream):
-                raise HgfastError(f"{self.path} failed ({reasons(self.logger)}): build it again on this machine")
-            for port in self.outputs.values():
-                self._host[port].copy_(self._device[port], non_blocking=True)
-        self.stream.synchronize()
-        return {name: self._host[port].numpy().copy() for name, port in self.outputs.items()}
+        with self._lock:
+            if self.engine is None:
+                raise HgfastError(f"{self.path} is closed: open it again")
+            wanted = self._types[self.input]
+            if images.dtype != wanted:
+                raise HgfastError(f"{self.path} takes {wanted}, not {images.dtype}: convert the images")
+            with self.gpu.current():
+                lane = self._lane(images.shape)
+                try:
+                    return self._run(lane, images)
+                except BaseException:
+                    self._forget(images.shape)
+                    raise
 
-    def _prepare(self, shape: tuple[int, ...]) -> None:
-        """Buffers on both sides for images of a shape."""
+    def close(self) -> None:
+        """Free all that the engine has on the GPU; again does nothing."""
+        with self._lock, self.gpu.current(must=False):
+            for shape in list(self._lanes):
+                self._forget(shape)
+            # before the memory that they may use
+            self.context = self.settings = self.kernels = self.engine = self.runtime = None
+            for owned in (self._scratch, self._aside, self.stream):
+                if owned is not None:
+                    owned.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _load(self, plan: bytes, compatible: bool, graphs: bool) -> None:
+        """The plan as an engine, with scratch memory for one shape at a time and the first context."""
+        trt, name = self.trt, NAMES[self.name]
+        runtime = trt.Runtime(self.logger)
+        if compatible:
+            runtime.engine_host_code_allowed = True  # such a plan carries the runtime of the version that built it
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise HgfastError(f"{name} cannot load {self.path} ({self._why(runtime, plan)}): build it on this machine")
+        self.runtime, self.engine = runtime, engine
+        self.input, self.outputs = self._ports()
+        self._types = {port: self._dtype(port) for port in (self.input, *self.outputs.values())}
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.name == "tensorrt_rtx":
+            settings = engine.create_runtime_config()
+            settings.set_execution_context_allocation_strategy(strategy)
+            self.kernels = kernels = settings.create_runtime_cache()
+            settings.set_runtime_cache(kernels)  # so that a kernel is compiled for the first context and not for each
+            if graphs and hasattr(settings, "cuda_graph_strategy"):
+                # it knows better than anybody when its kernels for a shape are ready to be captured
+                settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+                self._captures_itself = settings.cuda_graph_strategy == trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            self.settings = settings
+        self._scratch = DeviceBuffer(self.gpu, engine.device_memory_size_v2)
+        self._start()
+
+    def _start(self) -> None:
+        """Make `context`, for the next shape to come."""
+        trt, engine, settings, scratch = self.trt, self.engine, self.settings, self._scratch
+        assert scratch is not None
+        self.logger.lines.clear()
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = engine.create_execution_context(strategy if settings is None else settings)
+        if context is None:
+            raise HgfastError(
+                f"{self.path} cannot start ({reasons(self.logger)}): free memory on the GPU, or build a smaller batch"
+            )
+        context.set_device_memory(scratch.address, scratch.nbytes)
+        self.context = context
+
+    def _lane(self, shape: tuple[int, ...]) -> _Lane:
+        """What runs images of a shape, made at the first; where it is one too many, the one that rested longest goes."""
+        if shape in self._lanes:
+            self._lanes.move_to_end(shape)
+            return self._lanes[shape]
+        if self.context is None:
+            self._start()
         context = self.context
-        self._shape = None
         self.logger.lines.clear()
         if not context.set_input_shape(self.input, shape):
             raise HgfastError(
                 f"{self.path} takes no images of shape {shape} ({reasons(self.logger)}): give what its sidecar names"
             )
+        while len(self._lanes) >= KEPT:
+            self._forget(next(iter(self._lanes)))
+        lane = _Lane(context)
+        self.context = None
+        try:
+            self._fill(lane, shape)
+        except BaseException:
+            lane.close()
+            raise
+        self._lanes[shape] = lane
+        return lane
+
+    def _fill(self, lane: _Lane, shape: tuple[int, ...]) -> None:
+        """Buffers on both sides for images of a shape."""
+        context = lane.context
         shapes = {self.input: shape}
         shapes |= {port: tuple(context.get_tensor_shape(port)) for port in self.outputs.values()}
-        self._host: dict[str, Any] = {}
-        self._device: dict[str, Any] = {}
         for port, size in shapes.items():
-            kind = self.torch.from_numpy(np.empty(0, self._dtype(port))).dtype
-            self._host[port] = self.torch.empty(size, dtype=kind, pin_memory=True)
-            self._device[port] = self.torch.empty(size, dtype=kind, device="cuda")
-            if not context.set_tensor_address(port, self._device[port].data_ptr()):
+            if min(size, default=0) < 0:
+                raise HgfastError(f"{self.path} does not say how large {port} gets for images of shape {shape}: export it again")
+            kind = self._types[port]
+            lane.host[port] = HostBuffer(self.gpu, size, kind)
+            lane.device[port] = DeviceBuffer(self.gpu, prod(size) * kind.itemsize)
+            if not context.set_tensor_address(port, lane.device[port].address):
                 raise HgfastError(f"{self.path} takes no buffer for {port} ({reasons(self.logger)}): build it again")
-        self.torch.cuda.synchronize()  # the buffers were made on another stream than the one that they are used on
-        self._shape = shape
+
+    def _run(self, lane: _Lane, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """One call. The first warms the lane up, as capturing needs."""
+        np.copyto(lane.host[self.input].array, images)
+        if lane.graph is None:
+            self._enqueue(lane, self.stream)
+        else:
+            lane.graph.launch(self.stream)
+        self.stream.synchronize()
+        found = {name: lane.host[port].array.copy() for name, port in self.outputs.items()}
+        if not lane.warm:
+            lane.warm = True
+            self._capture(lane)
+        return found
+
+    def _enqueue(self, lane: _Lane, stream: Stream) -> None:
+        """The images to the GPU, the network, and what it gives from the GPU."""
+        context = lane.context
+        copy_in(self.gpu, lane.device[self.input], lane.host[self.input], stream)
+        self.logger.lines.clear()
+        if not context.execute_async_v3(stream.handle):
+            raise HgfastError(f"{self.path} failed ({reasons(self.logger)}): build it again on this machine")
+        for port in self.outputs.values():
+            copy_out(self.gpu, lane.host[port], lane.device[port], stream)
+
+    def _capture(self, lane: _Lane) -> None:
+        """The lane's graph, or a note that there is none."""
+        context, shape = lane.context, lane.host[self.input].array.shape
+        why = ""
+        if self.name == "tensorrt_rtx" and self._captures_itself:
+            if not context.is_stream_capturable(self.stream.handle):
+                why = f"{self.path} cannot be captured in this stream, as TensorRT-RTX finds"
+        elif self._captures:
+            try:
+                lane.graph = capture(self.gpu, self._aside, lambda: self._enqueue(lane, self._aside))
+            except HgfastError as error:
+                why = str(error).rpartition("): ")[0] + ")"  # without the advice, which is for those whose call fails
+        note = f"images of shape {shape} run without a CUDA graph: {why}"
+        if why and note not in self.notes:
+            self.notes.append(note)
+
+    def _forget(self, shape: tuple[int, ...]) -> None:
+        """Free what runs images of a shape, once the GPU is done with it."""
+        self.stream.settle()
+        self._lanes.pop(shape).close()
 
     def _ports(self) -> tuple[str, dict[str, str]]:
         """The engine's name of its input, and of the output that each of the sidecar's outputs is.
@@ -260,34 +414,23 @@ class Engine:
             f"{self.sidecar.input.name} and {', '.join(wanted)}: export again"
         )
 
-    def _dtype(self, port: str) -> Any:
+    def _dtype(self, port: str) -> np.dtype[Any]:
         """The numpy type of one of the engine's inputs and outputs."""
         trt, engine = self.trt, self.engine
-        return trt.nptype(engine.get_tensor_dtype(port))
+        try:
+            return np.dtype(trt.nptype(engine.get_tensor_dtype(port)))
+        except TypeError as error:
+            raise HgfastError(f"{self.path} has {port} in a type that numpy does not know: export it again") from error
 
-    def _why(self, runtime: Any, plan: bytes, name: Library) -> str:
+    def _why(self, runtime: Any, plan: bytes) -> str:
         """What is known of why a plan was refused."""
         told = reasons(self.logger)
-        if name == "tensorrt_rtx":  # TensorRT has no such question
+        if self.name == "tensorrt_rtx":  # TensorRT has no such question
             trt = self.trt
             found = runtime.get_engine_validity(plan[: runtime.engine_header_size])[1]
             members = trt.EngineInvalidityDiagnostics.__members__
             told = "; ".join([*(key for key, bit in members.items() if int(found) & int(bit)), told])
         return told
-
-
-def _torch_with_gpu(path: Path, name: Library) -> Any:
-    """torch, which keeps the engine's memory, once it has found a GPU."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError as error:
-        raise HgfastError(f"running {path} needs torch, which keeps its memory on the GPU: pip install torch") from error
-    if not torch.cuda.is_available():
-        raise NoGpu(
-            f"running {path} needs an NVIDIA GPU, and torch {torch.__version__} finds none that it can use: use a machine that "
-            f"has one, with a torch built for CUDA, or export to ONNX, which runs without"
-        )
-    return torch
 
 
 def _numbers(version: str) -> tuple[int, ...]:

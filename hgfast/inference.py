@@ -10,17 +10,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from hgfast.boxes import as_boxes
+from hgfast.boxes import squares as squares  # what `look` wants
 from hgfast.errors import HgfastError
 from hgfast.foreign import is_nameless
 from hgfast.geometry import move, square_matrices, warp
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
+from hgfast.poses import Poses
 from hgfast.preprocessing import apply, fold
 from hgfast.skeletons import Skeleton
 
 Array = NDArray[np.float64]
-LARGEST = 100
-"""How many times larger than the picture a box may be: more is a slip, and would be all black."""
 
 
 def last_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = False) -> Tensor:
@@ -54,41 +55,6 @@ def keypoints_of(model: StackedHourglass, heatmaps: Tensor) -> Tensor:
     return torch.cat((decoded[..., :2] * model.meta.stride, decoded[..., 2:]), -1)
 
 
-def squares(image: NDArray[np.uint8], boxes: ArrayLike | None = None, padding: float = 1.0) -> tuple[Array, Array]:
-    """The squares to look at: centre (P, 2) and side (P,) in source pixels.
-
-    Args:
-        image: (H, W, 3).
-        boxes: (P, 4) as x, y, width, height; None is one box, the whole picture.
-        padding: the square's side over the longer side of its box; a whole picture is not padded.
-
-    Raises:
-        HgfastError: a box without area, or outside the picture.
-    """
-    height, width = image.shape[:2]
-    if boxes is None:
-        return np.array([[width / 2, height / 2]]), np.array([float(max(width, height))])
-    table = np.asarray(boxes, np.float64).reshape(-1, 4)
-    check_boxes(table)
-    for x, y, w, h in table:
-        box = ",".join(f"{value:g}" for value in (x, y, w, h))
-        if max(w, h) * padding > LARGEST * max(width, height):
-            raise HgfastError(f"the box {box} is more than {LARGEST} times as large as the picture of {width} x {height} pixels")
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            raise HgfastError(f"the box {box} lies outside the picture of {width} x {height} pixels")
-    return table[:, :2] + table[:, 2:] / 2, table[:, 2:].max(1) * padding
-
-
-def check_boxes(boxes: Array) -> None:
-    """Raises `HgfastError` for the first of (P, 4) that is not finite or has no area."""
-    for box in boxes:
-        words = ",".join(f"{value:g}" for value in box)
-        if not np.isfinite(box).all():
-            raise HgfastError(f"the box {words} is not finite: give x,y,width,height in pixels")
-        if box[2] <= 0 or box[3] <= 0:
-            raise HgfastError(f"the box {words} has no area: give x,y,width,height in pixels")
-
-
 @torch.inference_mode()
 def look(
     model: StackedHourglass, image: NDArray[np.uint8], centre: Array, side: Array, flip_test: bool = False
@@ -113,3 +79,24 @@ def look(
     decoded = keypoints_of(model, heatmaps).cpu().double().numpy()
     points = move(decoded[..., :2], np.linalg.inv(matrices)) + meta.shift
     return np.concatenate([points, decoded[..., 2:]], -1), crops, heatmaps.float().cpu().numpy()
+
+
+class Network:
+    """A checkpoint's network, used as an exported one is (`hgfast.runtime.Session`).
+
+    Raises `HgfastError` for a flip test of joints without names.
+    """
+
+    def __init__(self, model: StackedHourglass, flip_test: bool = False) -> None:
+        if flip_test:
+            check_sides(model.meta.skeleton)
+        self.model, self.flip_test = model, flip_test
+        self.skeleton = model.meta.skeleton
+
+    def look(
+        self, image: NDArray[np.uint8], boxes: ArrayLike | None = None, padding: float = 1.0
+    ) -> tuple[Poses, NDArray[np.uint8], NDArray[np.float32]]:
+        """The people in a picture (H, W, 3) RGB, one a box; the crops that went in, and their heatmaps (see `look`)."""
+        centre, side = squares(image, boxes, padding)
+        keypoints, crops, heatmaps = look(self.model, image, centre, side, self.flip_test)
+        return Poses(keypoints[..., :2], keypoints[..., 2], as_boxes(centre, side), self.skeleton), crops, heatmaps

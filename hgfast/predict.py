@@ -2,6 +2,7 @@
 
 python hgfast/predict.py exp/mpii/best.pt photo.jpg folder/ --out predictions
 python hgfast/predict.py exp/mpii/best.pt photo.jpg --box 120,40,300,420
+python hgfast/predict.py exp/mpii/best.int8.onnx video.mp4
 
 Writes DIR/keypoints.json (coordinates of the picture as it is seen, in pixels, 0 at the outer edge of the first one) and
 every picture with the skeleton drawn. A picture that cannot be read is named, and the others are done.
@@ -21,15 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from hgfast import videos
+from hgfast.boxes import check_boxes
 from hgfast.checkpoints import load_model
 from hgfast.cli import parse
 from hgfast.distributed import pick_device
 from hgfast.draw import Image, caption, draw_skeleton, glow, overlay, read_image, sheet, write_image
 from hgfast.errors import HgfastError, run
-from hgfast.files import one_a_line, prepare_folder, write_text
+from hgfast.files import complete, one_a_line, prepare_folder, to_json, write_text
 from hgfast.geometry import move, square_matrices
-from hgfast.inference import check_boxes, look, squares
-from hgfast.model import StackedHourglass
+from hgfast.inference import Network
+from hgfast.runtime import Session
+from hgfast.sidecar import HEATMAPS, is_artefact
+from hgfast.videos import Video, VideoWriter
 
 ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
@@ -45,9 +50,9 @@ class PredictConfig:
     """One prediction."""
 
     checkpoint: Path
-    """file written by training, or weights of princeton-vl's or bearpaw's"""
+    """file written by training, weights of princeton-vl's or bearpaw's, or an ONNX, TorchScript or engine of export/"""
     images: list[Path]
-    """pictures, or folders of pictures"""
+    """pictures, videos, or folders of them"""
     out: Path = Path("predictions")
     """folder to write to"""
     box: str | None = None
@@ -89,7 +94,7 @@ def expand(images: Sequence[Path], out: Path) -> tuple[list[Path], list[tuple[Pa
     for path in images:
         if path.is_dir():
             try:
-                inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in ENDINGS)
+                inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in (*ENDINGS, *videos.ENDINGS))
             except OSError as error:
                 bad.append((path, f"{path} cannot be read ({error.strerror})"))
                 continue
@@ -104,17 +109,17 @@ def expand(images: Sequence[Path], out: Path) -> tuple[list[Path], list[tuple[Pa
     return files, bad
 
 
-def read_ahead(files: Sequence[Path]) -> Iterator[tuple[Path, Image | HgfastError]]:
-    """Every file with its picture or what is wrong with it, in order, read while the caller is busy."""
+def read_ahead(files: Sequence[Path]) -> Iterator[tuple[Path, Image | Video | HgfastError]]:
+    """Every file with its picture or what is wrong with it, in order, read while the caller is busy; videos are only opened."""
 
-    def read(path: Path) -> Image | HgfastError:
+    def read(path: Path) -> Image | Video | HgfastError:
         try:
-            return read_image(path)
+            return Video(path) if path.suffix.lower() in videos.ENDINGS else read_image(path)
         except HgfastError as error:
             return error
 
     with ThreadPoolExecutor(2) as pool:
-        reading: list[Future[Image | HgfastError]] = [pool.submit(read, file) for file in files[:AHEAD]]
+        reading: list[Future[Image | Video | HgfastError]] = [pool.submit(read, file) for file in files[:AHEAD]]
         for number, file in enumerate(files):
             if number + AHEAD < len(files):
                 reading.append(pool.submit(read, files[number + AHEAD]))
@@ -140,23 +145,46 @@ def sheet_name(name: str) -> str:
 
 
 def heatmap_sheet(
-    model: StackedHourglass,
-    crops: NDArray[np.uint8],
-    heatmaps: NDArray[np.float32],
-    keypoints: NDArray[np.float64],
-    min_score: float,
+    network: Network | Session, crops: Image, heatmaps: Any, keypoints: Any, scores: Any, min_score: float
 ) -> Image:
-    """For each person the crop (S, S, 3) with the skeleton at `keypoints` (P, K, 3) input pixels, and one tile a joint."""
-    skeleton, columns = model.meta.skeleton, 6
+    """For each person the crop (S, S, 3) with the skeleton at `keypoints` (P, K, 2) input pixels, and one tile a joint."""
+    skeleton, columns = network.skeleton, 6
     tiles: list[Image] = []
-    for crop, maps, person in zip(crops, heatmaps, keypoints):
+    for crop, maps, points, likely in zip(crops, heatmaps, keypoints, scores):
         large = np.asarray(cv2.resize(crop, (TILE, TILE), interpolation=cv2.INTER_AREA), np.uint8)
-        points, scores = person[:, :2] * TILE / crop.shape[0], person[:, 2]
-        row = [caption(draw_skeleton(large, points, skeleton, scores >= min_score), f"score {min_score:g} and above")]
-        for joint, likely, score in zip(skeleton.joints, glow(maps, model.meta.kind), scores):
-            row.append(caption(overlay(large, likely), f"{joint} {score:.2f}"))
+        drawn = draw_skeleton(large, points * TILE / crop.shape[0], skeleton, likely >= min_score)
+        row = [caption(drawn, f"score {min_score:g} and above")]
+        for joint, heat, score in zip(skeleton.joints, glow(maps, kind_of(network)), likely):
+            row.append(caption(overlay(large, heat), f"{joint} {score:.2f}"))
         tiles += row + [np.zeros_like(large)] * (-len(row) % columns)
     return sheet(tiles, columns)
+
+
+def open_network(config: PredictConfig) -> Network | Session:
+    """The network of a checkpoint or of an exported file. Raises `HgfastError` for flags that the latter was not made with."""
+    if not is_artefact(config.checkpoint):
+        model = load_model(config.checkpoint, pick_device(config.device), config.decoder)
+        return Network(model, config.flip_test)
+    session = Session(config.checkpoint)
+    sidecar = session.sidecar
+    if config.flip_test != sidecar.flip_test or (config.decoder or sidecar.decoder) != sidecar.decoder:
+        raise HgfastError(
+            f"{config.checkpoint} was exported {'with' if sidecar.flip_test else 'without'} a flip test and decodes by "
+            f"{sidecar.decoder}: give --flip-test and --decoder accordingly, or export it again"
+        )
+    if config.heatmaps and HEATMAPS not in [port.name for port in sidecar.outputs]:
+        raise HgfastError(f"{config.checkpoint} gives no heatmaps: export it with --outputs keypoints,heatmaps")
+    return session
+
+
+def kind_of(network: Network | Session) -> str:
+    """Of the network's maps."""
+    return network.sidecar.maps if isinstance(network, Session) else network.model.meta.kind
+
+
+def shift_of(network: Network | Session) -> float:
+    """Source pixels that were added to what the network said."""
+    return network.sidecar.shift if isinstance(network, Session) else network.model.meta.shift
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
@@ -166,16 +194,16 @@ def predict(config: PredictConfig) -> dict[str, Any]:
         raise HgfastError(f"--padding {config.padding:g} must be above 0")
     if boxes is None and config.padding != 1:
         raise HgfastError("--padding goes with --box: a whole picture is not padded")
-    model = load_model(config.checkpoint, pick_device(config.device), config.decoder)
+    network = open_network(config)
     files, bad = expand(config.images, config.out)
-    names, skeleton = output_names(files), model.meta.skeleton
+    names = output_names(files)
     prepare_folder(config.out, "--out")
     failed = [{"file": str(path), "reason": reason} for path, reason in bad]
     done: list[dict[str, Any]] = []
     result = {
         "checkpoint": str(config.checkpoint),
-        "joints": skeleton.joints,
-        "edges": skeleton.edges,
+        "joints": network.skeleton.joints,
+        "edges": network.skeleton.edges,
         "coordinates": "pixels of the upright picture, x right, y down, (0, 0) at the outer corner of the first pixel",
         "flip_test": config.flip_test,
         "images": done,
@@ -186,7 +214,10 @@ def predict(config: PredictConfig) -> dict[str, Any]:
             try:
                 if isinstance(image, HgfastError):
                     raise image
-                done.append(predict_one(config, model, file, image, boxes, names[file]))
+                if isinstance(image, Video):
+                    done.append(predict_video(config, network, image, boxes, names[file]))
+                else:
+                    done.append(predict_one(config, network, file, image, boxes, names[file]))
             except HgfastError as error:
                 reason = str(error) if str(file) in str(error) else f"{file}: {error}"
                 failed.append({"file": str(file), "reason": reason})
@@ -197,33 +228,56 @@ def predict(config: PredictConfig) -> dict[str, Any]:
 
 
 def predict_one(
-    config: PredictConfig, model: StackedHourglass, file: Path, image: Image, boxes: NDArray[np.float64] | None, name: str
+    config: PredictConfig,
+    network: Network | Session,
+    file: Path,
+    image: Image,
+    boxes: NDArray[np.float64] | None,
+    name: str,
 ) -> dict[str, Any]:
     """The people in one picture, as keypoints.json has them; draws them. Raises `HgfastError` for what cannot be done."""
-    centre, side = squares(image, boxes, config.padding)
-    keypoints, crops, heatmaps = look(model, image, centre, side, config.flip_test)
-    entry: dict[str, Any] = {
-        "file": str(file),
-        "width": image.shape[1],
-        "height": image.shape[0],
-        "people": [
-            {
-                "square": [round(float(v), 3) for v in (*(centre[n] - side[n] / 2), side[n], side[n])],
-                "keypoints": [[round(x, 3), round(y, 3), round(s, 4)] for x, y, s in keypoints[n].tolist()],
-            }
-            for n in range(len(keypoints))
-        ],
-    }
+    poses, crops, heatmaps = network.look(image, boxes, config.padding)
+    entry: dict[str, Any] = {"file": str(file), "width": image.shape[1], "height": image.shape[0], "people": poses.plain}
     if config.draw:
-        for person in keypoints:
-            image = draw_skeleton(image, person[:, :2], model.meta.skeleton, person[:, 2] >= config.min_score)
         entry["drawn"] = f"{name}.jpg"
-        write_image(config.out / entry["drawn"], image)
+        write_image(config.out / entry["drawn"], poses.draw(image, config.min_score))
     if config.heatmaps:
-        within = keypoints.copy()
-        within[..., :2] = move(keypoints[..., :2] - model.meta.shift, square_matrices(centre, side, model.meta.input_size))
+        side = poses.squares[:, 2]
+        matrices = square_matrices(poses.squares[:, :2] + side[:, None] / 2, side, crops.shape[1])
+        within = move(poses.keypoints - shift_of(network), matrices)
         entry["heatmaps"] = f"{sheet_name(name)}.jpg"
-        write_image(config.out / entry["heatmaps"], heatmap_sheet(model, crops, heatmaps, within, config.min_score))
+        drawn = heatmap_sheet(network, crops, heatmaps, within, poses.scores, config.min_score)
+        write_image(config.out / entry["heatmaps"], drawn)
+    return entry
+
+
+def predict_video(
+    config: PredictConfig, network: Network | Session, video: Video, boxes: NDArray[np.float64] | None, name: str
+) -> dict[str, Any]:
+    """Every frame's people, a line of NAME.jsonl each, and the video drawn. Raises `HgfastError` for what cannot be done."""
+    if config.heatmaps:
+        raise HgfastError(f"{video.path} is a video: --heatmaps is for pictures")
+    entry: dict[str, Any] = {"file": str(video.path), "frames": 0, "frames_per_s": video.rate, "keypoints": f"{name}.jsonl"}
+    drawn = config.out / f"{name}.mp4"
+    bar = tqdm(video, total=video.count or None, unit="frame", desc=video.path.name, disable=None, leave=False)
+    try:
+        with (
+            complete(config.out / entry["keypoints"]) as beside,
+            beside.open("w") as lines,
+            VideoWriter(drawn, video.rate) as out,
+        ):
+            for number, image in enumerate(bar):
+                poses = network.look(image, boxes, config.padding)[0]
+                line = {"frame": number, "time_s": round(number / video.rate, 4), "people": poses.plain}
+                lines.write(to_json(line) + "\n")
+                if config.draw:
+                    out.add(poses.draw(image, config.min_score))
+                    entry["drawn"] = drawn.name
+                entry["frames"] = number + 1
+    except OSError as error:
+        raise HgfastError(f"cannot write to {config.out} ({error.strerror}): choose another folder with --out") from error
+    if not entry["frames"]:
+        raise HgfastError(f"{video.path} is a video without frames: replace it or leave it out")
     return entry
 
 

@@ -10,6 +10,8 @@ What may enter: running a file on arrays. No torch but where a format is torch's
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +41,7 @@ class Artefact:
 
     Args:
         path: the file; its sidecar lies beside it.
-        runtime: of `RUNTIMES`; None takes the first.
+        runtime: of `RUNTIMES`; None takes the first that is installed.
         threads: of a CPU; None is one a core.
 
     Raises:
@@ -51,7 +53,8 @@ class Artefact:
         known = RUNTIMES[self.sidecar.kind]
         if runtime is not None and runtime not in known:
             raise HgfastError(f"{path} is {self.sidecar.kind}, which {runtime} does not run: use {' or '.join(known)}")
-        self.runtime = runtime or known[0]
+        first = next((name for name in known if _installed(name)), known[0])
+        self.runtime: Runtime = runtime if runtime is not None else first
         self._run = open_runner(path, self.sidecar, self.runtime, threads)
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
@@ -72,6 +75,12 @@ class Artefact:
     def all(self, images: NDArray[Any]) -> Arrays:
         """As `__call__`, for any number of images but none."""
         return in_parts(self, self.sidecar.batch, images)
+
+    def close(self) -> None:
+        """Give back what an engine holds of a GPU. The artefact cannot be used any more."""
+        close = getattr(self._run, "close", None)
+        if close is not None:
+            close()
 
 
 def in_parts(run: Runner, batch: Batch, images: NDArray[Any]) -> Arrays:
@@ -124,7 +133,8 @@ def onnxruntime_runner(model: Path | bytes, threads: int) -> Runner:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     gpu = "CUDAExecutionProvider"
-    providers = [gpu] * (gpu in ort.get_available_providers()) + ["CPUExecutionProvider"]
+    exact = (gpu, {"use_tf32": "0"})  # ten bits where fp32 was exported
+    providers = [exact] * (gpu in ort.get_available_providers()) + ["CPUExecutionProvider"]
     try:
         session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
     except Exception as error:  # its errors share no other class
@@ -139,13 +149,19 @@ def openvino_runner(model: Path | bytes, threads: int) -> Runner:
     ov = _import("openvino", "openvino")
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     try:
-        core = ov.Core()
+        core = _core(ov)
         content = model if isinstance(model, bytes) else model.read_bytes()
         compiled = core.compile_model(core.read_model(content), "CPU", hints)
     except RuntimeError as error:
         raise _unreadable(model, "OpenVINO", error) from error
     names = [next(name for name in OUTPUTS if name in output.get_names()) for output in compiled.outputs]  # among others
     return lambda images: {name: value.copy() for name, value in zip(names, compiled([images]).values())}
+
+
+@functools.cache
+def _core(ov: Any) -> Any:
+    """One for the process: of several, the first to go takes away the stack that signals are handled on, and Ctrl-C crashes."""
+    return ov.Core()
 
 
 def torchscript_runner(path: Path, names: list[str]) -> Runner:
@@ -159,7 +175,7 @@ def torchscript_runner(path: Path, names: list[str]) -> Runner:
         raise _unreadable(path, "torch.jit.load", error) from error
 
     def run(images: NDArray[Any]) -> Arrays:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             outputs = script(torch.from_numpy(images).to(device))
         return {name: value.cpu().numpy() for name, value in zip(names, outputs)}
 
@@ -176,11 +192,13 @@ def quiet_torchscript() -> Any:
         yield
 
 
-def _import(module: str, package: str) -> Any:
-    from importlib import import_module
+def _installed(runtime: Runtime) -> bool:
+    return importlib.util.find_spec(runtime) is not None
 
+
+def _import(module: str, package: str) -> Any:
     try:
-        return import_module(module)
+        return importlib.import_module(module)
     except ImportError as error:
         raise HgfastError(f"{module} is needed to run this artefact and is not installed: pip install {package}") from error
 

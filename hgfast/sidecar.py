@@ -108,6 +108,11 @@ def place(artefact: Path) -> Path:
     return artefact.with_name(f"{artefact.name}.json")
 
 
+def is_artefact(path: Path) -> bool:
+    """Is it an exported network, by its sidecar or its name's ending? Else it may be a checkpoint."""
+    return place(path).is_file() or path.suffix in (".onnx", ".torchscript", ".engine")
+
+
 def write(sidecar: Sidecar, artefact: Path) -> Path:
     """Write it beside the artefact. Raises `HgfastError` where that fails."""
     content = plain_json(json.loads(to_json(asdict(sidecar))))
@@ -129,8 +134,8 @@ def read(artefact: Path) -> Sidecar:
     if not path.is_file():
         raise HgfastError(f"{artefact} has no sidecar {path.name} beside it, without which nobody knows its joints: copy both")
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError) as error:
         raise HgfastError(f"the sidecar {path} cannot be read ({str(error)[:120]}): export again") from error
     if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
         raise HgfastError(f"the sidecar {path} is of format {content['format']}, this hgfast reads {FORMAT}: export again")
@@ -161,7 +166,31 @@ def _from_plain(content: Mapping[str, Any]) -> Sidecar:
     fields["outputs"] = tuple(_port(port) for port in content["outputs"])
     fields["batch"] = Batch(**content["batch"])
     fields["mean"], fields["std"] = tuple(content["mean"]), tuple(content["std"])
-    return Sidecar(**fields)
+    sidecar = Sidecar(**fields)
+    _check(sidecar)
+    return sidecar
+
+
+def _check(sidecar: Sidecar) -> None:
+    """Raises ValueError for fields that contradict each other."""
+    size, batch, joints = sidecar.input_size, sidecar.batch, len(sidecar.skeleton.joints)
+    number: int | str = batch.max if batch.min == batch.max else "batch"
+    cells = size // sidecar.stride
+    shapes = {KEYPOINTS: (number, joints, 3), HEATMAPS: (number, joints, cells, cells)}
+    wanted = (number, 3, size, size) if sidecar.normalised else (number, size, size, 3)
+    names = [port.name for port in sidecar.outputs]
+    if not batch.min <= batch.opt <= batch.max:
+        raise ValueError(f"its batch {batch.min}:{batch.opt}:{batch.max} does not rise")
+    if sidecar.input.shape != wanted or sidecar.input.dtype != ("float32" if sidecar.normalised else "uint8"):
+        raise ValueError(f"its input {sidecar.input.shape} {sidecar.input.dtype} is not what its other fields make it")
+    if len(set(names)) < len(names) or any(shapes.get(port.name) != port.shape for port in sidecar.outputs):
+        raise ValueError("its outputs are not what its other fields make them")
+    if sidecar.kind.startswith("tensorrt") and sidecar.builder is None:
+        raise ValueError("an engine needs a builder")
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"{word} is no number")
 
 
 def _port(content: Mapping[str, Any]) -> Port:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from hgfast.errors import Stopped
+
 PATIENCE = 5.0  # seconds after which another Ctrl-C is meant literally; torchrun passes the first one on a second time
 
 
@@ -42,3 +44,20 @@ class Wishes:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Within, SIGTERM raises `Stopped`, so that what is open is cleaned up; outside the main thread nothing changes."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number, "")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -8,7 +8,12 @@ import sys
 import pytest
 from conftest import ROOT
 
-SCRIPTS = ("hgfast", "pipelines", "bench")
+SCRIPTS = ("hgfast", "pipelines", "bench", "export")
+PACKAGES = {
+    *("torch", "numpy", "cv2", "nvidia", "onnx", "tensorrt", "triton", "tqdm", "yaml", "PIL", "matplotlib"),
+    *("onnxruntime", "onnxscript", "openvino", "tensorrt_rtx", "tensorrt_bindings", "tensorrt_rtx_bindings", "torch_tensorrt"),
+    *("google", "h5py", "jsonargparse", "jsonschema", "scipy", "tabulate", "tensorboard", "torchvision", *SCRIPTS),
+}
 
 
 def test_importing_hgfast_imports_no_torch() -> None:
@@ -28,7 +33,13 @@ def test_no_module_hides_the_standard_library(folder: str) -> None:
     """A script's folder comes first on sys.path."""
     names = {file.stem for file in (ROOT / folder).glob("*.py")} - {"__init__"}
     assert names & set(sys.stdlib_module_names) == set()
-    assert names & {"torch", "numpy", "cv2", "nvidia", "onnx", "tensorrt", "triton", "tqdm", "yaml", "PIL", "matplotlib"} == set()
+    assert names & PACKAGES == set()
+
+
+def test_scripts_of_two_folders_do_not_hide_each_other() -> None:
+    """Their tests have both folders on the path."""
+    bench, export = ({file.stem for file in (ROOT / folder).glob("*.py")} for folder in ("bench", "export"))
+    assert bench & export == set()
 
 
 def test_arrows_point_one_way() -> None:
@@ -36,3 +47,11 @@ def test_arrows_point_one_way() -> None:
     entries = {"train.py", "evaluate.py"}
     users = {file.name for file in (ROOT / "hgfast").glob("*.py") if "from pipelines" in file.read_text()}
     assert users == entries
+
+
+@pytest.mark.parametrize("folder", ["hgfast", "pipelines"])
+def test_nothing_below_knows_the_scripts_above(folder: str) -> None:
+    above = {file.stem for name in ("bench", "export") for file in (ROOT / name).glob("*.py")}
+    for file in (ROOT / folder).rglob("*.py"):
+        words = [line.split()[1] for line in file.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
+        assert not {word.partition(".")[0] for word in words} & {*above, "bench", "export"}, file

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,21 +19,31 @@ from conftest import Command, beside
 from scipy.io import loadmat, savemat
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))  # where Python looks for the modules beside a script
+sys.path.append(str(Path(__file__).parents[2] / "export"))
 
+import engines
+import onnx_file
 import pckh
 from pckh_network import Running, open_pictures, run_network
 from pckh_predictions import read_predictions
 from pckh_truth import Truth, from_detections, from_h5
+from to_onnx import make_onnx
+from torchscript import make_torchscript
+from trt import TrtConfig, make_engine
 
 from hgfast import checkpoints
 from hgfast.checkpoints import Meta
 from hgfast.config import DataChoice
+from hgfast.engine import NoGpu
 from hgfast.errors import HgfastError
+from hgfast.errors import run as leave
 from hgfast.foreign import nameless
 from hgfast.looks import accuracy_curves
 from hgfast.metrics import body_figures, hand_table
 from hgfast.model import PRESETS
 from hgfast.preprocessing import Preprocessing
+from hgfast.sidecar import checksum, place, read
+from hgfast.sidecar import write as write_sidecar
 from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
 from pipelines.freihand import read_freihand
 from pipelines.mpii import read_mpii
@@ -577,3 +589,180 @@ def test_people_need_no_pictures_to_be_scored(score: Run, people: Path, tmp_path
     np.save(tmp_path / "p.npy", samples.keypoints + 0.5)
     found = score("--predictions", tmp_path / "p.npy", "--dataset", "mpii", "--data", tmp_path)
     assert found["pckh@0.1"]["total"] == 100 and found["people"] == len(samples)
+
+
+# ---- exported networks ----
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of bodies as a checkpoint, as ONNX in fp32 and fp16, as TorchScript of several kinds, as an engine."""
+    folder = tmp_path_factory.mktemp("exported")
+    network = untrained(folder / "net.pt", BODY16, -0.5, shift=0.25)
+    trace, kept = onnx_file.trace, {}
+
+    def once(graph: Any, sizes: Any) -> Any:
+        """The exporter takes seconds, and the engine's ONNX is the other one."""
+        if graph.wiring not in kept:
+            kept[graph.wiring] = trace(graph, sizes).SerializeToString()
+        return onnx_file.onnx.load_from_string(kept[graph.wiring])
+
+    flags: dict[str, Any] = {"checkpoint": network, "batch": "1:4:8", "threads": 1}
+    config = TrtConfig(**flags)
+
+    def make(function: Any, name: str, *more: Any, **changed: Any) -> None:
+        chosen = replace(config, **changed)
+        function(chosen, chosen.load(), folder / name, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "trace", once)
+        make(make_onnx, "net.onnx")
+        make(make_onnx, "half.onnx", precision="fp16")
+        make(make_torchscript, "net.torchscript")
+        make(make_torchscript, "float.torchscript", input="float")
+        make(make_torchscript, "flip.torchscript", flip_test=True)
+        make(make_torchscript, "maps.torchscript", outputs="heatmaps")
+        try:
+            backend = engines.find_backend("tensorrt_rtx", gpu=False)
+        except HgfastError:  # it is not installed
+            return folder
+        make(make_engine, "net.engine", backend)
+    return folder
+
+
+def no_gpu(device: int, what: str) -> None:
+    raise NoGpu(f"running {what} needs an NVIDIA GPU")
+
+
+def test_exported_networks_score_as_the_checkpoint(
+    score: Run, exported: Path, people: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One table; what needs a GPU is said and left out where there is none."""
+    monkeypatch.setattr("hgfast.engine.Gpu", no_gpu)
+    names = ["net.pt", "net.onnx", "half.onnx", "net.torchscript", "float.torchscript"]
+    given = [*names, *(["net.engine"] if (exported / "net.engine").is_file() else [])]
+    found = score(*(exported / name for name in given), "--dataset", "mpii", "--data", people, "--threads", 1)
+    rows = dict(zip(names, found["rows"]))
+    assert [row["method"] for row in found["rows"]] == names and len(found["checkpoints"]) == len(names)
+    runs = ["checkpoint", "onnxruntime fp32", "onnxruntime fp16", "torch fp32", "torch fp32"]
+    assert [row["what"] for row in found["rows"]] == runs
+    for row in rows.values():
+        assert 0 <= row["mean_px"] <= row["max_px"] and 0 <= row["p99_px"] <= row["max_px"]
+        assert 0 <= row["over_1px_percent"] <= 100
+        assert row["people"] == 14 and all(not isinstance(value, (dict, list)) for value in row.values())
+    assert rows["net.pt"]["max_px"] == 0
+    for name in ("net.onnx", "net.torchscript", "float.torchscript"):
+        assert rows[name]["max_px"] < 0.01 and rows[name]["over_1px_percent"] == 0
+        assert rows[name]["pckh@0.5"] == rows["net.pt"]["pckh@0.5"] and rows[name]["auc"] == pytest.approx(rows["net.pt"]["auc"])
+    assert 0 < rows["half.onnx"]["mean_px"] < 1
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names) and "from the keypoints of net.pt, in pixels of the input" in printed
+    if "net.engine" in given:
+        assert re.search(r"net.engine +built, not run: there is no GPU here", printed) and found["not_run"] == ["net.engine"]
+
+
+def test_distances_are_in_pixels_of_the_input(score: Run, exported: Path, people: Path, tmp_path: Path) -> None:
+    """A network whose points are moved by three pixels of the photograph."""
+    shutil.copy(exported / "net.torchscript", tmp_path / "moved.torchscript")
+    known = read(exported / "net.torchscript")
+    write_sidecar(replace(known, artefact="moved.torchscript", shift=known.shift + 3), tmp_path / "moved.torchscript")
+    words = ("--dataset", "mpii", "--data", people, "--threads", 1)
+    _, row = score(exported / "net.onnx", tmp_path / "moved.torchscript", *words)["rows"]
+    side = read_mpii(people, "valid").side
+    assert row["max_px"] == pytest.approx(3 * 2**0.5 * 64 / side.min(), rel=1e-3)
+    assert row["mean_px"] == pytest.approx((3 * 2**0.5 * 64 / side).mean(), rel=1e-3)
+
+
+def test_a_flip_test_is_asked_for_as_it_was_exported(score: Run, fails: Callable[..., str], exported: Path, people: Path) -> None:
+    data = ("--dataset", "mpii", "--data", people, "--threads", 1)
+    flip = exported / "flip.torchscript"
+    found = fails(flip, *data)
+    assert f"{flip} was exported with a flip test and decodes by dark: give --flip-test and --decoder accordingly" in found
+    assert "was exported without a flip test" in fails(exported / "net.onnx", *data, "--flip-test")
+    assert "decodes by dark" in fails(exported / "net.onnx", *data, "--decoder", "argmax")
+    rows = score(exported / "net.pt", flip, *data, "--flip-test", "--decoder", "dark")["rows"]
+    assert rows[1]["max_px"] < 0.01
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+    write_sidecar(replace(read_anyway(path), sha256=checksum(path)), path)
+
+
+def no_sidecar(path: Path) -> None:
+    place(path).unlink()
+
+
+def of_another(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"?")
+
+
+def with_a_typo(path: Path) -> None:
+    content = json.loads(place(path).read_text())
+    content["decodr"] = content.pop("decoder")
+    place(path).write_text(json.dumps(content))
+
+
+def of_hands(path: Path) -> None:
+    known = read(path)
+    ports = tuple(replace(port, shape=(port.shape[0], len(HAND21.joints), *port.shape[2:])) for port in known.outputs)
+    write_sidecar(replace(known, skeleton=HAND21, outputs=ports), path)
+
+
+def of_another_version(path: Path) -> None:
+    """As another TensorRT-RTX would have written it."""
+    plan = path.read_bytes()
+    path.write_bytes(plan[:24] + bytes((1, 2, 3, 4)) + plan[28:])
+    known = read_anyway(path)
+    write_sidecar(replace(known, sha256=checksum(path), builder={**(known.builder or {}), "version": "1.2.3.4"}), path)
+
+
+def said_to_be_of_another_version(path: Path) -> None:
+    known = read(path)
+    write_sidecar(replace(known, builder={**(known.builder or {}), "version": "1.2.3.4"}), path)
+
+
+def read_anyway(path: Path) -> Any:
+    """The sidecar of what has been changed."""
+    content = json.loads(place(path).read_text())
+    place(path).write_text(json.dumps({**content, "sha256": checksum(path)}))
+    return read(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "complaint"),
+    [
+        ("net.onnx", cut_short, "net.onnx cannot be read by onnxruntime"),
+        ("net.torchscript", cut_short, "net.torchscript cannot be read by torch.jit.load"),
+        ("net.engine", cut_short, "bytes where its header says"),
+        ("net.onnx", no_sidecar, "net.onnx has no sidecar net.onnx.json beside it"),
+        ("net.engine", no_sidecar, "net.engine has no sidecar net.engine.json beside it"),
+        ("net.onnx", of_another, "net.onnx.json does not belong to"),
+        ("net.onnx", with_a_typo, "net.onnx.json is not one of hgfast's"),
+        ("net.onnx", of_hands, "net.onnx predicts hand21, the joints of .* are body16: choose another"),
+        ("net.engine", of_another_version, "was built by TensorRT-RTX 1.2.3.4 and .* is installed here, which does not run it"),
+        ("net.engine", said_to_be_of_another_version, "as its header says, and its sidecar says 1.2.3.4: build it again"),
+        ("maps.torchscript", None, "maps.torchscript gives no keypoints: export it with --outputs keypoints,heatmaps"),
+        ("net.engine", None, "net.engine needs an NVIDIA GPU, and there is none here: give a checkpoint or an ONNX"),
+    ],
+)
+def test_bad_artefacts_are_refused(
+    exported: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, file: str,
+    change: Callable[[Path], None] | None, complaint: str,
+) -> None:  # fmt: skip
+    """One sentence, exit code 2, no record."""
+    monkeypatch.setattr("hgfast.engine.Gpu", no_gpu)
+    if not (exported / file).is_file():
+        pytest.skip("TensorRT-RTX is not installed here")
+    for path in (exported / file, place(exported / file)):
+        shutil.copy(path, tmp_path)
+    if change is not None:
+        change(tmp_path / file)
+    words = [tmp_path / file, "--dataset", "mpii", "--data", people, "--threads", 1, "--json", tmp_path / "record.json"]
+    monkeypatch.setattr(sys, "argv", ["bench/pckh.py", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        leave(pckh.main)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert re.search(complaint, said), said
+    assert not (tmp_path / "record.json").exists()

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
+import itertools
 import json
 import logging
 import subprocess
 import sys
+import threading
+import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from enum import IntEnum
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,10 +39,12 @@ from graph import Deployed, Wiring
 from proof import Weights, onnx_weights, prove_precision
 
 import hgfast.engine
+import hgfast.gpu_memory
 from hgfast.checkpoints import Meta
 from hgfast.checkpoints import build as build_network
 from hgfast.engine import Engine, plan_version
 from hgfast.errors import HgfastError
+from hgfast.gpu_memory import DeviceBuffer, Gpu, HostBuffer, NoGpu, Stream, copy_in, copy_out
 from hgfast.model import PRESETS
 from hgfast.preprocessing import Preprocessing
 from hgfast.sidecar import Batch, Port, Precision, Sidecar
@@ -490,9 +500,9 @@ def test_engine_needs(tmp_path: Path, plan: bytes, rtx: Backend, monkeypatch: py
 
     good = sidecar(rtx.version)
     if not torch.cuda.is_available():
-        complains(r"running .* needs an NVIDIA GPU, and torch .* finds none", good)
+        complains(r"running .* needs an NVIDIA GPU, and no driver of NVIDIA's is installed here", good)
         with monkeypatch.context() as patch:
-            patch.setattr(hgfast.engine, "_torch_with_gpu", lambda *_: torch)
+            patch.setattr(hgfast.gpu_memory, "import_cudart", lambda what: FakeCudart())
             complains("cannot load .*cudaError", good)
     complains("has .* bytes where its header says", good, plan[:-3])
     complains("is no TensorRT-RTX engine", good, b"garbage" * 99)
@@ -512,8 +522,11 @@ def test_engine_needs(tmp_path: Path, plan: bytes, rtx: Backend, monkeypatch: py
     with pytest.raises(HgfastError, match=r"cannot be read .No such file"):
         Engine(path, good)
     path.write_bytes(plan)
-    monkeypatch.setattr(importlib, "import_module", Importer("torch"))
-    complains("needs torch, which keeps its memory on the GPU: pip install torch", good)
+    monkeypatch.setattr(importlib, "import_module", Importer("cuda.bindings.runtime"))
+    complains("needs cuda-bindings, which keeps its memory on the GPU: pip install cuda-bindings$", good)
+    broken: dict[str, Exception] = {"cuda.bindings.runtime": ImportError("libcudart.so:\n cut")}
+    monkeypatch.setattr(importlib, "import_module", Importer(failures=broken))
+    complains(r"which keeps its memory on the GPU \(libcudart.so: cut\): pip install cuda-bindings$", good)
     monkeypatch.setattr(importlib, "import_module", Importer(*RTX))
     with pytest.raises(HgfastError, match=r"TensorRT-RTX cannot be imported .*: pip install tensorrt-rtx-cu13-libs"):
         Engine(path, good)
@@ -536,22 +549,207 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     hgfast.engine.check_version(changed(plan, 11, 4, 0, 106), "tensorrt", "11.4.0.106", False, "it")
 
 
+class FakeCudart:
+    """A CUDA runtime whose GPU memory is this process's. As on a GPU, what is put into a stream is done when somebody waits.
+
+    devices: how many GPUs there are. code: of counting them. versions: of CUDA, of the driver and of the runtime.
+    `alive` is what was made and not freed, by kind and handle; `log` what was asked for; `wrong` what no GPU would forgive.
+    """
+
+    cudaStreamNonBlocking = 1
+
+    class cudaError_t(IntEnum):
+        cudaSuccess = 0
+        cudaErrorMemoryAllocation = 2
+        cudaErrorInsufficientDriver = 35
+        cudaErrorNoDevice = 100
+        cudaErrorIllegalAddress = 700
+
+    class cudaMemcpyKind(IntEnum):
+        cudaMemcpyHostToDevice = 1
+        cudaMemcpyDeviceToHost = 2
+
+    class cudaStreamCaptureMode(IntEnum):
+        cudaStreamCaptureModeThreadLocal = 1
+
+    def __init__(self, devices: int | None = 2, code: int = 0, versions: tuple[int, int] = (13000, 13000)) -> None:
+        self.devices, self.code, self.versions = devices, code, versions
+        self.alive: dict[tuple[str, Any], Any] = {}
+        self.log: list[str] = []
+        self.wrong: list[str] = []
+        self.failing: dict[str, list[int]] = {}
+        self.queues: dict[int, list[Callable[[], None]]] = {}
+        self.recording: dict[int, list[Callable[[], None]]] = {}
+        self.thread = threading.local()
+        self.handles = itertools.count(1000)
+        self.inside = threading.Lock()
+
+    def fail(self, name: str, code: int = 700, times: int = 1) -> None:
+        """The next calls of a function fail."""
+        self.failing[name] = [code] * times
+
+    def answer(self, name: str, *given: Any) -> tuple[Any, ...]:
+        """What a function returns once it has done its work, or has failed."""
+        self.log.append(name)
+        if self.failing.get(name):
+            return (self.cudaError_t(self.failing[name].pop()), *(None for _ in given))
+        return (self.cudaError_t.cudaSuccess, *given)
+
+    def make(self, name: str, kind: str, content: Any, handle: Any = None) -> tuple[Any, ...]:
+        handle = next(self.handles) if handle is None else handle
+        answer = self.answer(name, handle)
+        if answer[0] == 0:
+            self.alive[kind, handle] = content
+        return answer
+
+    def free(self, name: str, kind: str, handle: Any) -> tuple[Any, ...]:
+        if (kind, handle) not in self.alive:
+            self.wrong.append(f"{name} of what is not there")
+        for stream, queue in self.queues.items():
+            if queue and kind in ("device", "host", "executable", "stream"):
+                self.wrong.append(f"{name} while work waits in stream {stream}")
+        self.alive.pop((kind, handle), None)
+        return self.answer(name)
+
+    def cudaGetDeviceCount(self) -> Any:
+        return self.cudaError_t(self.code), None if self.code else self.devices
+
+    def cudaDriverGetVersion(self) -> Any:
+        return self.cudaError_t.cudaSuccess, self.versions[0]
+
+    def cudaRuntimeGetVersion(self) -> Any:
+        return self.cudaError_t.cudaSuccess, self.versions[1]
+
+    def cudaGetDevice(self) -> Any:
+        return self.cudaError_t.cudaSuccess, getattr(self.thread, "device", 0)
+
+    def cudaSetDevice(self, device: int) -> Any:
+        if not self.failing.get("cudaSetDevice"):
+            self.thread.device = device
+        return self.answer("cudaSetDevice")
+
+    def cudaGetErrorName(self, error: Any) -> Any:
+        return self.cudaError_t.cudaSuccess, error.name.encode()
+
+    def cudaGetErrorString(self, error: Any) -> Any:
+        return self.cudaError_t.cudaSuccess, b"as CUDA puts it"
+
+    def cudaGetLastError(self) -> Any:
+        return self.answer("cudaGetLastError")
+
+    def cudaMalloc(self, size: int) -> Any:
+        content = (ctypes.c_ubyte * size)()
+        return self.make("cudaMalloc", "device", content, ctypes.addressof(content))
+
+    def cudaFree(self, devPtr: int) -> Any:
+        return self.free("cudaFree", "device", devPtr)
+
+    def cudaMallocHost(self, size: int) -> Any:
+        content = (ctypes.c_ubyte * size)()
+        return self.make("cudaMallocHost", "host", content, ctypes.addressof(content))
+
+    def cudaFreeHost(self, ptr: int) -> Any:
+        return self.free("cudaFreeHost", "host", ptr)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> Any:
+        assert flags == self.cudaStreamNonBlocking
+        return self.make("cudaStreamCreateWithFlags", "stream", None)
+
+    def cudaStreamDestroy(self, stream: int) -> Any:
+        return self.free("cudaStreamDestroy", "stream", stream)
+
+    def cudaStreamSynchronize(self, stream: int) -> Any:
+        if stream in self.recording:
+            self.wrong.append("waited for a stream that is being captured")
+        for work in self.queues.pop(stream, []):
+            work()
+        return self.answer("cudaStreamSynchronize")
+
+    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: Any, stream: int) -> Any:
+        to, of = ("device", "host") if kind == 1 else ("host", "device")
+
+        def work() -> None:
+            if (to, dst) not in self.alive or (of, src) not in self.alive:
+                self.wrong.append(f"a copy from {of} to {to} where one is not there")
+            elif count > min(len(self.alive[to, dst]), len(self.alive[of, src])):
+                self.wrong.append(f"a copy of {count} bytes to or from where there are fewer")
+            else:
+                ctypes.memmove(dst, src, count)
+
+        return self.put(f"copy to {to}", stream, work)
+
+    def put(self, name: str, stream: int, *work: Callable[[], None]) -> tuple[Any, ...]:
+        """Into a stream, or what is captured of it."""
+        answer = self.answer(name)
+        if answer[0] == 0:
+            self.recording.get(stream, self.queues.setdefault(stream, [])).extend(work)
+        return answer
+
+    def cudaStreamBeginCapture(self, stream: int, mode: Any) -> Any:
+        if stream == 0 or stream in self.recording:
+            self.wrong.append(f"captured stream {stream}")
+        answer = self.answer("cudaStreamBeginCapture")
+        if answer[0] == 0:
+            self.recording[stream] = []
+        return answer
+
+    def cudaStreamEndCapture(self, stream: int) -> Any:
+        work = self.recording.pop(stream)
+        return self.make("cudaStreamEndCapture", "graph", work)
+
+    def cudaGraphInstantiate(self, graph: Any, flags: int) -> Any:
+        return self.make("cudaGraphInstantiate", "executable", list(self.alive["graph", graph]))
+
+    def cudaGraphDestroy(self, graph: Any) -> Any:
+        return self.free("cudaGraphDestroy", "graph", graph)
+
+    def cudaGraphExecDestroy(self, graphExec: Any) -> Any:
+        return self.free("cudaGraphExecDestroy", "executable", graphExec)
+
+    def cudaGraphLaunch(self, graphExec: Any, stream: int) -> Any:
+        return self.put("cudaGraphLaunch", stream, *self.alive["executable", graphExec])
+
+    def count(self, kind: str) -> int:
+        return sum(made == kind for made, _ in self.alive)
+
+    def since(self) -> list[str]:
+        """What was asked for since the last time, but for setting the device."""
+        log = [name for name in self.log if name != "cudaSetDevice"]
+        self.log.clear()
+        return log
+
+
 class FakeTensorRT:
     """A TensorRT whose engines give each image's mean, and the mean's double, from and to memory of this process.
 
-    names: of its outputs. fails: what does not work.
+    names: of its outputs. fails: what does not work. rtx: it is a TensorRT-RTX, which captures graphs by itself: "native", is
+    of a version before that: "old", refuses to: "refuses", or finds that it cannot: "not capturable".
     """
 
     __version__ = "11.4.0.106"
     TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user", STATIC="static")
+    CudaGraphStrategy = SimpleNamespace(DISABLED=0, WHOLE_GRAPH_CAPTURE=1)
+    num_io_tensors = 3
+    device_memory_size_v2 = 4096
 
     class ILogger:
         pass
 
-    def __init__(self, names: tuple[str, str], fails: str = "") -> None:
-        self.names, self.fails, self.prepared = names, fails, 0
-        self.addresses: dict[str, int] = {}
+    def __init__(self, names: tuple[str, str] = ("mean", "double"), fails: str = "", rtx: str = "") -> None:
+        self.names, self.fails, self.rtx = names, fails, rtx
+        self.cudart = FakeCudart()
+        self.logger = SimpleNamespace(lines=[])
         self.allowed: bool | None = None
+        self.contexts: weakref.WeakSet[FakeContext] = weakref.WeakSet()
+        self.made = 0
+        self.settings: list[Any] = []
+
+    def works(self, what: str) -> bool:
+        """Or says why it does not."""
+        if self.fails == what:
+            self.logger.lines.append(("error", "the reason: none"))
+        return self.fails != what
 
     def Runtime(self, logger: Any) -> Any:
         library = self
@@ -561,13 +759,9 @@ class FakeTensorRT:
 
             def deserialize_cuda_engine(self, plan: bytes) -> Any:
                 library.allowed = self.engine_host_code_allowed
-                return None if library.fails == "load" else library
+                return library if library.works("load") else None
 
         return Runtime()
-
-    @property
-    def num_io_tensors(self) -> int:
-        return 3
 
     def get_tensor_name(self, index: int) -> str:
         return ("images", *self.names)[index]
@@ -579,93 +773,542 @@ class FakeTensorRT:
         return "uint8" if name == "images" else "float32"
 
     def nptype(self, kind: str) -> Any:
+        if self.fails == "type":
+            raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")
         return getattr(np, kind)
 
-    def create_execution_context(self) -> Any:
-        return None if self.fails == "context" else self
+    def create_runtime_config(self) -> Any:
+        class Settings:
+            kernels = strategy = None
+
+            def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+                self.strategy = strategy
+
+            def create_runtime_cache(self) -> Any:
+                return object()
+
+            def set_runtime_cache(self, kernels: Any) -> bool:
+                self.kernels = kernels
+                return True
+
+        class Native(Settings):
+            cuda_graph_strategy = 0
+
+        class Refuses(Settings):
+            cuda_graph_strategy = property(lambda self: 0, lambda self, value: None)
+
+        self.settings.append({"old": Settings, "refuses": Refuses}.get(self.rtx, Native)())
+        return self.settings[-1]
+
+    def create_execution_context(self, how: Any) -> Any:
+        if self.rtx:
+            assert how is self.settings[-1] and how.strategy == "user" and how.kernels is not None
+        else:
+            assert how == "user"
+        self.made += 1
+        context = FakeContext(self) if self.works("context") else None
+        if context is not None:
+            self.contexts.add(context)
+        return context
+
+
+class FakeContext:
+    """Notes in its `FakeCudart` when it is used as no context may be."""
+
+    def __init__(self, library: FakeTensorRT) -> None:
+        self.library, self.cudart = library, library.cudart
+        self.addresses: dict[str, int] = {}
+        self.shape: tuple[int, ...] = ()
+        self.scratch = (0, 0)
+        self.changes = 0  # since when a graph of it is void
+        self.warm = -1  # the changes that have been run with
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.scratch, self.changes = (memory, size), self.changes + 1
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shape, self.prepared = shape, self.prepared + 1
-        return self.fails != "shape"
+        self.shape, self.changes = shape, self.changes + 1
+        return self.library.works("shape")
 
     def get_tensor_shape(self, name: str) -> list[int]:
-        return [self.shape[0], 1]
+        return [-1 if self.library.fails == "size" else self.shape[0], 1]
 
     def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return self.fails != "address"
+        self.addresses[name], self.changes = address, self.changes + 1
+        return self.library.works("address")
 
-    def execute_async_v3(self, stream: int) -> bool:
-        means = self.array("images", ctypes.c_uint8, int(np.prod(self.shape))).reshape(self.shape[0], -1).mean(1)
-        for name, values in zip(self.names, (means, 2 * means)):
-            self.array(name, ctypes.c_float, len(means))[:] = values
-        return self.fails != "run"
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self.library.rtx != "not capturable"
 
-    def array(self, name: str, kind: Any, size: int) -> Any:
-        """What lies at the address that was given for a tensor."""
-        return np.ctypeslib.as_array((kind * size).from_address(self.addresses[name]))
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        cudart, capturing = self.cudart, stream_handle in self.cudart.recording
+        if capturing and self.warm != self.changes:
+            cudart.wrong.append("captured before it was run once")
+        if cudart.cudaGetDevice()[1] != getattr(self.library, "device", 0):
+            cudart.wrong.append("run on another device")
+        self.warm, changes, me = self.changes, self.changes, weakref.ref(self)
+        cudart.put("execute", stream_handle, lambda: run_fake_context(me(), cudart, changes))
+        return self.library.works("capture") if capturing else self.library.works("run")
+
+
+def run_fake_context(context: FakeContext | None, cudart: FakeCudart, changes: int) -> None:
+    """On the fake GPU."""
+    if context is None or context.changes != changes:
+        cudart.wrong.append("a context has gone or changed since work of it was put into a stream")
+        return
+    if not cudart.inside.acquire(blocking=False):
+        cudart.wrong.append("two at once have used the scratch memory")
+        return
+    memory, size = context.scratch
+    if len(cudart.alive.get(("device", memory), b"")) < size or size != context.library.device_memory_size_v2:
+        cudart.wrong.append("the scratch memory is not there")
+    images = cudart.alive.get(("device", context.addresses["images"]))
+    if images is None or len(images) != max(1, int(np.prod(context.shape))):
+        cudart.wrong.append("the images are not there")
+    else:
+        means = np.frombuffer(images, np.uint8).reshape(context.shape[0], -1).mean(1)
+        time.sleep(0.0005)
+        for name, values in zip(context.library.names, (means, 2 * means)):
+            content = cudart.alive["device", context.addresses[name]]
+            assert len(content) == 4 * len(means)
+            np.frombuffer(content, np.float32)[:] = values
+    cudart.inside.release()
 
 
 @pytest.fixture
-def run_fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
-    """An `Engine` of a `FakeTensorRT`, with a torch whose GPU is this process."""
-    stream = SimpleNamespace(cuda_stream=7, synchronize=lambda: None)
-    cuda = SimpleNamespace(Stream=lambda: stream, stream=lambda _: nullcontext(), synchronize=lambda: None)
-    fake = SimpleNamespace(cuda=cuda, from_numpy=torch.from_numpy, empty=lambda size, dtype, **_: torch.empty(size, dtype=dtype))
-    path = tmp_path / "hand.engine"
-    path.write_bytes(b"ftrt" + bytes(20) + bytes((11, 4, 0, 106)) + bytes(100))
+def run_fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Engine]]:
+    """An `Engine` of a `FakeTensorRT`. At the end, nothing on its GPU may be left and nothing have gone wrong there."""
+    used: list[FakeTensorRT] = []
 
-    def start(library: FakeTensorRT, **builder: Any) -> Engine:
+    def start(library: FakeTensorRT, builder: dict[str, Any] | None = None, **options: Any) -> Engine:
+        used.append(library)
+        kind = "tensorrt_rtx" if library.rtx else "tensorrt"
+        path = tmp_path / f"{kind}.engine"
+        path.write_bytes((b"vtrt" if library.rtx else b"ftrt") + bytes(20) + bytes((11, 4, 0, 106)) + bytes(100))
         monkeypatch.setattr(hgfast.engine, "import_tensorrt", lambda name: library)
-        monkeypatch.setattr(hgfast.engine, "_torch_with_gpu", lambda *_: fake)
-        monkeypatch.setattr(hgfast.engine, "listen", lambda trt: SimpleNamespace(lines=[("error", "the reason")]))
-        return Engine(path, sidecar("11.4.0.106", "tensorrt", ("mean", "double"), **builder))
+        monkeypatch.setattr(hgfast.engine, "check_header", lambda *_: None)
+        monkeypatch.setattr(hgfast.gpu_memory, "import_cudart", lambda what: library.cudart)
+        monkeypatch.setattr(hgfast.engine, "listen", lambda trt: library.logger)
+        return Engine(path, sidecar("11.4.0.106", kind, ("mean", "double"), **(builder or {})), **options)
 
-    return start
+    yield start
+    gc.collect()  # what a test leaves open goes by itself
+    for library in used:
+        assert not library.cudart.alive and not library.cudart.wrong and not library.contexts
+
+
+def some_images(number: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (number, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def agrees(found: dict[str, Any], images: Any) -> bool:
+    means = images.mean((1, 2, 3), dtype=np.float32)[:, None]
+    return list(found) == ["mean", "double"] and all(
+        found[name].shape == means.shape and np.allclose(found[name], times * means, rtol=1e-4)
+        for name, times in (("mean", 1), ("double", 2))
+    )
+
+
+IN, OUT = "copy to device", "copy to host"
+BUFFERS = ["cudaMallocHost", "cudaMalloc"] * 3
+ONCE = [IN, "execute", OUT, OUT]
+CAPTURE = ["cudaStreamBeginCapture", *ONCE, "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphDestroy"]
 
 
 @pytest.mark.parametrize("names", [("mean", "double"), ("output0", "output1")])
 def test_engine_runs(run_fake: Callable[..., Engine], names: tuple[str, str]) -> None:
     library = FakeTensorRT(names)
-    engine = run_fake(library)
-    assert library.allowed is False
-    images = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
+    engine, cudart = run_fake(library), library.cudart
+    assert library.allowed is False and cudart.since() == ["cudaStreamCreateWithFlags", "cudaMalloc"]
+    images = some_images(3)
     images.flags.writeable = False
-    for given in (images, images[::-1], images[:2]):
-        found = engine(given)
-        assert list(found) == ["mean", "double"]
-        assert np.allclose(found["mean"][:, 0], given.mean((1, 2, 3))) and np.allclose(found["double"], 2 * found["mean"])
-    assert library.prepared == 2
+    first, wait = [*BUFFERS, *ONCE, "cudaStreamSynchronize", *CAPTURE], "cudaStreamSynchronize"
+    for given, calls in (
+        (images, first),
+        (images[::-1], ["cudaGraphLaunch", wait]),
+        (images[:2], first),
+        (images[1:], ["cudaGraphLaunch", wait]),
+        (images, ["cudaGraphLaunch", wait]),
+    ):
+        assert agrees(engine(given), given)
+        assert cudart.since() == calls
+    assert not engine.notes and library.made == len(library.contexts) == 2
+    assert sorted(len(content) for (kind, _), content in cudart.alive.items() if kind == "host") == [
+        *[8, 8, 12, 12],
+        *[images[:2].nbytes, images.nbytes],
+    ]
     with pytest.raises(HgfastError, match="takes uint8, not float32: convert the images"):
         engine(images.astype(np.float32))
+
+
+def test_engine_keeps_what_it_gave(run_fake: Callable[..., Engine]) -> None:
+    with run_fake(FakeTensorRT()) as engine:
+        found = [engine(some_images(2, seed)) for seed in range(3)]
+    assert all(agrees(one, some_images(2, seed)) for seed, one in enumerate(found))
+
+
+def test_engine_without_graphs(run_fake: Callable[..., Engine]) -> None:
+    library = FakeTensorRT()
+    engine = run_fake(library, graphs=False)
+    for seed in range(3):
+        assert agrees(engine(some_images(2, seed)), some_images(2, seed))
+    assert not engine.notes and "cudaStreamBeginCapture" not in library.cudart.log and library.cudart.log.count("execute") == 3
+
+
+def test_engine_keeps_the_last_shapes(run_fake: Callable[..., Engine]) -> None:
+    library = FakeTensorRT()
+    engine, cudart = run_fake(library), library.cudart
+
+    def captured(number: int) -> bool:
+        cudart.since()
+        assert agrees(engine(some_images(number)), some_images(number))
+        return "cudaGraphInstantiate" in cudart.since()
+
+    assert all(captured(number) for number in (1, 2, 3, 4))
+    assert not captured(1)  # so 2 is the one that rested longest
+    assert captured(5)
+    assert cudart.count("executable") == len(library.contexts) == hgfast.engine.KEPT == 4
+    assert cudart.count("host") == 3 * 4 and cudart.count("device") == 3 * 4 + 1
+    assert not any(captured(number) for number in (1, 3, 4, 5))
+    assert captured(2) and not captured(4) and captured(1)
+    for number in range(100):
+        engine(some_images(1 + number % 7))
+    assert cudart.count("executable") == len(library.contexts) == 4 and len(cudart.alive) == 4 * 7 + 2
+
+
+def test_engine_in_a_given_stream(run_fake: Callable[..., Engine]) -> None:
+    for handle in (0, 77):
+        library = FakeTensorRT()
+        cudart, done = library.cudart, []
+        engine = run_fake(library, stream=handle)
+        cudart.put("theirs", handle, lambda done=done: done.append(True))
+        for seed in range(3):
+            assert agrees(engine(some_images(2, seed)), some_images(2, seed))
+        assert done and not engine.notes and cudart.count("executable") == 1
+        (aside,) = (made for kind, made in cudart.alive if kind == "stream")
+        assert aside != handle and set(cudart.queues) <= {handle, aside} and not any(cudart.queues.values())
+        engine.close()
+        assert not cudart.alive
+
+
+def test_engine_on_another_gpu(run_fake: Callable[..., Engine]) -> None:
+    library = FakeTensorRT()
+    library.device = 1
+    engine = run_fake(library, device=1)
+    assert library.cudart.cudaGetDevice()[1] == 0
+    assert agrees(engine(some_images(1)), some_images(1)) and library.cudart.cudaGetDevice()[1] == 0
+    engine.close()
+    assert library.cudart.cudaGetDevice()[1] == 0
+    for device, complaint in ((2, "finds GPUs 0 to 1: choose of these"), (-1, "on GPU -1 is not possible")):
+        with pytest.raises(HgfastError, match=complaint):
+            run_fake(FakeTensorRT(), device=device)
+
+
+@pytest.mark.parametrize("threads, engines", [(2, 1), (4, 1), (2, 2)])
+def test_engine_in_threads(run_fake: Callable[..., Engine], threads: int, engines: int) -> None:
+    libraries = [FakeTensorRT() for _ in range(engines)]
+    made = [run_fake(library) for library in libraries]
+    failures: list[Any] = []
+
+    def work(index: int) -> None:
+        for turn in range(40):
+            images = some_images(1 + (turn + index) % 6, turn)
+            try:
+                if not agrees(made[index % engines](images), images):
+                    failures.append((index, turn))
+            except Exception as error:
+                failures.append(error)
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert not failures and all(not library.cudart.wrong for library in libraries)
+
+
+def test_engine_closed_while_others_use_it(run_fake: Callable[..., Engine]) -> None:
+    engine, ends = run_fake(FakeTensorRT()), []
+
+    def work() -> None:
+        try:
+            while True:
+                engine(some_images(1))
+        except Exception as error:
+            ends.append(str(error))
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    time.sleep(0.05)
+    engine.close()
+    for worker in workers:
+        worker.join(60)
+    assert ends == [f"{engine.path} is closed: open it again"] * 2
+
+
+def test_engine_closes(run_fake: Callable[..., Engine]) -> None:
+    library = FakeTensorRT()
+    with run_fake(library) as engine:
+        engine(some_images(1))
+        assert library.cudart.alive
+    assert not library.cudart.alive and not library.contexts
+    engine.close()
+    with pytest.raises(HgfastError, match=r"engine is closed: open it again"):
+        engine(some_images(1))
+    library = FakeTensorRT()
+    engine = run_fake(library)
+    engine(some_images(1))
+    del engine
+    assert not library.cudart.alive and not library.contexts  # without waiting for a collection
 
 
 @pytest.mark.parametrize(
     "fails, complaint",
     [
-        ("load", r"TensorRT cannot load .* \(the reason\): build it on this machine"),
-        ("context", r"cannot start \(the reason\)"),
-        ("shape", r"takes no images of shape \(1, 2\)"),
-        ("address", "takes no buffer for images"),
-        ("run", r"failed \("),
+        ("load", r"TensorRT cannot load .* \(the reason: none\): build it on this machine"),
+        ("context", r"cannot start \(the reason: none\)"),
+        ("shape", r"takes no images of shape \(1, 2\) \(the reason: none\)"),
+        ("address", r"takes no buffer for images \(the reason: none\)"),
+        ("run", r"failed \(the reason: none\)"),
+        ("size", r"does not say how large mean gets for images of shape \(1, 2\)"),
+        ("type", "has images in a type that numpy does not know"),
     ],
 )
 def test_engine_fails(run_fake: Callable[..., Engine], fails: str, complaint: str) -> None:
+    library = FakeTensorRT(fails=fails)
     with pytest.raises(HgfastError, match=complaint):
-        run_fake(FakeTensorRT(("mean", "double"), fails))(np.zeros((1, 2), np.uint8))
+        run_fake(library)(np.zeros((1, 2), np.uint8))
+    library = FakeTensorRT()
+    engine = run_fake(library)
+    for used in (False, True):
+        library.fails = fails
+        if fails not in ("load", "type") and not (fails == "context" and not used):
+            with pytest.raises(HgfastError, match=complaint):
+                engine(np.zeros((1, 2), np.uint8))
+        library.fails = ""
+        assert agrees(engine(some_images(2)), some_images(2))
+
+
+MAKING = ["cudaSetDevice", "cudaStreamCreateWithFlags", "cudaMalloc"]
+CALLING = ["cudaSetDevice", "cudaMallocHost", "cudaMalloc", IN, OUT, "cudaStreamSynchronize", "cudaGraphLaunch"]
+
+
+@pytest.mark.parametrize("name", MAKING)
+def test_cuda_fails_at_the_start(run_fake: Callable[..., Engine], name: str) -> None:
+    library = FakeTensorRT()
+    library.cudart.fail(name)
+    with pytest.raises(HgfastError, match=r"engine cannot .* \(cudaErrorIllegalAddress, as CUDA puts it\): start again, or"):
+        run_fake(library)
+    assert agrees(run_fake(library)(some_images(1)), some_images(1))
+    library = FakeTensorRT()
+    library.cudart.fail("cudaMalloc", 2)
+    with pytest.raises(HgfastError, match=r"cannot keep 4096 bytes on GPU 0 \(cudaErrorMemoryAllocation, .*: free memory there"):
+        run_fake(library)
+
+
+@pytest.mark.parametrize("name", CALLING)
+def test_cuda_fails_in_a_call(run_fake: Callable[..., Engine], name: str) -> None:
+    library = FakeTensorRT()
+    engine, cudart = run_fake(library), library.cudart
+    if name == "cudaGraphLaunch":
+        engine(some_images(2))
+    for _ in range(3):
+        cudart.fail(name)
+        with pytest.raises(HgfastError, match=r"engine cannot .* \(cudaErrorIllegalAddress, as CUDA puts it\): start again"):
+            engine(some_images(2))
+        assert name == "cudaSetDevice" or not cudart.count("host")
+        for seed in range(2):
+            assert agrees(engine(some_images(2, seed)), some_images(2, seed))
+        if name != "cudaGraphLaunch":
+            engine._forget(some_images(2).shape)
+
+
+@pytest.mark.parametrize("name", ["cudaStreamBeginCapture", IN, OUT, "capture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
+def test_no_graph_is_said(run_fake: Callable[..., Engine], name: str) -> None:
+    library = FakeTensorRT(fails="capture" if name == "capture" else "")
+    engine, cudart = run_fake(library), library.cudart
+    real = cudart.cudaStreamSynchronize
+
+    def and_fail(stream: int) -> Any:  # what comes after the first run
+        if name != "capture" and not cudart.log.count("cudaStreamSynchronize"):
+            cudart.fail(name)
+        return real(stream)
+
+    cudart.cudaStreamSynchronize = and_fail  # type: ignore[method-assign]
+    for seed in range(3):
+        assert agrees(engine(some_images(2, seed)), some_images(2, seed))
+    assert cudart.count("executable") == cudart.count("graph") == 0 and not cudart.recording
+    assert cudart.log.count("execute") >= 3 and "cudaGraphLaunch" not in cudart.log
+    reason = "the reason: none" if name == "capture" else "cudaErrorIllegalAddress, as CUDA puts it"
+    (note,) = engine.notes
+    assert note.startswith(f"images of shape (2, {SIDE}, {SIDE}, 3) run without a CUDA graph: {engine.path} ")
+    assert note.endswith(f"({reason})")
+    library.fails = ""
+    engine(some_images(1))
+    assert cudart.count("executable") == len(engine.notes) == 1
+
+
+def test_interrupted_while_capturing(run_fake: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeTensorRT()
+    engine, cudart = run_fake(library), library.cudart
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        works = {"capture": lambda: (_ for _ in ()).throw(KeyboardInterrupt)}
+        patch.setattr(library, "works", lambda what: next(works[what]()) if what in works else True)
+        engine(some_images(1))
+    assert not cudart.recording and cudart.count("graph") == cudart.count("host") == 0
+    assert agrees(engine(some_images(1)), some_images(1)) and cudart.count("executable") == 1
+
+
+@pytest.mark.parametrize("rtx, graphs", [("native", 0), ("not capturable", 0), ("old", 1), ("refuses", 1)])
+def test_rtx_captures_by_itself(run_fake: Callable[..., Engine], rtx: str, graphs: int) -> None:
+    library = FakeTensorRT(rtx=rtx)
+    engine, cudart = run_fake(library), library.cudart
+    for seed in range(3):
+        assert agrees(engine(some_images(2, seed)), some_images(2, seed))
+        assert agrees(engine(some_images(1, seed)), some_images(1, seed))
+    assert cudart.count("executable") == 2 * graphs and len(library.settings) == 1
+    assert getattr(library.settings[0], "cuda_graph_strategy", 0) == 1 - graphs
+    said = [f"of shape ({number}, {SIDE}, {SIDE}, 3) run without a CUDA graph: " for number in (2, 1)]
+    assert len(engine.notes) == 2 * (rtx == "not capturable")
+    assert all(words in note and note.endswith("as TensorRT-RTX finds") for words, note in zip(said, engine.notes))
+    notes = []
+    for number in range(20):
+        engine(some_images(1 + number % 6))
+        notes.append(len(engine.notes))
+    assert notes[-1] == 6 * (rtx == "not capturable") and notes[5:] == notes[5:6] * 15  # each is said once, however often made
+    engine = run_fake(library, graphs=False)
+    for seed in range(2):
+        engine(some_images(2, seed))
+    assert getattr(library.settings[1], "cuda_graph_strategy", 0) == 0 and not engine.notes
 
 
 def test_engine_ports(run_fake: Callable[..., Engine]) -> None:
     with pytest.raises(HgfastError, match="gives mean, median, where its sidecar has images and mean, double"):
         run_fake(FakeTensorRT(("mean", "median")))
-    library = FakeTensorRT(("mean", "double"))
-    run_fake(library, version_compatible=True)
+    library = FakeTensorRT()
+    run_fake(library, {"version_compatible": True})
     assert library.allowed is True
 
 
+@pytest.mark.parametrize(
+    "cudart, complaint",
+    [
+        (FakeCudart(code=35, versions=(0, 13000)), "no driver of NVIDIA's is installed here: use a machine that has one"),
+        (
+            FakeCudart(code=35, versions=(12040, 13050)),
+            r"knows CUDA up to 12.4, where cuda-bindings is of 13.5: update the driver, or pip install 'cuda-bindings==12.\*'$",
+        ),
+        (FakeCudart(code=35, versions=(11080, 13050)), r"knows CUDA up to 11.8, .* of 13.5: update the driver$"),
+        (FakeCudart(code=100), r"CUDA finds none that it can use \(cudaErrorNoDevice, as CUDA puts it\): use a machine"),
+        (FakeCudart(devices=0), "CUDA finds none: use a machine that has one, or export to ONNX"),
+    ],
+)
+def test_no_gpu(monkeypatch: pytest.MonkeyPatch, cudart: FakeCudart, complaint: str) -> None:
+    monkeypatch.setattr(hgfast.gpu_memory, "import_cudart", lambda what: cudart)
+    with pytest.raises(NoGpu, match=f"running hand.engine needs an NVIDIA GPU, and .*{complaint}"):
+        Gpu(what="hand.engine")
+
+
+def test_one_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hgfast.gpu_memory, "import_cudart", lambda what: FakeCudart(devices=1))
+    with pytest.raises(HgfastError, match=r"running hand\.engine on GPU 1 is not possible where CUDA finds only GPU 0"):
+        Gpu(1, "hand.engine")
+
+
+def test_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudart = FakeCudart()
+    monkeypatch.setattr(hgfast.gpu_memory, "import_cudart", lambda what: cudart)
+    gpu = Gpu()
+    with HostBuffer(gpu, (2, 3), np.float16) as host, DeviceBuffer(gpu, 12) as device, Stream(gpu) as stream:
+        host.array[:] = [[1, 2, 3], [4, 5, 6]]
+        copy_in(gpu, device, host, stream)
+        stream.synchronize()
+        host.array[:] = 0
+        copy_out(gpu, host, device, stream)
+        assert not host.array.any()
+        stream.settle()
+        assert host.array.tolist() == [[1, 2, 3], [4, 5, 6]]
+        assert host.array.dtype == np.float16 and (host.nbytes, device.nbytes) == (12, 12)
+    assert not cudart.alive and host.array.size == 0
+    host.close()
+    for shape in ((0, 5), (), (1,)):
+        empty = HostBuffer(gpu, shape, np.float32)
+        assert empty.array.shape == shape and empty.nbytes == 4 * empty.array.size
+    DeviceBuffer(gpu, 0).close()
+    del empty
+    assert not cudart.alive and not cudart.wrong
+    left = DeviceBuffer(gpu, 1)
+    cudart.fail("cudaFree")
+    cudart.fail("cudaSetDevice")
+    left.close()  # nobody could do anything about it
+    assert not cudart.wrong
+
+
+def test_fake_cudart_is_called_as_the_real_one() -> None:
+    real = pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
+    for name, function in vars(FakeCudart).items():
+        if name.startswith("cuda") and callable(function) and not isinstance(function, type):
+            assert list(signature(function).parameters)[1:] == list(signature(getattr(real, name)).parameters), name
+        elif isinstance(function, type):
+            members = getattr(real, name).__members__
+            assert {one.name: one.value for one in function} == {one.name: int(members[one.name]) for one in function}
+
+
+def test_real_cuda_without_a_gpu() -> None:
+    pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(NoGpu, match=r"running it needs an NVIDIA GPU, and .*: \w+"):
+        Gpu(what="it")
+
+
 def test_no_torch_to_import_it() -> None:
-    code = "import sys, hgfast.engine; assert 'torch' not in sys.modules"
+    code = "import sys, hgfast.engine; assert not {'torch', 'cuda'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
+def test_a_real_engine(name: Any, fp32: Path, tmp_path: Path) -> None:
+    """Built and run here: as torch has it, the same with a graph as without, in a stream of torch's, from threads, and closed."""
+    pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
+    try:
+        backend = find_backend(name, gpu=True)
+        built = build(fp32, FREE, backend, OPTIONS)
+    except HgfastError as error:
+        pytest.skip(str(error))
+    path, described = tmp_path / "hand.engine", sidecar(backend.version, name)
+    path.write_bytes(built.plan)
+    network, theirs = deployed("tiny", False), torch.cuda.Stream()
+    with Engine(path, described) as engine, Engine(path, described, graphs=False) as plain:
+        with Engine(path, described, stream=theirs.cuda_stream) as given:
+            for number in (1, 4, 2, 3, 1, 4):
+                images = some_images(number, number)
+                wanted = plain(images)["keypoints"]
+                with torch.inference_mode():
+                    expected = network(torch.from_numpy(images))[0].numpy()
+                assert wanted.shape == expected.shape == (number, 16, 3)
+                # the highest cell of an untrained network's map may be another for the smallest of differences
+                assert np.abs(wanted[..., 2] - expected[..., 2]).max() < 1e-2 * np.abs(expected[..., 2]).max()
+                assert np.mean(np.abs(wanted[..., :2] - expected[..., :2]).max(-1) < 0.5) > 0.8
+                for runner in (engine, given):
+                    for _ in range(3):
+                        assert np.allclose(runner(images)["keypoints"][..., 2], wanted[..., 2], rtol=1e-3, atol=1e-5)
+            assert not engine.notes and not given.notes and not plain.notes
+            if name == "tensorrt":
+                assert all(lane.graph is not None for lane in engine._lanes.values()) and len(engine._lanes) == 4
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda seed: engine(some_images(2, seed))["keypoints"], range(64)))
+        for seed in (0, 1, 63):
+            assert np.allclose(found[seed][..., 2], plain(some_images(2, seed))["keypoints"][..., 2], rtol=1e-3, atol=1e-5)
+        free = torch.cuda.mem_get_info()[0]
+        for turn in range(500):
+            engine(some_images(1 + turn % 4))
+        assert free - torch.cuda.mem_get_info()[0] < 5 << 20
+    with pytest.raises(HgfastError, match="is closed"):
+        engine(some_images(1))
 
 
 class FakeTorchTensorRT:

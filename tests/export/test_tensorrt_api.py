@@ -1,12 +1,14 @@
-"""Every name and keyword of TensorRT and Torch-TensorRT that the project uses, looked up in their real wheels.
+"""Every name and keyword of TensorRT, Torch-TensorRT and cuda-bindings that the project uses, looked up in their real wheels.
 
-Neither runs without a GPU. The bindings of TensorRT can be imported once something stands in for NVIDIA's libraries, and
-know their classes, methods, parameters and what methods give; of Torch-TensorRT the sources are read.
+None runs without a GPU. The bindings of TensorRT can be imported once something stands in for NVIDIA's libraries, and
+know their classes, methods, parameters and what methods give; of Torch-TensorRT the sources are read; cuda-bindings can be
+imported as it is.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -32,18 +34,25 @@ CONVENTION = {
     "engine": "ICudaEngine",
     "fault": "ParserError",
     "inspector": "EngineInspector",
+    "kernels": "IRuntimeCache",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "profile": "IOptimizationProfile",
     "runtime": "Runtime",
     "serialized": "IHostMemory",
+    "settings": "IRuntimeConfig",
     "tensor": "ITensor",
 }
 ONLY_RTX = {
     "ComputeCapability",
+    "CudaGraphStrategy",
     "EngineInvalidityDiagnostics",
     "IBuilderConfig.num_compute_capabilities",
     "IBuilderConfig.set_compute_capability",
+    "IExecutionContext.is_stream_capturable",
+    "IRuntimeConfig.create_runtime_cache",
+    "IRuntimeConfig.cuda_graph_strategy",
+    "IRuntimeConfig.set_runtime_cache",
     "Runtime.engine_header_size",
     "Runtime.get_engine_validity",
 }
@@ -53,7 +62,9 @@ NEEDED = {
     "IBuilderConfig.add_optimization_profile",
     "IBuilderConfig.set_timing_cache",
     "ICudaEngine.create_execution_context",
+    "ICudaEngine.device_memory_size_v2",
     "IExecutionContext.execute_async_v3",
+    "IExecutionContext.set_device_memory",
     "IExecutionContext.set_input_shape",
     "IExecutionContext.set_tensor_address",
     "IOptimizationProfile.set_shape",
@@ -419,3 +430,69 @@ def test_torch_tensorrt_habits() -> None:
     interpreter = (package / "dynamo/conversion/_TRTInterpreter.py").read_text()
     assert 'name = f"output{i}"' in interpreter and "EXCLUDE_LEAN_RUNTIME" in interpreter
     assert 'getLogger("torch_tensorrt [TensorRT Conversion Context]")' in (package / "logging.py").read_text()
+
+
+CUDA_SOURCES = [ROOT / "hgfast/engine.py", ROOT / "hgfast/gpu_memory.py"]
+
+
+def _cudart_uses(source: str) -> Iterator[tuple[list[str], ast.Call | None]]:
+    """The names after cudart of all that a file uses of it, and the call, where it is one."""
+    tree = ast.parse(source)
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        part: ast.AST = node
+        while isinstance(part, ast.Attribute) and part.attr != "cudart":
+            names.insert(0, part.attr)
+            part = part.value
+        is_it = getattr(part, "attr", "") == "cudart" or getattr(part, "id", "") == "cudart"
+        if names and is_it and id(node) not in inner:
+            yield names, calls.get(id(node))
+
+
+def _cudart_complaints(source: str) -> tuple[list[str], set[str]]:
+    cudart = pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
+    wrong, seen = [], set()
+    for names, call in _cudart_uses(source):
+        full = ".".join(names)
+        seen.add(full)
+        found = cudart
+        for name in names:
+            found = getattr(found, name, None)
+        if found is None:
+            wrong.append(f"there is no {full}")
+        elif inspect.isroutine(found):
+            # what is not called at once frees something, and gets that alone
+            number = len(call.args) if call is not None else 1
+            parameters = list(inspect.signature(found).parameters)
+            if number != len(parameters) or (call is not None and call.keywords):
+                wrong.append(f"{full} takes {', '.join(parameters)}")
+    return wrong, seen
+
+
+def test_cudart() -> None:
+    found = [_cudart_complaints(source.read_text()) for source in CUDA_SOURCES]
+    assert not [words for wrong, _ in found for words in wrong]
+    seen = {name for _, names in found for name in names}
+    allocated = {"cudaMalloc", "cudaMallocHost", "cudaStreamCreateWithFlags", "cudaGraphInstantiate", "cudaStreamEndCapture"}
+    freed = {"cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaGraphExecDestroy", "cudaGraphDestroy"}
+    assert seen >= allocated | freed | {"cudaError_t.cudaSuccess", "cudaMemcpyKind.cudaMemcpyHostToDevice"}
+
+
+@pytest.mark.parametrize(
+    "before, after, complaint",
+    [
+        ("cudart.cudaMallocHost(size)", "cudart.cudaMallocHost(size, 0)", "cudaMallocHost takes size"),
+        ("cudart.cudaFreeHost", "cudart.cudaHostFree", "there is no cudaHostFree"),
+        ("cudart.cudaFreeHost", "cudart.cudaMemcpyAsync", "cudaMemcpyAsync takes dst, src"),
+        ("cudaMemcpyHostToDevice", "cudaMemcpyToDevice", "there is no cudaMemcpyKind.cudaMemcpyToDevice"),
+        ("self.cudart.cudaError_t.cudaSuccess", "self.cudart.cudaError_t.cudaSucces", "no cudaError_t.cudaSucces"),
+        ("kind, stream.handle)", "kind)", "cudaMemcpyAsync takes dst, src, count, kind, stream"),
+        ("cudaGraphInstantiate(graph, 0)", "cudaGraphInstantiate(graph, flags=0)", "cudaGraphInstantiate takes graph, flags"),
+    ],
+)
+def test_cudart_mistakes(before: str, after: str, complaint: str) -> None:
+    source = (ROOT / "hgfast/gpu_memory.py").read_text()
+    assert before in source
+    assert any(complaint in words for words in _cudart_complaints(source.replace(before, after))[0])

@@ -196,7 +196,7 @@ def test_reading_ahead_keeps_the_order(tmp_path: Path) -> None:
 def test_what_was_done_is_kept_when_a_run_is_broken_off(found: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(3):
         save(str(tmp_path / f"{n}.png"), dots(WIDTH, HEIGHT, POINTS, 5))
-    look, calls = hgfast.predict.look, []
+    look, calls = Network.look, []
 
     def break_off(*words: Any) -> Any:
         calls.append(1)
@@ -204,7 +204,7 @@ def test_what_was_done_is_kept_when_a_run_is_broken_off(found: Any, tmp_path: Pa
             raise KeyboardInterrupt
         return look(*words)
 
-    monkeypatch.setattr(hgfast.predict, "look", break_off)
+    monkeypatch.setattr(Network, "look", break_off)
     with pytest.raises(KeyboardInterrupt):
         found(tmp_path)
     assert [Path(i["file"]).name for i in json.loads((tmp_path / "out/keypoints.json").read_text())["images"]] == [

@@ -64,7 +64,12 @@ def artefact(tmp_path: Path) -> Path:
         {},
         {"skeleton": HAND21},
         {"kind": "torchscript", "precision": "fp16", "flip_test": True, "decoder": "quarter", "maps": "gaussian"},
-        {"batch": Batch(4, 4, 4), "input": Port("images", "float32", (4, 3, 64, 64), "NCHW"), "normalised": True},
+        {
+            "batch": Batch(4, 4, 4),
+            "normalised": True,
+            "input": Port("images", "float32", (4, 3, 64, 64), "NCHW"),
+            "outputs": (Port("heatmaps", "float32", (4, 16, 16, 16), "-"), Port("keypoints", "float32", (4, 16, 3), "-")),
+        },
         {"kind": "tensorrt", "onnx_sha256": "1" * 64, "builder": {"backend": "tensorrt", "version": "10.13", "warnings": ["a"]}},
         {"verification": {"rows": [{"runtime": "openvino", "batch": 3, "verdict": "ok"}], "accuracy": None}},
         {"precision": "int8", "verification": {"rows": [], "accuracy": {"metric": "pck@0.2", "checkpoint": 92.5}}},
@@ -147,6 +152,15 @@ def put(name: str, value: Any) -> Callable[[Content], object]:
         (put("builder", {"backend": "trtexec", "version": "1"}), "builder.backend: 'trtexec' is not one of"),
         (put("verification", {}), "verification: 'rows' is a required property"),
         (put("format", True), "format: 1 was expected"),
+        (put("batch.opt", 33), "its batch 1:33:32 does not rise"),
+        (
+            put("batch", {"min": 4, "opt": 4, "max": 4}),
+            "its input ('batch', 64, 64, 3) uint8 is not what its other fields make it",
+        ),
+        (put("input_size", 128), "its input ('batch', 64, 64, 3) uint8 is not what its other fields make it"),
+        (put("normalised", True), "its input ('batch', 64, 64, 3) uint8 is not what its other fields make it"),
+        (put("outputs.0.shape", ["batch", 21, 3]), "its outputs are not what its other fields make them"),
+        (put("outputs.0.name", "points"), "its outputs are not what its other fields make them"),
     ],
 )
 def test_what_is_not_of_the_schema_is_refused(artefact: Path, change: Callable[[Content], object], complaint: str) -> None:
@@ -167,7 +181,7 @@ def test_what_is_not_of_the_schema_is_refused(artefact: Path, change: Callable[[
         (b"\xff\xfe{}", "cannot be read"),
         (b"[]", "is not one of hgfast's ([] is not of type 'object')"),
         (b"null", "is not one of hgfast's (None is not of type 'object')"),
-        (b"{}", "is not one of hgfast's ('artefact' is a required property"),
+        (b"{}", "is not one of hgfast's ('format' is a required property)"),
         (b'{"format": 2}', "is of format 2, this hgfast reads 1: export again"),
         (b'{"format": "1"}', "is of format 1, this hgfast reads 1: export again"),
     ],

@@ -1,0 +1,28 @@
+// hgfast_cli's command line.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "hgfast/hgfast.hpp"
+
+namespace cli {
+
+struct Arguments {
+    std::string model;
+    std::vector<std::string> pictures;
+    bool raw = false;                                     ///< the files hold nothing but pixels; else they are JPEG
+    int raw_width = 0, raw_height = 0, raw_channels = 3;  ///< of such
+    std::vector<hgfast::Box> boxes;                       ///< none: the whole picture
+    hgfast::Options options;
+    hgfast::Order order = hgfast::Order::rgb;
+    int repeat = 0;
+    bool help = false;
+};
+
+extern const char* const USAGE;
+
+/// Throws std::runtime_error with one sentence.
+Arguments parse(const std::vector<std::string>& words);
+
+}  // namespace cli

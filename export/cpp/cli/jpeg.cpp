@@ -1,0 +1,109 @@
+#include <array>
+#include <csetjmp>
+#include <cstdio>
+#include <stdexcept>
+
+#include <jpeglib.h>
+
+#include "picture.hpp"
+
+namespace cli {
+namespace {
+
+constexpr unsigned EXIF = JPEG_APP0 + 1;
+constexpr std::size_t MOST_PIXELS = std::size_t{1} << 28;
+
+/// libjpeg's errors come back by longjmp, which skips destructors: nothing between the two may own anything.
+struct Errors {
+    jpeg_error_mgr base;
+    std::jmp_buf back;
+    std::array<char, JMSG_LENGTH_MAX> message;
+};
+
+void leave(j_common_ptr info) {
+    auto* errors = reinterpret_cast<Errors*>(info->err);
+    info->err->format_message(info, errors->message.data());
+    std::longjmp(errors->back, 1);
+}
+
+/// A decoder that is given back however reading ends.
+struct Decoder {
+    jpeg_decompress_struct info{};
+    Errors errors{};
+    Decoder() {
+        info.err = jpeg_std_error(&errors.base);
+        errors.base.error_exit = leave;
+        errors.base.output_message = [](j_common_ptr) {};
+    }
+    ~Decoder() { jpeg_destroy_decompress(&info); }
+    Decoder(const Decoder&) = delete;
+    Decoder& operator=(const Decoder&) = delete;
+};
+
+/// Up to the picture's size. False with a message in `decoder` on an error.
+bool open(Decoder& decoder, const std::string& bytes) {
+    if (setjmp(decoder.errors.back) != 0) return false;
+    jpeg_create_decompress(&decoder.info);
+    jpeg_mem_src(&decoder.info, reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<unsigned long>(bytes.size()));
+    jpeg_save_markers(&decoder.info, static_cast<int>(EXIF), 0xFFFF);
+    jpeg_read_header(&decoder.info, TRUE);
+    decoder.info.out_color_space = JCS_RGB;
+    jpeg_start_decompress(&decoder.info);
+    return true;
+}
+
+/// All rows, to memory that is large enough.
+bool decode(Decoder& decoder, std::uint8_t* out) {
+    if (setjmp(decoder.errors.back) != 0) return false;
+    const std::size_t row = std::size_t{3} * decoder.info.output_width;
+    while (decoder.info.output_scanline < decoder.info.output_height) {
+        JSAMPROW at = out + row * decoder.info.output_scanline;
+        jpeg_read_scanlines(&decoder.info, &at, 1);
+    }
+    jpeg_finish_decompress(&decoder.info);
+    return true;
+}
+
+/// The orientation in an EXIF marker: 1 to 8, 0 for none.
+int orientation(const std::uint8_t* data, std::size_t size) {
+    constexpr std::array<std::uint8_t, 6> NAME = {'E', 'x', 'i', 'f', 0, 0};
+    constexpr unsigned ORIENTATION = 0x0112;
+    if (size < NAME.size() + 8) return 0;
+    for (std::size_t i = 0; i < NAME.size(); ++i)
+        if (data[i] != NAME[i]) return 0;
+    data += NAME.size(), size -= NAME.size();  // a TIFF from here on
+    const bool little = data[0] == 'I';
+    const auto number = [&](std::size_t at, std::size_t bytes) -> std::size_t {
+        if (at > size || size - at < bytes) return 0;
+        std::size_t value = 0;
+        for (std::size_t i = 0; i < bytes; ++i) value = value << 8 | data[at + (little ? bytes - 1 - i : i)];
+        return value;
+    };
+    const std::size_t table = number(4, 4), entries = number(table, 2);
+    for (std::size_t i = 0; i < entries; ++i)
+        if (number(table + 2 + 12 * i, 2) == ORIENTATION) return static_cast<int>(number(table + 2 + 12 * i + 8, 2) & 15U);
+    return 0;
+}
+
+}  // namespace
+
+Picture read_jpeg(const std::string& path) {
+    const std::string bytes = read_file(path);
+    Decoder decoder;
+    const auto fail = [&]() -> Picture {
+        throw std::runtime_error(path + " is not a JPEG that can be read (" + decoder.errors.message.data() + ")");
+    };
+    if (!open(decoder, bytes)) return fail();
+    const std::size_t count = std::size_t{decoder.info.output_width} * decoder.info.output_height;
+    if (count == 0 || count > MOST_PIXELS) throw std::runtime_error(path + " has too many pixels");
+    Picture picture;
+    picture.width = static_cast<int>(decoder.info.output_width), picture.height = static_cast<int>(decoder.info.output_height);
+    picture.pixels.resize(count * 3);
+    int turn = 0;
+    for (const jpeg_marker_struct* marker = decoder.info.marker_list; marker != nullptr && turn == 0; marker = marker->next)
+        if (marker->marker == EXIF) turn = orientation(marker->data, marker->data_length);
+    if (!decode(decoder, picture.pixels.data())) return fail();
+    return oriented(picture, turn);
+}
+
+}  // namespace cli

@@ -1,0 +1,78 @@
+# What the library is built with: HGFAST_JSON_INCLUDE, HGFAST_HAS_OPENVINO, HGFAST_HAS_TENSORRT and what belongs to that,
+# HGFAST_LIBRARIES, JPEG_FOUND.
+set(HGFAST_LIBRARIES "")
+
+# Where a package of HGFAST_PYTHON lies, in `out`; nothing where it is not installed.
+function(hgfast_python_package name out)
+  set(found "")
+  if(HGFAST_PYTHON)
+    execute_process(
+      COMMAND ${HGFAST_PYTHON} -c
+              "import importlib.util as u; s = u.find_spec('${name}'); print(*s.submodule_search_locations if s else '', end='')"
+      OUTPUT_VARIABLE found RESULT_VARIABLE failed)
+    if(failed)
+      message(FATAL_ERROR "HGFAST_PYTHON=${HGFAST_PYTHON} does not run")
+    endif()
+  endif()
+  set(${out} "${found}" PARENT_SCOPE)
+endfunction()
+
+hgfast_python_package(nlohmann_json json_package)
+find_path(HGFAST_JSON_INCLUDE nlohmann/json.hpp HINTS ${json_package}/include DOC "Where nlohmann/json.hpp lies")
+if(NOT HGFAST_JSON_INCLUDE)
+  message(FATAL_ERROR "nlohmann/json.hpp was not found: apt install nlohmann-json3-dev, or pip install nlohmann-json and give "
+                      "-DHGFAST_PYTHON=$(which python), or -DHGFAST_JSON_INCLUDE=FOLDER")
+endif()
+
+set(HGFAST_HAS_OPENVINO OFF)
+if(NOT HGFAST_OPENVINO STREQUAL "OFF")
+  hgfast_python_package(openvino openvino_package)
+  find_package(OpenVINO COMPONENTS Runtime QUIET HINTS ${openvino_package}/cmake)
+  set(HGFAST_HAS_OPENVINO ${OpenVINO_FOUND})
+  if(OpenVINO_FOUND)
+    list(APPEND HGFAST_LIBRARIES openvino::runtime)
+  elseif(HGFAST_OPENVINO STREQUAL "ON")
+    message(FATAL_ERROR "OpenVINO was not found: pip install openvino and give -DHGFAST_PYTHON=$(which python)")
+  endif()
+endif()
+
+# libnvinfer of TensorRT and libtensorrt_rtx of TensorRT-RTX have the same functions: a build has one of them.
+set(HGFAST_HAS_TENSORRT OFF)
+find_path(HGFAST_TENSORRT_INCLUDE NvInfer.h HINTS ${HGFAST_TENSORRT_ROOT} PATH_SUFFIXES include DOC "Where NvInfer.h lies")
+find_library(HGFAST_TENSORRT_LIBRARY NAMES tensorrt_rtx nvinfer libtensorrt_rtx.so.1 libnvinfer.so.11 libnvinfer.so.10
+             HINTS ${HGFAST_TENSORRT_ROOT} PATH_SUFFIXES lib lib64 DOC "libnvinfer or libtensorrt_rtx")
+if(HGFAST_TENSORRT_INCLUDE AND HGFAST_TENSORRT_LIBRARY)
+  find_path(HGFAST_CUDA_INCLUDE cuda_runtime_api.h HINTS ${HGFAST_CUDA_ROOT} /usr/local/cuda PATH_SUFFIXES include)
+  find_library(HGFAST_CUDART NAMES cudart libcudart.so.13 libcudart.so.12 HINTS ${HGFAST_CUDA_ROOT} /usr/local/cuda
+               PATH_SUFFIXES lib lib64)
+  if(NOT HGFAST_CUDA_INCLUDE OR NOT HGFAST_CUDART)
+    message(FATAL_ERROR "TensorRT was found at ${HGFAST_TENSORRT_LIBRARY}, but not the CUDA runtime: give "
+                        "-DHGFAST_CUDA_ROOT=FOLDER; pip's nvidia-cuda-runtime and nvidia-cuda-crt have one, nvidia/cu13")
+  endif()
+  set(HGFAST_HAS_TENSORRT ON)
+  if(HGFAST_TENSORRT_LIBRARY MATCHES "tensorrt_rtx")
+    set(HGFAST_TENSORRT_DEFINITION HGFAST_WITH_TENSORRT_RTX)
+  else()
+    set(HGFAST_TENSORRT_DEFINITION HGFAST_WITH_TENSORRT)
+  endif()
+  list(APPEND HGFAST_LIBRARIES ${HGFAST_TENSORRT_LIBRARY} ${HGFAST_CUDART})
+elseif(HGFAST_TENSORRT_ROOT)
+  message(FATAL_ERROR "HGFAST_TENSORRT_ROOT=${HGFAST_TENSORRT_ROOT} has no include/NvInfer.h, or no lib/ with libnvinfer or "
+                      "libtensorrt_rtx")
+endif()
+
+if(NOT HGFAST_HAS_OPENVINO AND NOT HGFAST_HAS_TENSORRT)
+  message(FATAL_ERROR "neither OpenVINO nor TensorRT was found, one of which runs the network: pip install openvino and give "
+                      "-DHGFAST_PYTHON=$(which python), or give -DHGFAST_TENSORRT_ROOT=FOLDER")
+endif()
+
+set(JPEG_FOUND OFF)
+if(HGFAST_CLI)
+  find_package(JPEG QUIET)
+  if(NOT JPEG_FOUND)
+    message(WARNING "libjpeg was not found: hgfast_cli will take raw pixels only. apt install libjpeg-dev")
+  endif()
+endif()
+
+message(STATUS "hgfast: OpenVINO ${HGFAST_HAS_OPENVINO}, TensorRT ${HGFAST_HAS_TENSORRT} ${HGFAST_TENSORRT_DEFINITION}, "
+               "JPEG ${JPEG_FOUND}")

@@ -1,0 +1,235 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "backend.hpp"
+#include "engine_file.hpp"
+#include "failure.hpp"
+#include "geometry.hpp"
+#include "sidecar.hpp"
+#include "warp.hpp"
+
+namespace hgfast {
+namespace {
+
+/// Run something that throws, and say what it threw.
+template <typename Work>
+Status reported(const Work& work) noexcept {
+    try {
+        work();
+        return {};
+    } catch (const Failure& failure) {
+        return {failure.code, failure.what()};
+    } catch (const std::bad_alloc&) {
+        return {Code::failed, "memory ran out"};  // short enough to need none
+    } catch (const std::exception& error) {
+        return {Code::failed, one_line(error.what())};
+    } catch (...) {
+        return {Code::failed, "unknown"};
+    }
+}
+
+bool built_with(Backend backend) {
+    const std::vector<Backend> all = backends();
+    return std::find(all.begin(), all.end(), backend) != all.end();
+}
+
+Backend choose(const Artefact& artefact, Backend asked) {
+    const Kind kind = artefact.sidecar.kind;
+    if (kind == Kind::torchscript)
+        throw Failure(Code::not_built,
+                      artefact.path + " is TorchScript, which LibTorch runs and this library does not: export an ONNX");
+    const Backend own = kind == Kind::onnx       ? Backend::openvino
+                        : kind == Kind::tensorrt ? Backend::tensorrt
+                                                 : Backend::tensorrt_rtx;
+    if (asked != Backend::automatic && asked != own)
+        throw Failure(Code::bad_option, artefact.path + " is not for " + name(asked) + ": " + name(own) + " runs it");
+    return own;
+}
+
+std::unique_ptr<Runner> open_runner(const Artefact& artefact, const Options& options) {
+    const Backend backend = choose(artefact, options.backend);
+    if (backend != Backend::openvino) check_plan(artefact);
+    if (!built_with(backend))
+        throw Failure(Code::not_built,
+                      artefact.path + " needs " + name(backend) + ", which this library was built without: see its README");
+#if defined(HGFAST_WITH_OPENVINO)
+    if (backend == Backend::openvino) return open_openvino(artefact, options);
+#endif
+#if defined(HGFAST_WITH_TENSORRT) || defined(HGFAST_WITH_TENSORRT_RTX)
+    if (backend != Backend::openvino) return open_tensorrt(artefact, options);
+#endif
+    throw Failure(Code::not_built, "no backend");
+}
+
+void check_options(const Options& options) {
+    if (!(options.padding > 0 && std::isfinite(options.padding)))
+        throw Failure(Code::bad_option, "the padding " + number(options.padding) + " must be above 0");
+    if (options.threads < 0 || options.threads > 1024)
+        throw Failure(Code::bad_option, std::to_string(options.threads) + " threads make no sense: give 1 to 1024, or 0");
+}
+
+Status closed() { return {Code::closed, "this session is closed: load another"}; }
+
+/// A crop's worth of work.
+struct Job {
+    const Image* image;
+    Square square;
+    Person* person;
+};
+
+}  // namespace
+
+std::vector<Backend> backends() {
+    return {
+#if defined(HGFAST_WITH_OPENVINO)
+        Backend::openvino,
+#endif
+#if defined(HGFAST_WITH_TENSORRT)
+        Backend::tensorrt,
+#endif
+#if defined(HGFAST_WITH_TENSORRT_RTX)
+        Backend::tensorrt_rtx,
+#endif
+    };
+}
+
+const char* name(Backend backend) noexcept {
+    switch (backend) {
+        case Backend::automatic: return "automatic";
+        case Backend::openvino: return "openvino";
+        case Backend::tensorrt: return "tensorrt";
+        case Backend::tensorrt_rtx: return "tensorrt_rtx";
+    }
+    return "unknown";
+}
+
+struct Session::Impl {
+    Impl(const Artefact& artefact, const Options& options)
+        : sidecar(artefact.sidecar), padding(options.padding), runner(open_runner(artefact, options)) {
+        // crops of nothing: what a runtime postpones to its first run is done or fails here
+        warm_up(sidecar.batch_min);
+        if (sidecar.kind != Kind::onnx && sidecar.batch_opt != sidecar.batch_min) warm_up(sidecar.batch_opt);
+    }
+
+    void warm_up(int count) {
+        std::memset(runner->input(count), 0, sidecar.crop_bytes() * static_cast<std::size_t>(count));
+        runner->run(count);
+    }
+
+    /// All jobs, in the parts that the network takes; a last part that is too small is filled up.
+    void run(const std::vector<Job>& jobs) {
+        const std::lock_guard<std::mutex> turn(mutex);
+        const auto most = static_cast<std::size_t>(sidecar.batch_max);
+        for (std::size_t start = 0; start < jobs.size(); start += most) {
+            const std::size_t used = std::min(most, jobs.size() - start);
+            const auto count = std::max(static_cast<int>(used), sidecar.batch_min);
+            auto* input = static_cast<std::uint8_t*>(runner->input(count));
+            for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+                std::uint8_t* place = input + i * sidecar.crop_bytes();
+                if (i < used)
+                    look(jobs[start + i], place);
+                else
+                    std::memcpy(place, place - sidecar.crop_bytes(), sidecar.crop_bytes());
+            }
+            const float* keypoints = runner->run(count);
+            for (std::size_t i = 0; i < used; ++i, keypoints += 3 * sidecar.joints()) tell(jobs[start + i], keypoints);
+        }
+    }
+
+    /// Cut a job's crop to where the network takes it from.
+    void look(const Job& job, std::uint8_t* out) {
+        const InputFromSource map = input_from_source(job.square, sidecar.input_size);
+        if (!sidecar.normalised) return warp(*job.image, map, sidecar.input_size, out);
+        const std::size_t plane = static_cast<std::size_t>(sidecar.input_size) * static_cast<std::size_t>(sidecar.input_size);
+        crop.resize(plane * 3);
+        warp(*job.image, map, sidecar.input_size, crop.data());
+        auto* values = reinterpret_cast<float*>(out);  // a runner's memory is aligned for what its network takes
+        for (std::size_t c = 0; c < 3; ++c)
+            for (std::size_t i = 0; i < plane; ++i)
+                values[c * plane + i] = (static_cast<float>(crop[3 * i + c]) / 255 - sidecar.mean[c]) / sidecar.std[c];
+    }
+
+    /// Bring keypoints (K, 3) in input pixels back to the picture.
+    void tell(const Job& job, const float* keypoints) const {
+        const InputFromSource map = input_from_source(job.square, sidecar.input_size);
+        job.person->square = job.square.box();
+        job.person->keypoints.resize(sidecar.skeleton->joints.size());
+        for (Keypoint& point : job.person->keypoints) {
+            point = {map.source_x(keypoints[0]) + sidecar.shift, map.source_y(keypoints[1]) + sidecar.shift, keypoints[2]};
+            keypoints += 3;
+        }
+    }
+
+    Sidecar sidecar;
+    double padding;
+    std::unique_ptr<Runner> runner;
+    std::mutex mutex;
+    std::vector<std::uint8_t> crop;
+};
+
+Session::Session() noexcept = default;
+Session::~Session() = default;
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+
+Status Session::load(const std::string& path, const Options& options, Session& out) noexcept {
+    return reported([&] {
+        check_options(options);
+        auto impl = std::make_unique<Impl>(read_artefact(path), options);
+        out.impl_ = std::move(impl);
+    });
+}
+
+Status Session::run(const Image& image, Result& out) noexcept {
+    if (!impl_) return closed();
+    return reported([&] {
+        check_image(image);
+        Result result{std::vector<Person>(1), impl_->sidecar.skeleton};
+        impl_->run({{&image, whole_square(image), result.people.data()}});
+        out = std::move(result);
+    });
+}
+
+Status Session::run(const Image& image, const std::vector<Box>& boxes, Result& out) noexcept {
+    if (!impl_) return closed();
+    return reported([&] {
+        check_image(image);
+        Result result{std::vector<Person>(boxes.size()), impl_->sidecar.skeleton};
+        std::vector<Job> jobs;
+        for (std::size_t i = 0; i < boxes.size(); ++i) {
+            jobs.push_back({&image, box_square(image, boxes[i], impl_->padding), &result.people[i]});
+            input_from_source(jobs.back().square, impl_->sidecar.input_size);
+        }
+        impl_->run(jobs);
+        out = std::move(result);
+    });
+}
+
+Status Session::run(const std::vector<Image>& images, std::vector<Result>& out) noexcept {
+    if (!impl_) return closed();
+    return reported([&] {
+        std::vector<Result> results;
+        for (std::size_t i = 0; i < images.size(); ++i) results.push_back({std::vector<Person>(1), impl_->sidecar.skeleton});
+        std::vector<Job> jobs;
+        for (std::size_t i = 0; i < images.size(); ++i) {
+            check_image(images[i]);
+            jobs.push_back({&images[i], whole_square(images[i]), results[i].people.data()});
+        }
+        impl_->run(jobs);
+        out = std::move(results);
+    });
+}
+
+void Session::close() noexcept { impl_.reset(); }
+
+bool Session::is_open() const noexcept { return impl_ != nullptr; }
+
+std::shared_ptr<const Skeleton> Session::skeleton() const noexcept { return impl_ ? impl_->sidecar.skeleton : nullptr; }
+
+std::string Session::about() const { return impl_ ? impl_->runner->about() : closed().message; }
+
+}  // namespace hgfast

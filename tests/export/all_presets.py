@@ -1,0 +1,221 @@
+"""Every preset, number of joints and family of weights through every export: one row an artefact, and a record.
+
+    python tests/export/all_presets.py OUT.json
+    python tests/export/all_presets.py OUT.json --presets [hg1,hg2] --families [native] --batch 1:8:32
+    python tests/export/all_presets.py OUT.json --quick
+
+Not collected by pytest: hg8 takes minutes. The weights are random. BatchNorm's statistics are those of drawn pictures, as in
+training, or random too (--statistics): the former make a random network as large in every layer as a trained one, and rounding
+grows through it faster than through either. Ends with exit code 2 if an export failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from tabulate import tabulate
+from torch import nn
+from tqdm import tqdm
+
+sys.path.append(str(Path(__file__).parents[2] / "export"))  # where Python looks for the modules beside a script
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
+sys.path.append(str(Path(__file__).parents[1] / "hgfast"))
+
+import engines
+import trt
+from engines import Backend
+from foreign_nets import BearpawNet, SeedNet, lived_in, prefixed
+from publish import PACKAGES, Published
+from record import Row, machine, make_record, write_record
+from to_onnx import make_onnx
+from torchscript import make_torchscript
+from trt import TrtConfig, make_engine
+
+from hgfast import checkpoints
+from hgfast.checkpoints import Meta
+from hgfast.cli import parse
+from hgfast.errors import HgfastError, run
+from hgfast.files import check_apart, prepare_file
+from hgfast.model import PRESETS, Architecture
+from hgfast.preprocessing import Preprocessing
+from hgfast.skeletons import BODY16, HAND21
+from pipelines.drawn.pictures import draw_pictures
+
+Family = Literal["native", "princeton", "bearpaw"]
+SKELETONS = {16: BODY16, 21: HAND21}
+SEEN, PART = 12, 4  # pictures that BatchNorm's statistics are of, and how many at once
+PRECISIONS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
+
+
+@dataclass(kw_only=True)
+class Choice:
+    """What to export."""
+
+    out: Path
+    """file to write the record to, JSON"""
+    presets: list[str] = field(default_factory=lambda: ["hg1", "hg2", "hg8"])
+    """sizes of networks"""
+    joints: list[int] = field(default_factory=lambda: [16, 21])
+    """numbers of joints: 16 for bodies, 21 for hands"""
+    families: list[Family] = field(default_factory=lambda: ["native", "princeton", "bearpaw"])
+    """whose weights: native, princeton or bearpaw"""
+    batch: str = "1:8:32"
+    """images at once: one number, or fewest:usual:most"""
+    statistics: Literal["pictures", "random"] | None = None
+    """BatchNorm's; none: of pictures in native networks, random in the others"""
+    threads: int | None = None
+    """of the CPU; none: one a core"""
+    quick: bool = False
+    """tiny networks, at most four images at once, to see that all works"""
+
+    def validate(self) -> None:
+        """Raise `HgfastError` for what there is not; --quick changes what is to be done."""
+        if self.quick:
+            self.presets, self.batch = ["tiny"], "1:2:4"
+        for name, known in (("presets", list(PRESETS)), ("joints", list(SKELETONS))):
+            if strange := [one for one in getattr(self, name) if one not in known]:
+                raise HgfastError(f"--{name} {strange[0]} is unknown: choose from {', '.join(map(str, known))}")
+        check_apart([], {"OUT": self.out})
+        prepare_file(self.out, "OUT")
+
+
+def settle(net: nn.Module, preprocessing: Preprocessing, size: int, hands: bool) -> nn.Module:
+    """In eval mode, with the statistics that BatchNorm finds in drawn pictures."""
+    for module in net.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    pictures = (torch.from_numpy(draw_pictures(size, SEEN, hands)).permute(0, 3, 1, 2) / 255 - mean) / std
+    with torch.no_grad():
+        for part in pictures.split(PART):
+            net(part)
+    return net.eval()
+
+
+def make_checkpoint(family: Family, preset: str, joints: int, statistics: str | None, path: Path) -> Path:
+    """A file of the family's own form."""
+    torch.manual_seed(0)
+    arch, skeleton = PRESETS[preset], SKELETONS[joints]
+    looks = (statistics or ("pictures" if family == "native" else "random")) == "pictures"
+    if family == "native":
+        meta = Meta(skeleton, Preprocessing(), arch.input_size, "logits", "dark", 0.0 if skeleton is HAND21 else -0.5)
+        model = checkpoints.build(arch, meta)
+        _ = settle(model, meta.preprocessing, arch.input_size, skeleton is HAND21) if looks else lived_in(model)
+        checkpoints.save(checkpoints.describe(model), path)
+        return path
+    net, prefix = foreign(family, arch, joints)
+    torch.save({"state_dict": prefixed(lived_in(net), prefix)}, path)
+    if looks:
+        settle(net, checkpoints.load_model(path).meta.preprocessing, arch.input_size, skeleton is HAND21)
+        torch.save({"state_dict": prefixed(net, prefix)}, path)
+    return path
+
+
+def foreign(family: Family, arch: Architecture, joints: int) -> tuple[nn.Module, str]:
+    """A network of another project's of this size, and what its files have before the names of tensors."""
+    if family == "princeton":
+        return SeedNet(arch.stacks, arch.features, joints, arch.growth, arch.depth), "model.module."
+    return BearpawNet(arch.stacks, arch.features // 2, joints, arch.blocks, arch.depth), "module."
+
+
+def exports(checkpoint: Path, choice: Choice, backend: Backend | None) -> Iterator[tuple[str, Callable[[], Published]]]:
+    """What each artefact is called and what makes it. An engine is built from the ONNX that was made just before."""
+    config = TrtConfig(checkpoint=checkpoint, batch=choice.batch, threads=choice.threads)
+    if choice.quick:
+        config = replace(config, input_size=PRESETS["tiny"].input_size)
+    made = dict[str, Published]()
+
+    def onnx(config: TrtConfig) -> Published:
+        made[config.precision] = make_onnx(config, config.load(), config.target("onnx"))
+        return made[config.precision]
+
+    def engine(config: TrtConfig) -> Published:
+        if backend is None:
+            raise HgfastError("TensorRT-RTX is not installed here")
+        if config.precision not in made:
+            raise HgfastError("there is no ONNX to build from")
+        with mock.patch.object(trt, "make_onnx", lambda *_, **__: made[config.precision]):
+            return make_engine(config, config.load(), config.target("engine"), backend)
+
+    for precision in PRECISIONS:
+        chosen = replace(config, precision=precision)
+        yield f"onnx {precision}", lambda chosen=chosen: onnx(chosen)
+        yield f"engine {precision}", lambda chosen=chosen: engine(chosen)
+    yield "torchscript fp32", lambda: make_torchscript(config, config.load(), config.target("torchscript"))
+
+
+def outcome(make: Callable[[], Published]) -> Row:
+    """The figures of one artefact, the worst of its rows each; px: the largest, in fp16 the 99th percentile, as its limit is."""
+    began, said = time.perf_counter(), io.StringIO()
+    row: Row = {"mb": None, "seconds": None, "heatmaps": None, "px": None, "max_px": None, "ties": None, "flips": None}
+    try:
+        with contextlib.redirect_stdout(said):
+            published = make()
+    except HgfastError as error:
+        said_so = re.sub(r"\S*/(?=[^/\s]+\.)", "", str(error))  # the folder is gone when somebody reads it
+        return {**row, "seconds": time.perf_counter() - began, "verdict": f"failed: {said_so}"}
+    worst = {
+        name: max((found[name] for found in published.rows if found.get(name) is not None), default=None)
+        for name in ("heatmaps", "p99_px", "max_px", "ties", "flips")
+    }
+    percentile = worst.pop("p99_px")
+    return {
+        "mb": published.path.stat().st_size / 1e6,
+        "seconds": time.perf_counter() - began,
+        "heatmaps": worst["heatmaps"],
+        "px": percentile if published.sidecar.precision == "fp16" else worst["max_px"],
+        **worst,
+        "verdict": "; ".join(dict.fromkeys(found["verdict"] for found in published.rows)),
+    }
+
+
+def table(rows: list[Row]) -> str:
+    names = ["preset", "joints", "family", "artefact", "mb", "seconds", "heatmaps", "px", "ties", "verdict"]
+    forms = {"mb": ".2f", "seconds": ".1f", "heatmaps": ".1e", "px": ".4f"}
+    shown = [["" if row[name] is None else format(row[name], forms.get(name, "")) for name in names] for row in rows]
+    return tabulate(shown, headers=names, disable_numparse=True)
+
+
+def find_rtx() -> Backend | None:
+    with contextlib.suppress(HgfastError):
+        return engines.find_backend("tensorrt_rtx")
+    return None
+
+
+def main() -> None:
+    choice = parse(Choice, positional="out", description=__doc__ or "")
+    choice.validate()
+    where, backend = machine(), find_rtx()
+    networks = [(p, j, f) for p in choice.presets for j in choice.joints for f in choice.families]
+    rows: list[Row] = []
+    with tqdm(total=len(networks) * (2 * len(PRECISIONS) + 1), disable=None) as bar:
+        for preset, joints, family in networks:
+            with tempfile.TemporaryDirectory() as place:
+                checkpoint = make_checkpoint(family, preset, joints, choice.statistics, Path(place) / "net.pt")
+                for artefact, make in exports(checkpoint, choice, backend):
+                    about: dict[str, Any] = {"preset": preset, "joints": joints, "family": family, "artefact": artefact}
+                    bar.set_description(" ".join(map(str, about.values())))
+                    rows.append({**about, "batch": choice.batch, **outcome(make)})
+                    bar.update()
+    print(table(rows))
+    print("heatmaps: of the largest value; px: of the input, the largest distance, in fp16 the 99th percentile")
+    write_record(make_record(rows, where, [*PACKAGES, "tensorrt-rtx-cu13-libs"]), choice.out)
+    print(f"record: {choice.out}")
+    if failed := [row for row in rows if row["verdict"].startswith("failed")]:
+        raise HgfastError(f"{len(failed)} of {len(rows)} exports failed, the first: {failed[0]['verdict']}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,515 @@
+"""export/cpp built with OpenVINO, beside the same network in Python; broken files, boxes and engines; leaks; a consumer."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, beside
+from numpy.typing import NDArray
+from odd_pictures import exif, rotated_jpeg, scene
+
+sys.path.append(str(ROOT / "export"))  # where Python looks for the modules beside a script
+sys.path.append(str(ROOT / "tests" / "hgfast"))
+
+from foreign_nets import lived_in
+from options import ExportConfig
+from to_onnx import make_onnx
+
+from hgfast import checkpoints, load_model
+from hgfast.boxes import squares
+from hgfast.checkpoints import Meta, build
+from hgfast.draw import read_image
+from hgfast.geometry import square_matrices, warp
+from hgfast.inference import look
+from hgfast.model import PRESETS
+from hgfast.preprocessing import Preprocessing
+from hgfast.runtime import Session
+from hgfast.skeletons import BODY16
+
+SOURCE = ROOT / "export" / "cpp"
+SAME_PIXELS, SAME_JPEG = 0.05, 0.3  # pixels of the picture
+SANITIZE = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+# TBB opens its libraries in a way that AddressSanitizer does not bear; short traces make allocations ten times as fast
+QUIET = {"TBB_ENABLE_SANITIZERS": "1", "ASAN_OPTIONS": "quarantine_size_mb=16:malloc_context_size=2"}
+BROKEN = 300
+Picture = NDArray[np.uint8]
+Tool = Callable[..., "subprocess.CompletedProcess[str]"]
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed: pip install cmake"),
+    pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler: apt install g++"),
+]
+
+
+def shell(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in words], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+
+
+def cmake(*words: object) -> None:
+    done = shell("cmake", *words)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def make(folder: Path, *flags: str) -> Path:
+    ninja = ["-G", "Ninja"] if shutil.which("ninja") else []
+    strict = ["-DCMAKE_COMPILE_WARNING_AS_ERROR=ON", "-DHGFAST_TESTS=ON", "-DHGFAST_OPENVINO=ON"]
+    cmake("-S", SOURCE, "-B", folder, *ninja, f"-DHGFAST_PYTHON={sys.executable}", *strict, *flags)
+    cmake("--build", folder, "--parallel", 2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cpp")
+
+
+@pytest.fixture(scope="module")
+def built(folder: Path) -> Path:
+    return make(folder / "build")
+
+
+def rtx_root(folder: Path) -> Path | None:
+    """A folder as of TensorRT-RTX: the true library and the declarations in tests/stub; None where there is no such library."""
+    spec = importlib.util.find_spec("tensorrt_rtx_libs")
+    places = [Path("/usr/local/cuda")]  # of the CUDA runtime
+    if (
+        spec is None
+        or not spec.submodule_search_locations
+        or not any((p / "include/cuda_runtime_api.h").exists() for p in places)
+    ):
+        return None
+    for name in ("include", "lib"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(SOURCE / "tests/stub/NvInfer.h", folder / "include")
+    (folder / "lib/libtensorrt_rtx.so.1").symlink_to(Path(spec.submodule_search_locations[0]) / "libtensorrt_rtx.so.1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rtx(folder: Path) -> Path | None:
+    return rtx_root(folder / "rtx")
+
+
+@pytest.fixture(scope="module")
+def sanitized(folder: Path, rtx: Path | None) -> Path:
+    """With AddressSanitizer and UndefinedBehaviorSanitizer, and the TensorRT backend where that can be compiled."""
+    flags = [f"-DHGFAST_TENSORRT_ROOT={rtx}"] if rtx else []
+    return make(folder / "sanitized", "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS={SANITIZE}", *flags)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Path:
+    """A tiny network, as if it had been trained."""
+    torch.manual_seed(4)
+    preprocessing = Preprocessing((0.45, 0.5, 0.4), (0.25, 0.2, 0.3))
+    model = build(PRESETS["tiny"], Meta(BODY16, preprocessing, 64, "logits", "dark", -0.5, shift=0.125))
+    lived_in(model)
+    checkpoints.save(checkpoints.describe(model), folder / "net.pt")
+    return folder / "net.pt"
+
+
+def export(checkpoint: Path, name: str, **flags: Any) -> Path:
+    config = ExportConfig(checkpoint=checkpoint, batch="1:2:5", threads=1, no_verify=True, **flags)
+    make_onnx(config, config.load(), checkpoint.parent / name)
+    return checkpoint.parent / name
+
+
+@pytest.fixture(scope="module")
+def net(checkpoint: Path) -> Path:
+    return export(checkpoint, "net.onnx", outputs="keypoints,heatmaps")
+
+
+@pytest.fixture(scope="module")
+def cli(built: Path) -> Tool:
+    return lambda *words: shell(built / "hgfast_cli", *words, "--threads", 1)
+
+
+def people(done: subprocess.CompletedProcess[str]) -> list[NDArray[np.float64]]:
+    """What was printed: (P, K, 3) a picture."""
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return [np.array([person["keypoints"] for person in line["people"]], np.float64) for line in lines]
+
+
+def refused(done: subprocess.CompletedProcess[str], code: str, *words: str) -> None:
+    """See that there is one sentence, of one code, with all the words."""
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.endswith(f"[{code}]\n") and done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def scenery(width: int, height: int, seed: int = 0) -> Picture:
+    """A soft picture of any size, (height, width, 3)."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (min(height, 23), min(width, 17), 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def flags(boxes: Sequence[Sequence[float]] | None) -> list[str]:
+    return [word for box in boxes or () for word in ("--box", ",".join(map(str, box)))]
+
+
+SIZES = [(64, 64), (200, 150), (90, 240), (1, 1), (1, 300), (300, 1), (2, 3), (4000, 3000), (4000, 5), (333, 222), (65, 63)]
+BOXES = [(20.5, 10.25, 60, 90), (-30, -20, 100, 80), (150, 100, 500, 90), (0, 0, 3, 2), (100.7, 60.1, 0.5, 0.25)]
+
+
+def raw(picture: Picture, path: Path) -> list[object]:
+    path.write_bytes(picture.tobytes())
+    channels = picture.shape[2] if picture.ndim == 3 else 1
+    return [path, "--raw", picture.shape[1], picture.shape[0], "--channels", channels]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_same_pixels(size: tuple[int, int], cli: Tool, net: Path, checkpoint: Path, tmp_path: Path) -> None:
+    picture = scenery(*size)
+    boxes = [box for box in BOXES if box[0] < size[0] and box[1] < size[1]] if min(size) > 3 else [(0.2, 0.1, 0.7, 0.6)]
+    model = load_model(checkpoint)
+    with Session(net, "openvino", threads=1) as session:
+        for given in (None, boxes):
+            (found,) = people(cli(net, *raw(picture, tmp_path / "raw"), *flags(given)))
+            expected = session(picture, given)
+            np.testing.assert_allclose(found[..., :2], expected.keypoints, rtol=0, atol=SAME_PIXELS)
+            np.testing.assert_allclose(found[..., 2], expected.scores, rtol=0, atol=1e-3)
+            points = look(model, picture, *squares(picture, given))[0][..., :2]
+            np.testing.assert_allclose(found[..., :2], points, rtol=0, atol=SAME_PIXELS)
+
+
+def test_crops_are_the_same(built: Path, tmp_path: Path) -> None:
+    """All but a value in ten thousand, and those by one level: sums are rounded in another order."""
+    rng = np.random.default_rng(3)
+    differing = total = 0
+    for number in range(60):
+        width, height = (int(value) for value in rng.integers(1, 700, 2))
+        channels = int(rng.choice([1, 3, 4]))
+        picture = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
+        centre, side = rng.uniform(-0.2, 1.2, 2) * (width, height), float(rng.uniform(0.05, 3) * max(width, height))
+        (tmp_path / "in").write_bytes(picture.tobytes())
+        words = [64, width, height, channels, tmp_path / "in", tmp_path / "out", *map(repr, centre.tolist()), repr(side)]
+        assert shell(built / "hgfast_check", "crop", *words).returncode == 0
+        found = np.fromfile(tmp_path / "out", np.uint8).reshape(64, 64, 3).astype(int)
+        rgb = np.repeat(picture, 3, 2) if channels == 1 else picture[..., :3]
+        expected = warp(rgb, square_matrices(centre[None], [side], 64)[0], 64)
+        assert np.abs(found - expected).max() <= 1, number
+        differing, total = differing + int((found != expected).sum()), total + found.size
+    assert differing <= total / 10_000
+
+
+def test_forms_of_pictures(cli: Tool, net: Path, tmp_path: Path) -> None:
+    rgb = scenery(90, 70)
+    grey = np.ascontiguousarray(rgb[..., :1])
+    (plain,) = people(cli(net, *raw(rgb, tmp_path / "rgb")))
+    (bgr,) = people(cli(net, *raw(rgb[..., ::-1], tmp_path / "bgr"), "--bgr"))
+    (rgba,) = people(cli(net, *raw(np.dstack([rgb, grey]), tmp_path / "rgba")))
+    np.testing.assert_array_equal(bgr, plain)
+    np.testing.assert_array_equal(rgba, plain)
+    (one,) = people(cli(net, *raw(grey, tmp_path / "grey")))
+    (three,) = people(cli(net, *raw(np.repeat(grey, 3, 2), tmp_path / "three")))
+    np.testing.assert_array_equal(one, three)
+
+
+def test_json_is_pythons(cli: Tool, net: Path, tmp_path: Path) -> None:
+    picture = scenery(90, 70)
+    found = json.loads(cli(net, *raw(picture, tmp_path / "raw"), "--box", "10,20,30,40", "--padding", 1.5).stdout)
+    with Session(net, "openvino", threads=1) as session:
+        expected = json.loads(session(picture, [(10, 20, 30, 40)], padding=1.5).to_json())
+    assert list(found) == list(expected) and found["joints"] == expected["joints"]
+    assert [list(person) for person in found["people"]] == [list(person) for person in expected["people"]]
+    assert found["people"][0]["square"] == expected["people"][0]["square"]
+
+
+def test_more_boxes_than_a_batch(cli: Tool, net: Path, tmp_path: Path) -> None:
+    picture = scenery(200, 150)
+    boxes = [(3.0 * i, 2.0 * i, 50 + i, 60) for i in range(12)]
+    (together,) = people(cli(net, *raw(picture, tmp_path / "raw"), *flags(boxes)))
+    alone = [people(cli(net, tmp_path / "raw", "--raw", 200, 150, *flags([box])))[0][0] for box in boxes[::5]]
+    assert len(together) == 12
+    np.testing.assert_allclose(together[::5], alone, rtol=0, atol=0.01)
+
+
+def test_batch_that_must_be_full(cli: Tool, net: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "net.onnx"
+    content = sidecar_of(net)
+    content["batch"]["min"] = content["batch"]["opt"] = 4
+    copy(net, changed, content)
+    picture = scenery(200, 150)
+    (found,) = people(cli(changed, *raw(picture, tmp_path / "raw"), *flags(BOXES[:2] * 3)))
+    (expected,) = people(cli(net, *raw(picture, tmp_path / "raw"), *flags(BOXES[:2] * 3)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.01)
+
+
+def test_network_that_takes_floats(checkpoint: Path, cli: Tool, net: Path, tmp_path: Path) -> None:
+    floats = export(checkpoint, "floats.onnx", input="float")
+    picture = scenery(200, 150)
+    (found,) = people(cli(floats, *raw(picture, tmp_path / "raw"), *flags(BOXES)))
+    (expected,) = people(cli(net, *raw(picture, tmp_path / "raw"), *flags(BOXES)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.01)
+
+
+def same_jpegs(paths: Sequence[Path], cli: Tool, net: Path) -> float:
+    """The largest difference of any keypoint."""
+    found = people(cli(net, *paths))
+    with Session(net, "openvino", threads=1) as session:
+        expected = [session(read_image(path)).keypoints for path in paths]
+    assert len(found) == len(expected)
+    return max(float(np.abs(one[..., :2] - other).max()) for one, other in zip(found, expected))
+
+
+def test_jpegs(cli: Tool, net: Path, tmp_path: Path) -> None:
+    paths = []
+    for number, (width, height) in enumerate([(240, 160), (1, 50), (50, 1), (333, 257), (17, 500)]):
+        for form in (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE):
+            picture = scenery(width, height, number)
+            paths.append(tmp_path / f"{number}-{form}.jpg")
+            stored = picture if form == cv2.IMREAD_COLOR else picture[..., 0]
+            cv2.imwrite(str(paths[-1]), stored, [cv2.IMWRITE_JPEG_PROGRESSIVE, number % 2])
+    for orientation in range(1, 9):
+        paths.append(tmp_path / f"turned-{orientation}.jpg")
+        paths[-1].write_bytes(rotated_jpeg(scene(), orientation))
+    assert same_jpegs(paths, cli, net) <= SAME_JPEG
+
+
+@pytest.mark.real_data
+def test_real_photographs(cli: Tool, net: Path) -> None:
+    photos = sorted(beside("fixtures/lspet_coco/images").glob("*.jpg"))[::20][:200]
+    assert len(photos) == 200 and same_jpegs(photos, cli, net) <= SAME_JPEG
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xd8",
+        b"no picture",
+        b"\xff\xd8" + exif(6) + b"\xff\xd9",
+        b"\xff\xd8\xff\xe1\x00\x10Exif\0\0II*\0\xff\xff\xff\xff",
+    ],
+)
+def test_broken_jpeg(content: bytes, cli: Tool, net: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(content)
+    done = cli(net, tmp_path / "x.jpg")
+    assert done.returncode == 2 and "x.jpg is not a JPEG that can be read" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "box, words",
+    [
+        ("10,10,0,20", "the box 10,10,0,20 has no area"),
+        ("10,10,20,-1", "has no area"),
+        ("nan,10,20,20", "the box nan,10,20,20 is not finite"),
+        ("10,inf,20,20", "is not finite"),
+        ("90,10,20,20", "lies outside the picture of 90 x 70 pixels"),
+        ("-20,10,20,20", "lies outside"),
+        ("0,0,10000,10", "more than 100 times as large as the picture of 90 x 70 pixels"),
+        ("1,1,1e-300,1e-300", "too small to look at"),
+    ],
+)
+def test_bad_box(box: str, words: str, cli: Tool, net: Path, tmp_path: Path) -> None:
+    refused(cli(net, *raw(scenery(90, 70), tmp_path / "raw"), "--box", "1,1,20,20", "--box", box), "bad_box", words)
+
+
+def test_bad_command_line(cli: Tool, net: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(b"12345")
+    for given, words in (
+        ((net,), "a model and a picture are wanted"),
+        ((net, tmp_path / "none.jpg"), "there is no file"),
+        ((net, tmp_path), "there is no file"),
+        ((net, tmp_path / "raw", "--raw", 3, 3), "has 5 bytes, and 3 x 3 x 3 are 27"),
+        ((net, tmp_path / "raw", "--raw", 0, 3), "--raw wants"),
+        ((net, tmp_path / "raw", "--box", "1,2,3"), "--box wants X,Y,WIDTH,HEIGHT"),
+        ((net, tmp_path / "raw", "--box", "1,2,3,x"), "'x' is no number"),
+        ((net, tmp_path / "raw", "--sise", "3"), "there is no flag --sise"),
+        ((net, tmp_path / "raw", "--backend", "cuda"), "there is no backend 'cuda'"),
+        ((net, tmp_path / "raw", "--padding", "0"), "the padding 0 must be above 0"),
+        ((net, tmp_path / "raw", "--backend", "tensorrt"), "is not for tensorrt: openvino runs it"),
+    ):
+        done = cli(*given)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def sidecar_of(artefact: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(f"{artefact}.json").read_text())
+    return content
+
+
+def copy(artefact: Path | bytes, to: Path, content: dict[str, Any]) -> Path:
+    """Write an artefact and a sidecar that belongs to it."""
+    data = artefact if isinstance(artefact, bytes) else artefact.read_bytes()
+    to.write_bytes(data)
+    Path(f"{to}.json").write_text(json.dumps({**content, "sha256": hashlib.sha256(data).hexdigest()}))
+    return to
+
+
+def test_missing_and_foreign_files(cli: Tool, net: Path, tmp_path: Path) -> None:
+    picture = raw(scenery(20, 20), tmp_path / "raw")
+    refused(cli(tmp_path / "none.onnx", *picture), "no_file", "there is no file", "make it with export/to_onnx.py")
+    alone = tmp_path / "alone.onnx"
+    shutil.copy(net, alone)
+    refused(cli(alone, *picture), "no_file", "alone.onnx has no sidecar", "copy both")
+    Path(f"{alone}.json").write_text(json.dumps({**sidecar_of(net), "sha256": "0" * 64}))
+    refused(cli(alone, *picture), "other_sidecar", "does not belong to", "another sha256")
+    Path(f"{alone}.json").write_text("{")
+    refused(cli(alone, *picture), "bad_sidecar", "it is no JSON")
+    refused(cli(tmp_path, *picture), "no_file", "there is no file")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda c: c.update(format=2), "of another format than the 1"),
+        (lambda c: c.pop("format"), "'format' is missing"),
+        (lambda c: c.pop("skeleton"), "'skeleton' is missing"),
+        (lambda c: c.update(kind="coreml"), "kind: 'coreml' is not among"),
+        (lambda c: c.update(input_size=10**9), "input_size: it is not from 1 to 8192"),
+        (lambda c: c.update(input_size=64.5), "input_size: it is no whole number"),
+        (lambda c: c.update(shift="far"), "shift: it is no number"),
+        (lambda c: c.update(sha256="zz"), "sha256: it is not 64 hexadecimal digits"),
+        (lambda c: c["batch"].update(max=10**6), "batch.max: it is not from"),
+        (lambda c: c["batch"].update(min=0), "batch.min: it is not from"),
+        (lambda c: c["skeleton"]["joints"].pop(), "it is not from 0 to 14"),
+        (lambda c: c["skeleton"]["joints"].append("tail"), "outputs.0.shape.1: it is not 17"),
+        (lambda c: c["skeleton"]["edges"].append([0, 99]), "skeleton.edges.15.1: it is not from 0 to 15"),
+        (lambda c: c.update(outputs=[c["outputs"][1]]), "the network gives no keypoints"),
+        (lambda c: c["input"]["shape"].pop(), "input.shape: it has 3 entries"),
+    ],
+)
+def test_bad_sidecar(change: Callable[[dict[str, Any]], object], words: str, cli: Tool, net: Path, tmp_path: Path) -> None:
+    content = sidecar_of(net)
+    change(content)
+    shutil.copy(net, tmp_path / "net.onnx")
+    (tmp_path / "net.onnx.json").write_text(json.dumps(content))
+    refused(cli(tmp_path / "net.onnx", *raw(scenery(20, 20), tmp_path / "raw")), "bad_sidecar", words)
+
+
+def test_bad_model(cli: Tool, net: Path, tmp_path: Path) -> None:
+    picture = raw(scenery(20, 20), tmp_path / "raw")
+    content, data = sidecar_of(net), net.read_bytes()
+    for broken in (b"", b"garbage", data[:-5000], data[: len(data) // 2], bytes(64) + data[64:]):
+        refused(cli(copy(broken, tmp_path / "net.onnx", content), *picture), "bad_model", "export it again")
+    content["input_size"] = 32
+    content["input"]["shape"][1:3] = 32, 32
+    refused(cli(copy(net, tmp_path / "net.onnx", content), *picture), "bad_model", "does not take what its sidecar says")
+    content = {**sidecar_of(net), "kind": "torchscript"}
+    refused(cli(copy(net, tmp_path / "net.onnx", content), *picture), "not_built", "TorchScript")
+
+
+def plan(size: int = 256, magic: bytes = b"vtrt", version: Sequence[int] = (1, 7, 1, 116)) -> bytes:
+    """What passes for an engine until it is loaded."""
+    head = magic + bytes(12) + size.to_bytes(8, "little") + bytes(number % 256 for number in version)
+    return head + bytes(size - len(head))
+
+
+def engine(net: Path, to: Path, data: bytes, version: str = "1.7.1.116", kind: str = "tensorrt_rtx", **builder: Any) -> Path:
+    return copy(data, to, {**sidecar_of(net), "kind": kind, "builder": {"backend": kind, "version": version, **builder}})
+
+
+def test_engines(cli: Tool, net: Path, tmp_path: Path) -> None:
+    picture, path = raw(scenery(20, 20), tmp_path / "raw"), tmp_path / "net.engine"
+    refused(cli(engine(net, path, plan()), *picture), "not_built", "needs tensorrt_rtx, which this library was built without")
+    refused(cli(engine(net, path, b"short"), *picture), "bad_model", "is no TensorRT-RTX engine")
+    refused(cli(engine(net, path, plan(magic=b"nope")), *picture), "bad_model", "is no TensorRT-RTX engine")
+    refused(cli(engine(net, path, plan(magic=b"ftrt")), *picture), "bad_model", "is an engine of TensorRT, not of TensorRT-RTX")
+    refused(cli(engine(net, path, plan() + b"x"), *picture), "bad_model", "has 257 bytes where its header says 256")
+    refused(
+        cli(engine(net, path, plan(), version="1.6.0"), *picture),
+        "wrong_version",
+        "was built by TensorRT-RTX 1.7.1.116, as its header says, and its sidecar says 1.6.0",
+    )
+
+
+def test_engines_without_a_gpu(sanitized: Path, rtx: Path | None, net: Path, tmp_path: Path) -> None:
+    """With the true libtensorrt_rtx, of which nothing but its version is asked before the GPU."""
+    if rtx is None:
+        pytest.skip("TensorRT-RTX's library or the CUDA runtime's headers are not on this machine")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, and what tests/stub declares runs nothing")
+    picture, path = raw(scenery(20, 20), tmp_path / "raw"), tmp_path / "net.engine"
+    here = importlib.metadata.version("tensorrt-rtx-cu13-libs")
+    numbers = [int(part) for part in here.split(".")]
+
+    def run(model: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        return shell(sanitized / "hgfast_cli", model, *picture, *words, **QUIET)
+
+    good = engine(net, path, plan(version=numbers), version=here)
+    refused(run(good), "no_device", "needs an NVIDIA GPU, and CUDA finds none", "driver")
+    refused(run(good, "--device", "CPU"), "bad_option", "the device 'CPU' is no GPU's number")
+    old = engine(net, path, plan(version=(1, 6, 0, 9)), version="1.6.0.9")
+    refused(run(old), "wrong_version", f"was built by TensorRT-RTX 1.6.0.9 and {'.'.join(here.split('.')[:3])} is here")
+    refused(run(engine(net, path, old.read_bytes(), version="1.6.0.9", version_compatible=True)), "no_device")
+    full = engine(net, path, plan(version=numbers), version=here, kind="tensorrt")
+    refused(run(full), "bad_model", "is an engine of TensorRT-RTX, not of TensorRT")
+
+
+def test_tensorrt_compiles(rtx: Path | None) -> None:
+    """The other of the two libraries that the file is for; only its words are checked, as tests/stub is not TensorRT."""
+    if rtx is None:
+        pytest.skip("TensorRT-RTX's library or the CUDA runtime's headers are not on this machine")
+    places = [SOURCE / "include", SOURCE / "src", rtx / "include", "/usr/local/cuda/include"]
+    words = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-DHGFAST_WITH_TENSORRT"]
+    done = shell("c++", *words, *(f"-I{place}" for place in places), SOURCE / "src/tensorrt.cpp")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_broken_files_never_crash(sanitized: Path, net: Path, tmp_path: Path) -> None:
+    """Sidecars and models, changed at random; see export/cpp/README.md for more of them."""
+    models = {"onnx": net, "engine": engine(net, tmp_path / "net.engine", plan(4096))}
+    for name, model in models.items():
+        (tmp_path / name).mkdir()
+        done = shell(sanitized / "hgfast_check", "fuzz", model, tmp_path / name, BROKEN // 2, 1, **QUIET)
+        assert done.returncode == 0, done.stderr[-4000:]
+        seen = json.loads(done.stdout)
+        assert sum(seen.values()) == BROKEN // 2 and not set(seen) & {"failed", "unknown"}
+        assert seen["bad_sidecar"] > BROKEN // 10 and seen["bad_model"] > BROKEN // 10
+
+
+def test_clean_under_sanitizers(sanitized: Path, net: Path, tmp_path: Path) -> None:
+    """Runs, boxes, JPEG and leaks at the end."""
+    tool, one = sanitized / "hgfast_cli", ("--threads", 1)
+    (tmp_path / "x.jpg").write_bytes(rotated_jpeg(scene(), 6))
+    done = shell(tool, net, tmp_path / "x.jpg", *flags(BOXES[:2] * 4), "--repeat", 50, *one, **QUIET)
+    assert done.returncode == 0 and "Sanitizer" not in done.stderr, done.stderr[-4000:]
+    for size in ((1, 1), (1, 300), (300, 1), (4000, 5)):
+        done = shell(tool, net, *raw(scenery(*size), tmp_path / "raw"), *one, **QUIET)
+        assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_memory_is_flat(cli: Tool, net: Path, tmp_path: Path) -> None:
+    done = cli(net, *raw(scenery(200, 150), tmp_path / "raw"), *flags(BOXES[:1]), "--repeat", 2000)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stderr.splitlines()[-1])
+    assert told["runs"] == 2000 and told["memory_growth_kb"] < 5 * 1024 and told["files_after"] == told["files_before"] > 0
+
+
+def test_installed_package(built: Path, net: Path, tmp_path: Path) -> None:
+    prefix, consumer = tmp_path / "prefix", tmp_path / "consumer"
+    cmake("--install", built, "--prefix", prefix)
+    cmake("-S", SOURCE / "example", "-B", consumer, f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror")
+    cmake("--build", consumer)
+    done = shell(consumer / "example", net)
+    assert done.returncode == 0 and [person.shape for person in people(done)] == [(1, 16, 3)]
+    done = shell(consumer / "example", tmp_path / "none.onnx")
+    assert done.returncode == 1 and "there is no file" in done.stdout
+    helped = shell(prefix / "bin/hgfast_cli", "--help")
+    assert helped.returncode == 0 and "--box X,Y,W,H" in helped.stdout
+
+
+def test_without_any_backend(tmp_path: Path) -> None:
+    done = shell("cmake", "-S", SOURCE, "-B", tmp_path, f"-DHGFAST_PYTHON={sys.executable}", "-DHGFAST_OPENVINO=OFF")
+    assert done.returncode != 0 and "neither OpenVINO nor TensorRT was found" in " ".join(done.stderr.split())
