@@ -55,6 +55,7 @@ from pipelines.drawn.pictures import draw_pictures
 Family = Literal["native", "princeton", "bearpaw"]
 SKELETONS = {16: BODY16, 21: HAND21}
 SEEN, PART = 12, 4  # pictures that BatchNorm's statistics are of, and how many at once
+SHARP = 20  # how much larger the last heatmaps are made
 PRECISIONS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
 
 
@@ -104,6 +105,14 @@ def settle(net: nn.Module, preprocessing: Preprocessing, size: int, hands: bool)
     return net.eval()
 
 
+def sharpen(net: nn.Module) -> None:
+    """Larger heatmaps, so that joints have scores that count; their relative errors stay."""
+    last = [part for name, part in net.named_modules() if isinstance(part, nn.Conv2d) and name.split(".")[0] in ("outs", "score")]
+    with torch.no_grad():
+        for value in (last[-1] if last else net.get_submodule("last.score")).parameters():
+            value *= SHARP
+
+
 def make_checkpoint(family: Family, preset: str, joints: int, statistics: str | None, path: Path) -> Path:
     """A file of the family's own form."""
     torch.manual_seed(0)
@@ -113,13 +122,15 @@ def make_checkpoint(family: Family, preset: str, joints: int, statistics: str | 
         meta = Meta(skeleton, Preprocessing(), arch.input_size, "logits", "dark", 0.0 if skeleton is HAND21 else -0.5)
         model = checkpoints.build(arch, meta)
         _ = settle(model, meta.preprocessing, arch.input_size, skeleton is HAND21) if looks else lived_in(model)
+        sharpen(model)
         checkpoints.save(checkpoints.describe(model), path)
         return path
     net, prefix = foreign(family, arch, joints)
     torch.save({"state_dict": prefixed(lived_in(net), prefix)}, path)
     if looks:
         settle(net, checkpoints.load_model(path).meta.preprocessing, arch.input_size, skeleton is HAND21)
-        torch.save({"state_dict": prefixed(net, prefix)}, path)
+    sharpen(net)
+    torch.save({"state_dict": prefixed(net, prefix)}, path)
     return path
 
 

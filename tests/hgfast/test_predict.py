@@ -22,6 +22,7 @@ from hgfast import checkpoints
 from hgfast.checkpoints import Meta, build, describe
 from hgfast.draw import read_image
 from hgfast.errors import HgfastError, run
+from hgfast.inference import Network
 from hgfast.model import PRESETS
 from hgfast.predict import PredictConfig, expand, main, output_names, predict, read_ahead
 from hgfast.preprocessing import Preprocessing

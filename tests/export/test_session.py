@@ -1,0 +1,216 @@
+"""An exported network in an application: beside the checkpoint's own way, on odd pictures, from threads, and without torch."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+sys.path.append(str(ROOT / "export"))  # where Python looks for the modules beside a script
+sys.path.append(str(ROOT / "tests" / "hgfast"))
+
+from foreign_nets import lived_in
+from options import ExportConfig
+from to_onnx import make_onnx
+
+from hgfast import checkpoints, load_model
+from hgfast import sidecar as sidecars
+from hgfast.checkpoints import Meta, build
+from hgfast.draw import write_image
+from hgfast.errors import HgfastError
+from hgfast.inference import look, squares
+from hgfast.model import PRESETS
+from hgfast.predict import PredictConfig, predict
+from hgfast.preprocessing import Preprocessing
+from hgfast.runtime import Session
+from hgfast.skeletons import BODY16
+from pipelines.drawn.pictures import draw_pictures
+
+NEAR = 0.02  # pixels of the source, times what a pixel of the input is there
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("session") / "net.pt"
+    torch.manual_seed(4)
+    meta = Meta(BODY16, Preprocessing((0.45, 0.5, 0.4), (0.25, 0.2, 0.3)), 64, "logits", "dark", -0.5, shift=0.125)
+    model = build(PRESETS["tiny"], meta)
+    lived_in(model)
+    with torch.no_grad():
+        model.last.score.weight *= 20  # so that it is sure of some joints
+    checkpoints.save(checkpoints.describe(model), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(network: Path) -> Path:
+    config = ExportConfig(checkpoint=network, batch="1:2:4", outputs="keypoints,heatmaps")
+    return make_onnx(config, config.load(), config.target("onnx")).path
+
+
+@pytest.fixture(scope="module")
+def session(exported: Path) -> Session:
+    return Session(exported, threads=1)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Any:
+    return draw_pictures(240, 1)[0]
+
+
+CUTS = {"whole": (240, 240), "portrait": (240, 90), "landscape": (50, 240), "one pixel wide": (200, 1), "one pixel": (1, 1)}
+
+
+@pytest.mark.parametrize("shape", CUTS.values(), ids=CUTS.keys())
+@pytest.mark.parametrize("boxes", [None, [(10.5, 3, 30, 45)], [(-20, -10, 60, 30), (0, 0, 1, 1), (-5, 0, 500, 400)]])
+def test_the_same_as_the_checkpoint(session: Session, network: Path, photo: Any, shape: tuple[int, int], boxes: Any) -> None:
+    image = photo[: shape[0], : shape[1]]
+    most = 80 * max(shape)
+    boxes = [box for box in boxes or () if box[0] < shape[1] and box[1] < shape[0] and max(box[2:]) < most] or None
+    found = session(image, boxes, padding=1.25 if boxes else 1.0)
+    model = load_model(network)
+    wanted, _, _ = look(model, image, *squares(image, boxes, 1.25 if boxes else 1.0))
+    assert len(found) == len(wanted) and found.scores.shape == wanted[..., 2].shape
+    sure = wanted[..., 2] > 0.1
+    apart = np.abs(found.keypoints - wanted[..., :2]).max(-1) / (found.squares[:, 2:3] / 64)
+    assert (apart[sure] < NEAR).all() and np.abs(found.scores - wanted[..., 2]).max() < 1e-4
+
+
+def test_kinds_of_pictures(session: Session, exported: Path, photo: Any) -> None:
+    grey = np.ascontiguousarray(photo[..., 1])
+    plain = session(photo).keypoints
+    assert np.array_equal(session(np.dstack([photo, grey])).keypoints, plain)
+    assert np.array_equal(Session(exported, threads=1, bgr=True)(photo[..., ::-1]).keypoints, plain)
+    assert np.array_equal(session(grey).keypoints, session(np.dstack([grey] * 3)).keypoints)
+    large = cv2.resize(photo, (4000, 3000))
+    assert session(large).keypoints.shape == (1, 16, 2)
+
+
+def test_lists_go_in_parts(session: Session, photo: Any) -> None:
+    """Seven crops where the network takes four at once, one picture having none."""
+    boxes = [None, [(0, 0, 50, 50)] * 3, [], [(10, 10, 90, 90), (20, 20, 60, 80), (0, 0, 240, 240)]]
+    found = session([photo] * 4, boxes)
+    assert [len(poses) for poses in found] == [1, 3, 0, 3]
+    for poses, own in zip(found, boxes):
+        assert np.allclose(poses.keypoints, session(photo, own).keypoints, atol=1e-3)
+    assert json.loads(found[2].to_json()) == {"joints": list(BODY16.joints), "people": []}
+    assert len(json.loads(found[1].to_json())["people"]) == 3
+    drawn = found[3].draw(photo, min_score=0.0)
+    assert drawn.shape == photo.shape and (drawn != photo).any()
+
+
+@pytest.mark.parametrize(
+    "image, boxes, words",
+    [
+        (np.zeros((4, 4, 3)), None, "a picture is"),
+        (np.zeros((4, 4, 2), np.uint8), None, "a picture is"),
+        (np.zeros((0, 4, 3), np.uint8), None, "a picture is"),
+        (np.zeros((9, 9, 3), np.uint8), [(0, 0, 0, 3)], "has no area"),
+        (np.zeros((9, 9, 3), np.uint8), [(0, np.nan, 3, 3)], "is not finite"),
+        (np.zeros((9, 9, 3), np.uint8), [(20, 0, 3, 3)], "lies outside"),
+        (np.zeros((9, 9, 3), np.uint8), [(0, 0, 1e6, 3)], "times as large"),
+        (np.zeros((9, 9, 3), np.uint8), [1, 2, 3], "rows of x, y, width and height"),
+        (np.zeros((9, 9, 3), np.uint8), "box", "rows of x, y, width and height"),
+        ([np.zeros((9, 9, 3), np.uint8)] * 2, [None], "one entry for each"),
+    ],
+)
+def test_what_cannot_be_looked_at(session: Session, image: Any, boxes: Any, words: str) -> None:
+    with pytest.raises(HgfastError, match=words):
+        session(image, boxes)
+
+
+def test_threads_share_a_session(session: Session, photo: Any) -> None:
+    wanted = session(photo).keypoints
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: session(photo).keypoints, range(40)):
+            assert np.array_equal(found, wanted)
+
+
+def test_closed(exported: Path, photo: Any) -> None:
+    with Session(exported, threads=1) as one, Session(exported, "openvino", threads=1) as other:
+        assert np.allclose(one(photo).keypoints, other(photo).keypoints, atol=0.05)
+    one.close()
+    with pytest.raises(HgfastError, match="this session is closed"):
+        one(photo)
+
+
+def test_memory_stays(session: Session, photo: Any) -> None:
+    """The most that the process ever held does not grow once it is warm."""
+    small = photo[:32, :32]
+    for _ in range(200):
+        session(small)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(1500):
+        session(small)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 5_000  # KiB
+
+
+def test_without_torch(exported: Path) -> None:
+    code = (
+        "import sys, numpy as np\nfrom hgfast.runtime import Session\n"
+        f"with Session({str(exported)!r}) as session:\n    print(session(np.zeros((9, 9, 3), np.uint8)).to_json()[:9])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_thousand_broken_sidecars(exported: Path, tmp_path: Path) -> None:
+    """Bytes changed, lost or doubled, values replaced: what reads it says what is wrong, or it does not matter."""
+    rng = random.Random(1)  # noqa: S311  (no secret)
+    copy = tmp_path / "net.onnx"
+    copy.write_bytes(b"few bytes, so that their checksum takes no time")
+    content = json.loads(sidecars.place(exported).read_text()) | {"artefact": "net.onnx", "sha256": sidecars.checksum(copy)}
+    good = json.dumps(content).encode()
+    odd: list[Any] = [None, -1, 0, 1e308, "", "x", [], {}, True, [[]], 2**70, "batch"]
+    said = 0
+    for number in range(2000):
+        if number % 2:
+            changed = dict(content)
+            changed[rng.choice(list(content))] = rng.choice(odd)
+            text = json.dumps(changed).encode()
+        else:
+            start = rng.randrange(len(good))
+            text = good[:start] + bytes(rng.randrange(256) for _ in range(rng.randrange(3))) + good[start + rng.randrange(40) :]
+        sidecars.place(copy).write_bytes(text)
+        try:
+            sidecars.read(copy)
+        except HgfastError:
+            said += 1
+    assert said > 1500
+
+
+def test_predict_takes_exported_networks_and_videos(exported: Path, network: Path, photo: Any, tmp_path: Path) -> None:
+    write_image(tmp_path / "photo.png", photo)
+    frames = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (240, 240))
+    for turn in range(5):
+        frames.write(np.ascontiguousarray(np.rot90(photo, turn)[..., ::-1]))
+    frames.release()
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    results = []
+    for number, checkpoint in enumerate((network, exported)):
+        out = tmp_path / f"out{number}"
+        result = predict(PredictConfig(checkpoint=checkpoint, images=[tmp_path], out=out, heatmaps=False))
+        picture, film = sorted(result["images"], key=lambda entry: "frames" in entry)
+        assert film["frames"] == 5 and film["frames_per_s"] == 12
+        lines = [json.loads(line) for line in (out / film["keypoints"]).read_text().splitlines()]
+        assert [line["frame"] for line in lines] == list(range(5)) and (out / film["drawn"]).stat().st_size > 1000
+        assert [Path(entry["file"]).name for entry in result["failed"]] == ["broken.mp4"]
+        assert not [file for file in out.iterdir() if "writing" in file.name]
+        results.append([picture["people"], *(line["people"] for line in lines)])
+    one, other = (np.array([[p["keypoints"] for p in people] for people in result]) for result in results)
+    sure = one[..., 2] > 0.1
+    assert np.abs(one - other)[sure].max() < 0.2
+    with pytest.raises(HgfastError, match="was exported without a flip test"):
+        predict(PredictConfig(checkpoint=exported, images=[tmp_path / "photo.png"], out=tmp_path / "no", flip_test=True))
