@@ -130,7 +130,9 @@ def _verification(check: Check, beside: Path, out: Path, config: ExportConfig, m
         if row["verdict"] not in ("", NOT_RUN) and not row["verdict"].startswith(verify.OK):
             print(verify.table(rows), flush=True)
             where = f"{row['verdict']} ({row['runtime']}, {row['batch']} at once)"
-            raise HgfastError(f"{out} is not the network of {config.checkpoint} and was not written: {where}")
+            raise HgfastError(
+                f"{out} is not the network of {config.checkpoint} and was not written: {where}; --no-verify writes it anyway"
+            )
     return {"pictures": what, "limits": limits and asdict(limits), "scored": verify.SCORED, "rows": rows}
 
 

@@ -1,6 +1,6 @@
 """Exported networks in the runtimes that run them: arrays in, arrays out, the same way whatever the format.
 
-    artefact = open_artefact(Path("best.fp16.onnx"))
+    artefact = Artefact(Path("best.fp16.onnx"))
     keypoints = artefact(images)["keypoints"]
 
 Each runtime is imported when an artefact needs it, and its absence is one sentence.

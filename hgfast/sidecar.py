@@ -115,6 +115,7 @@ def is_artefact(path: Path) -> bool:
 
 def write(sidecar: Sidecar, artefact: Path) -> Path:
     """Write it beside the artefact. Raises `HgfastError` where that fails."""
+    _check(sidecar)
     content = plain_json(json.loads(to_json(asdict(sidecar))))
     if complaint := _complaint(content):
         raise ValueError(f"the sidecar of {artefact} is not as its schema wants it: {complaint}")
