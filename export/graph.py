@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hgfast.errors import HgfastError
 from hgfast.inference import check_sides, keypoints_of
-from hgfast.model import StackedHourglass
+from hgfast.model import Residual, StackedHourglass
 from hgfast.sidecar import HEATMAPS, KEYPOINTS
 
 
@@ -50,6 +52,7 @@ class Deployed(nn.Module):
         self.wiring, self.meta = wiring, model.meta
         self.network = copy.deepcopy(model).eval()
         if wiring.half:
+            fold(self.network)  # rounded once instead of twice
             self.network.half()
             if any(not value.isfinite().all() for value in self.network.state_dict().values()):
                 raise HgfastError("weights of this network are too large for fp16, whose largest number is 65504: use fp32")
@@ -79,3 +82,16 @@ class Deployed(nn.Module):
             return maps
         straight, mirrored = maps.view(2, -1, *maps.shape[1:]).unbind()
         return (straight + mirrored.flip(-1).index_select(1, self.swap)) / 2
+
+
+def fold(network: StackedHourglass) -> None:
+    """Take every BatchNorm that follows a convolution into that one's weights, in place; those before a residual stay."""
+    modules: list[Any] = list(network.modules())
+    for module in modules:
+        if isinstance(module, Residual):
+            parts: Any = module
+            parts.conv1, parts.bn2 = fuse_conv_bn_eval(module.conv1, module.bn2), nn.Identity()
+            parts.conv2, parts.bn3 = fuse_conv_bn_eval(module.conv2, module.bn3), nn.Identity()
+        elif isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
+            first: Any = module[0]
+            module[0], module[1] = fuse_conv_bn_eval(first, module[1]), nn.Identity()

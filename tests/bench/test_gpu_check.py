@@ -423,7 +423,7 @@ def test_look_finds_what_this_python_has() -> None:
 
 def test_make_gpu_check(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["make", "-n", "gpu-check", "GPU_PYTHON=python3.99", "GPU_CHECK=--quick"],  # noqa: S607
+        ["make", "--no-print-directory", "-n", "gpu-check", "GPU_PYTHON=python3.99", "GPU_CHECK=--quick"],  # noqa: S607
         cwd=ROOT,
         capture_output=True,
         text=True,

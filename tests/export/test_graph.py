@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[2] / "export"))  # where Python looks
 sys.path.append(str(Path(__file__).parents[1] / "hgfast"))
 
 from foreign_nets import lived_in
-from graph import Deployed, Wiring
+from graph import Deployed, Wiring, fold
 
 from hgfast.checkpoints import Meta, build
 from hgfast.errors import HgfastError
@@ -116,7 +117,7 @@ def test_half_is_near_and_leaves_the_ends_alone(images: NDArray[np.uint8], flip_
     assert torch.equal(keypoints, keypoints_of(model, maps))  # decoded from these maps, in fp32
 
 
-@pytest.mark.parametrize("place", ["stem.0.weight", "last.linear.1.running_var"])
+@pytest.mark.parametrize("place", ["last.score.weight", "stem.3.bn1.running_var"])
 def test_weights_that_fp16_cannot_hold(place: str) -> None:
     model = network(BODY16)
     with torch.no_grad():
@@ -135,3 +136,19 @@ def test_the_given_model_stays_as_it_was() -> None:
     assert all(
         value.dtype == before[name].dtype and torch.equal(value, before[name]) for name, value in model.state_dict().items()
     )
+
+
+def test_folding_changes_nothing() -> None:
+    """BatchNorms after convolutions are gone, and the heatmaps are the same."""
+    torch.manual_seed(2)
+    meta = Meta(BODY16, Preprocessing(), 64, "logits", "dark", 0.0)
+    model = build(PRESETS["tiny"], meta)
+    lived_in(model)
+    images = torch.randn(2, 3, 64, 64)
+    folded = copy.deepcopy(model).eval()
+    fold(folded)
+    with torch.inference_mode():
+        before, after = model.eval().last_stack(images), folded.last_stack(images)
+    assert (before - after).abs().max() < 1e-5 * before.abs().max()
+    left = [name for name, part in folded.named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert left and all(name.endswith("bn1") for name in left)
