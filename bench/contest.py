@@ -10,6 +10,7 @@ What may enter: measuring any iterator that counts what it makes. What it makes 
 from __future__ import annotations
 
 import gc
+import itertools
 import multiprocessing
 import os
 import random
@@ -70,13 +71,15 @@ class Start:
 @dataclass(frozen=True)
 class Lap:
     """What was made in `seconds`, with CPU seconds of all processes; `waited` of the seconds went by waiting for data, as far as
-    the way says so, and torch held `gpu_mb` of the GPU at most, in 10^6 bytes."""
+    the way says so, and torch held `gpu_mb` of the GPU at most, in 10^6 bytes. `batch_ms`: of every batch, one after the other.
+    """
 
     images: int
     seconds: float
     cpu_seconds: float
     waited: float = 0.0
     gpu_mb: float = 0.0
+    batch_ms: tuple[float, ...] = ()
 
     @property
     def images_per_s(self) -> float:
@@ -101,6 +104,16 @@ class Result:
     @property
     def cpu_ms(self) -> float:
         return median(lap.cpu_ms for lap in self.laps)
+
+    @property
+    def rounds(self) -> list[float]:
+        """Milliseconds a batch in every round, the median of its lap each."""
+        return [median(lap.batch_ms) for lap in self.laps]
+
+    @property
+    def batch_ms(self) -> list[float]:
+        """Milliseconds of every batch of every lap."""
+        return [ms for lap in self.laps for ms in lap.batch_ms]
 
 
 def compete(ways: Sequence[Way], rounds: int, pace: Pace, threads: int, seed: int = 0, progress: bool = True) -> list[Result]:
@@ -240,13 +253,15 @@ def run_lap(batches: Batches, pace: Pace) -> Lap:
     for _ in range(pace.warm):
         next(batches)
     forget_gpu_mb()
-    images, made, waited = 0, 0, 0.0
-    begun, cpu = time.perf_counter(), cpu_seconds()
-    while made < pace.batches or time.perf_counter() - begun < pace.seconds:
+    images, waited, cpu = 0, 0.0, cpu_seconds()
+    arrivals = [time.perf_counter()]
+    while len(arrivals) <= pace.batches or arrivals[-1] - arrivals[0] < pace.seconds:
         news = next(batches)
+        arrivals.append(time.perf_counter())
         count, wait = news if isinstance(news, tuple) else (news, 0.0)
-        images, made, waited = images + count, made + 1, waited + wait
-    return Lap(images, time.perf_counter() - begun, cpu_seconds() - cpu, waited, gpu_mb())
+        images, waited = images + count, waited + wait
+    took = tuple(1000 * (end - begin) for begin, end in itertools.pairwise(arrivals))
+    return Lap(images, arrivals[-1] - arrivals[0], cpu_seconds() - cpu, waited, gpu_mb(), took)
 
 
 def cpu_seconds() -> float:

@@ -9,13 +9,13 @@ What may enter: the flags, the maps, the rows.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import torch
+from contest import Batches, Pace, Result, compete
+from noise import shares
 from record import Row, machine, make_record, write_record
 from seed_decoder import parse as seed_parse
 from tabulate import tabulate
@@ -25,8 +25,10 @@ from hgfast.cli import parse
 from hgfast.distributed import pick_device
 from hgfast.errors import HgfastError, run
 from hgfast.heatmaps import KINDS, METHODS, decode, render
+from hgfast.machine import cores
 
 NOISE = 0.003  # standard deviation on Gaussian maps of peak 1 while timing, so that no two cells are equal
+SEED = "seed_style"
 PEAK = 10.0  # of logits: the softmax does not care, half precision does
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -95,26 +97,45 @@ def errors(points: Tensor, maps: dict[str, Tensor]) -> dict[tuple[str, str], Row
     return found
 
 
-def times(config: DecodeConfig, maps: dict[str, Tensor], device: torch.device) -> dict[tuple[str, str], float]:
-    """Median milliseconds by kind and method, round by round in turn."""
-    generator = torch.Generator().manual_seed(config.seed + 1)
-    noise = NOISE * torch.randn(maps["gaussian"].shape, generator=generator).to(device)
-    noisy = {"gaussian": maps["gaussian"] + noise, "logits": maps["logits"] + noise}
-    host = noisy["gaussian"].cpu().numpy()
-    ways: dict[tuple[str, str], Callable[[], object]] = {("gaussian", "seed_style"): lambda: seed_parse(host)}
-    for kind in KINDS:
-        for method in METHODS:
-            ways[kind, method] = lambda kind=kind, method=method: decode(noisy[kind], method, kind)  # type: ignore[misc]
-    taken: dict[tuple[str, str], list[float]] = {key: [] for key in ways}
-    for number in range(config.rounds + 1):  # the first is for warming up
-        for key, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if number:
-                taken[key].append(1e3 * (time.perf_counter() - start))
-    return {key: median(values) for key, values in taken.items()}
+@dataclass(frozen=True, eq=False)
+class DecodeWay:
+    """A decoder of a kind of map, or the seed's; all share a process."""
+
+    kind: str
+    method: str
+    config: DecodeConfig
+    device: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} of {self.kind}"
+
+    @property
+    def process(self) -> str:
+        return "decoders"
+
+    def load(self) -> None:
+        torch.set_num_threads(cores())
+
+    def start(self) -> Batches:
+        config, device = self.config, torch.device(self.device)
+        generator = torch.Generator().manual_seed(config.seed + 1)
+        maps = draw_maps(config, device)[1][self.kind]
+        noisy = maps + NOISE * torch.randn(maps.shape, generator=generator).to(device)
+        host = noisy.cpu().numpy()
+        with torch.inference_mode():
+            while True:
+                _ = seed_parse(host) if self.method == SEED else decode(noisy, self.method, self.kind)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                yield config.samples
+
+
+def race(config: DecodeConfig, device: torch.device) -> tuple[list[DecodeWay], list[Result]]:
+    """All decoders, the seed's first."""
+    kinds = [("gaussian", SEED), *((kind, method) for kind in KINDS for method in METHODS)]
+    ways = [DecodeWay(kind, method, config, str(device)) for kind, method in kinds]
+    return ways, compete(ways, config.rounds, Pace(0.0, batches=1 if config.quick else 3, warm=1), cores(), config.seed)
 
 
 @torch.inference_mode()
@@ -123,21 +144,22 @@ def main() -> None:
     config.validate()
     where, device = machine(), pick_device(config.device)
     points, maps = draw_maps(config, device)
-    exact, took = errors(points, maps), times(config, maps, device)
-    seed = took["gaussian", "seed_style"]
+    exact, (ways, results) = errors(points, maps), race(config, device)
+    spreads = shares([result.rounds for result in results])
     rows: list[Row] = [
         {
-            "decoder": method,
-            "kind": kind,
+            "decoder": way.method,
+            "kind": way.kind,
             "device": device.type,
             "sets": config.samples,
             "joints": config.joints,
             "cells": config.cells,
-            "median_ms": round(ms, 3),
-            "speedup": round(seed / ms, 2),
-            **exact.get((kind, method), {}),
+            "median_ms": round(median(result.rounds), 3),
+            "noise": share,
+            "speedup": round(median(seed / own for seed, own in zip(results[0].rounds, result.rounds)), 2),
+            **exact.get((way.kind, way.method), {}),
         }
-        for (kind, method), ms in took.items()
+        for way, result, share in zip(ways, results, spreads)
     ]
     shown = ("decoder", "kind", "median_ms", "speedup", "error_float32", "error_float16", "error_bfloat16", "largest_error")
     print(
@@ -147,7 +169,7 @@ def main() -> None:
     )
     print(
         f"{config.samples} sets of {config.joints} x {config.cells} x {config.cells} on {device.type}, "
-        f"{torch.get_num_threads()} threads; errors in cells, mean and largest",
+        f"{cores()} threads; errors in cells, mean and largest",
         flush=True,
     )
     if config.json is not None:

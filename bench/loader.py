@@ -21,6 +21,7 @@ from typing import Literal
 
 from contest import Pace, Result, compete
 from likeness import LIKENESSES, evenly, make_pictures, weigh
+from noise import shares
 from record import Row, gpu, machine, make_record, write_record
 from tabulate import tabulate
 from ways import LoaderWay
@@ -36,15 +37,17 @@ Layout = Literal["freihand", "mpii"]
 ENTRIES = 32768  # of every row's epoch: long enough that no lap waits for an epoch to begin
 INDEX = (1000, 130240)  # FreiHAND has 130 240 pictures
 INDEX_SECONDS, INDEX_MB = 5.0, 300.0  # what a start with so many may cost
+HARDWARE = ("0.0", "0.3", "0.65", "0.8", "1.0")  # shares of the JPEGs that a GPU's hardware decoder gets
 VARIANTS = {
     "read_only": ("cold",),
     "decode_only": ("dali", "opencv"),
     "dali_cpu": ("targets", "images"),
-    "dali_gpu": ("targets", "images"),
+    "dali_gpu": ("targets", "images", *(f"hw {share}" for share in HARDWARE), "preloaded"),
     "torch": ("targets", "images"),
     "seed_style": ("augmented", "plain"),
 }
-"""By loader; `targets` is `images` with the heatmaps that the seed's way has too. Bodies have no plain variant there."""
+"""By loader; `targets` is `images` with the heatmaps that the seed's way has too. Bodies have no plain variant there. On a GPU
+`hw` is a share of --loading.hw-decoder-load and `preloaded` has the files in memory, both with heatmaps."""
 
 
 @dataclass(kw_only=True)
@@ -86,7 +89,7 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if self.quick:
-            self.rounds, self.seconds, self.pictures, self.batch_size = 1, 0.05, 16, 4
+            self.rounds, self.seconds, self.pictures, self.batch_size = 2, 0.1, 16, 4
 
     def validate(self) -> None:
         """Raise `HgfastError` for the first value out of its range."""
@@ -112,6 +115,7 @@ class Entry:
     way: LoaderWay
     result: Result | None
     note: str = ""
+    noise: float | None = None  # share by which its images/s may be off
 
     def times(self, other: Entry) -> float | None:
         """By how much faster than another, median over the rounds."""
@@ -153,8 +157,9 @@ def main() -> None:
     with made as folder:
         entries = measure(config, files(config, Path(folder)))
         rows = [make_row(entry, entries) for entry in entries]
-    record = make_record(rows, where, ["matplotlib"] if config.chart else [])
-    report(entries, rows)
+    said = conclusions(entries)
+    record = make_record(rows, where, ["matplotlib"] if config.chart else [], said)
+    report(entries, rows, said)
     if config.json is not None:
         write_record(record, config.json)
         print(f"record: {config.json}")
@@ -216,10 +221,13 @@ def measure(config: LoaderConfig, found: dict[tuple[str, bool], Samples]) -> lis
     if config.index:
         first = next(way for way in ways if way.loader == "dali_cpu")
         ways += [replace(first, variant="index", entries=entries) for entries in INDEX]
-    possible = [way for way in ways if way.loader != "dali_gpu" or gpu() is not None]
+    there = gpu() is not None
+    ways = [way for way in ways if way.variant in ("targets", "images") or way.loader != "dali_gpu" or there]
+    possible = [way for way in ways if way.loader != "dali_gpu" or there]
     results = compete(possible, config.rounds, config.pace, config.threads, config.seed)
-    by_name = {way.name: result for way, result in zip(possible, results)}
-    return [Entry(way, by_name.get(way.name), "" if way.name in by_name else "no GPU here") for way in ways]
+    spreads = shares([[lap.images_per_s for lap in result.laps] for result in results])
+    by_name = {way.name: Entry(way, result, "", share) for way, result, share in zip(possible, results, spreads)}
+    return [by_name.get(way.name, Entry(way, None, "no GPU here")) for way in ways]
 
 
 def make_row(entry: Entry, entries: Sequence[Entry]) -> Row:
@@ -236,6 +244,7 @@ def make_row(entry: Entry, entries: Sequence[Entry]) -> Row:
         "images_per_s": round(result.images_per_s, 1) if result else None,
         "images_per_s_min": round(min(rates), 1) if rates else None,
         "images_per_s_max": round(max(rates), 1) if rates else None,
+        "noise": entry.noise,
         "cpu_ms_per_image": round(result.cpu_ms, 4) if result else None,
         "times_seed_style": round(same, 3) if same else None,
         "times_seed_style_originals": round(originals, 3) if originals else None,
@@ -261,15 +270,19 @@ def find(entries: Sequence[Entry], loader: str, variant: str, layout: str, on_cr
 # ---- what is said ----
 
 
-def report(entries: Sequence[Entry], rows: Sequence[Row]) -> None:
+def conclusions(entries: Sequence[Entry]) -> list[str]:
+    """What binds DALI on the CPU, for every layout on pictures and on crops."""
+    layouts = dict.fromkeys(entry.way.layout for entry in entries)
+    return [verdict(entries, layout, on_crops) for layout in layouts for on_crops in (False, True)]
+
+
+def report(entries: Sequence[Entry], rows: Sequence[Row], said: Sequence[str]) -> None:
     """The tables and the verdicts, for people."""
     layouts = list(dict.fromkeys(entry.way.layout for entry in entries))
     print(main_table(rows))
     print("x seed: images/s over the seed's way, augmented, on the same files. Figures are medians over the rounds.\n")
     print(comparison_table([c for c in COMPARISONS if c.layout in layouts], entries) + "\n")
-    for layout in layouts:
-        for on_crops in (False, True):
-            print(verdict(entries, layout, on_crops))
+    print("\n".join(said))
     if any(entry.way.variant == "index" for entry in entries):
         print("\n" + index_text(entries), flush=True)
 

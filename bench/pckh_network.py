@@ -21,7 +21,7 @@ from hgfast.distributed import Ranks, pick_device
 from hgfast.errors import HgfastError
 from hgfast.evaluation import check_joints, feed, predict, predict_with, seen
 from hgfast.precision import resolve
-from hgfast.runtimes import Artefact
+from hgfast.runtimes import Artefact, Place
 from hgfast.sidecar import KEYPOINTS, is_artefact
 from pipelines.datasets import open_loader, usable_samples
 from pipelines.mpii import as_samples
@@ -125,7 +125,7 @@ def _run_checkpoint(checkpoint: Path, samples: Samples, truth: Truth, how: Runni
 
 def _run_artefact(path: Path, samples: Samples, truth: Truth, how: Running) -> tuple[Array, int, str, str]:
     """An exported network, likewise."""
-    artefact = Artefact(path, threads=how.threads)
+    artefact = Artefact(path, place=Place(how.threads))
     sidecar = artefact.sidecar
     check_joints(path, sidecar.skeleton, truth.skeleton, f"the joints of {truth.source}", "choose another")
     if KEYPOINTS not in [port.name for port in sidecar.outputs]:

@@ -32,14 +32,16 @@ PACKAGES = (
 """Whose versions are noted where they are installed; a script may name more."""
 
 
-def make_record(rows: Sequence[Row], where: Row, packages: Sequence[str] = ()) -> dict[str, Any]:
-    """The record of a run: `rows` must be flat, `where` is what `machine` said before the run made the machine busy."""
+def make_record(rows: Sequence[Row], where: Row, packages: Sequence[str] = (), conclusions: Sequence[str] = ()) -> dict[str, Any]:
+    """The record of a run: `rows` must be flat, `where` is what `machine` said before the run made the machine busy;
+    `conclusions` are sentences on what the rows show, for people."""
     return {
         "machine": where,
         "versions": versions((*PACKAGES, *packages)),
         "revision": revision(),
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **({"conclusions": list(conclusions)} if conclusions else {}),
         "rows": list(rows),
     }
 

@@ -23,7 +23,9 @@ from statistics import median
 
 import torch
 from contest import Pace, Result, compete
+from floors import Rates, measure_rates
 from loader import Layout, LoaderConfig, pictures
+from noise import shares
 from record import Row, machine, make_record, write_record
 from tabulate import tabulate
 from train_ways import SIZE, Leg, TrainWay, repeated
@@ -87,7 +89,7 @@ class TrainStepConfig:
 
     def __post_init__(self) -> None:
         if self.quick:
-            self.presets, self.rounds, self.seconds, self.pictures = ["tiny"], 1, 0.05, 8
+            self.presets, self.rounds, self.seconds, self.pictures = ["tiny"], 2, 0.1, 8
 
     def validate(self) -> None:
         """Raise `HgfastError` for the first value out of its range."""
@@ -110,6 +112,7 @@ def main() -> None:
     config = parse(TrainStepConfig, description=__doc__ or "")
     config.validate()
     device, where, rows = pick_device(config.device), machine(), []
+    rates = measure_rates(device, config.threads)
     made = tempfile.TemporaryDirectory(prefix="hgfast-train-") if config.work is None else nullcontext(str(config.work))
     with made as folder:
         for layout in config.layouts:
@@ -117,17 +120,18 @@ def main() -> None:
             choice = LoaderConfig(**data, pictures=config.pictures, threads=config.threads)  # type: ignore[arg-type]
             samples = repeated(pictures(choice, layout, Path(folder)), ENTRIES)
             for preset in config.presets:
-                rows += measure(config, preset, layout, samples, device)
+                rows += measure(config, preset, layout, samples, rates, device)
     print(table(rows))
     print(
         "images/s and x seed: from files to the next weights; step, loader: each alone; waits: share of the time that the loop "
-        "waits for a batch; beyond step: share by which the loader lengthens a step, waited for or not.\n"
+        "waits for a batch; beyond step: share by which the loader lengthens a step, waited for or not; floor: of a step, what "
+        "the machine's own matrix product would take.\n"
     )
-    for layout in config.layouts:
-        for preset in config.presets:
-            print(verdict([row for row in rows if (row["layout"], row["preset"]) == (layout, preset)]), flush=True)
+    pairs = [(layout, preset) for layout in config.layouts for preset in config.presets]
+    said = [verdict([row for row in rows if (row["layout"], row["preset"]) == pair]) for pair in pairs]
+    print("\n".join(said), flush=True)
     if config.json is not None:
-        write_record(make_record(rows, where), config.json)
+        write_record(make_record(rows, {**where, **rates.row}, conclusions=said), config.json)
         print(f"record: {config.json}")
 
 
@@ -136,11 +140,13 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Race:
-    """The results of all ways with a network on a layout; flops: of a training step, an image."""
+    """The results of all ways with a network on a layout; flops: of a training step, an image; noise: share by which a leg's
+    images/s may be off."""
 
     results: Mapping[tuple[str, Leg], Result]
     batch_size: int
     flops: float
+    noise: Mapping[tuple[str, Leg], float | None] = field(default_factory=dict)
 
     def ms(self, way: str, leg: Leg) -> float:
         """Milliseconds a batch."""
@@ -162,6 +168,7 @@ class Race:
             "images_per_s": round(result.images_per_s, 2),
             "images_per_s_min": round(min(rates), 2),
             "images_per_s_max": round(max(rates), 2),
+            "noise": self.noise.get((way, leg)),
             "speedup": round(self.times(way, leg, other_leg="whole"), 3),
             "step_ms": round(self.ms(way, "step"), 2),
             "step_speedup": round(self.times(way, "step"), 3),
@@ -177,7 +184,9 @@ class Race:
         }
 
 
-def measure(config: TrainStepConfig, preset: str, layout: Layout, samples: Samples, device: torch.device) -> list[Row]:
+def measure(
+    config: TrainStepConfig, preset: str, layout: Layout, samples: Samples, rates: Rates, device: torch.device
+) -> list[Row]:
     """The rows of a network on a layout; a way that needs a GPU where there is none says so."""
     possible = [way for way in LEGS if device.type == "cuda" or way not in ON_GPUS]
     ways = [
@@ -186,16 +195,20 @@ def measure(config: TrainStepConfig, preset: str, layout: Layout, samples: Sampl
         for leg in LEGS[way]
     ]
     found = compete(ways, config.rounds, config.pace, config.threads, config.seed)
+    spreads = shares([[lap.images_per_s for lap in result.laps] for result in found])
     race = Race(
         {(way.way, way.leg): result for way, result in zip(ways, found)},
         config.batch_size,
         3 * forward_flops(architecture(preset, input_size=SIZE), len(samples.skeleton.joints)),
+        {(way.way, way.leg): share for way, share in zip(ways, spreads)},
     )
     missing = dict.fromkeys(race.figures("seed_style")) | {"rounds": 0, "reason": "needs a GPU"}
     rows: list[Row] = []
     for way in LEGS:
         same = {"preset": preset, "layout": layout, "precision": precision(way, device), "device": device.type, "size": SIZE}
         same |= {"batch_size": config.batch_size, "threads": config.threads}
+        floor = rates.flops.get(precision(way, device))
+        same["floor_ms"] = round(1e3 * config.batch_size * race.flops / floor, 3) if floor else None
         rows.append({"way": way} | same | (race.figures(way) if way in possible else missing))
         if way in ALONE:
             rows.append({"way": ALONE[way]} | same | race.figures(way, alone=True))
@@ -230,14 +243,15 @@ def table(rows: Sequence[Row]) -> str:
             "loader, ms": row["loader_ms"],
             "waits": percent(row["data_wait"]),
             "beyond step": percent(row["beyond_step"]),
+            "floor, ms": row["floor_ms"],
             "TFLOP/s": row["tflops"],
             "GPU GB": row["memory_gb"],
             "not measured": row["reason"],
         }
         for row in rows
     ]
-    formats = (*[""] * 4, *[".1f"] * 3, ".2f", ".1f", ".2f", ".1f", "", "", ".2f", ".1f", "")
-    return tabulate(shown, headers="keys", floatfmt=formats, missingval="-", disable_numparse=[0, 1, 2, 3, 11, 12, 15])
+    formats = (*[""] * 4, *[".1f"] * 3, ".2f", ".1f", ".2f", ".1f", "", "", ".1f", ".2f", ".1f", "")
+    return tabulate(shown, headers="keys", floatfmt=formats, missingval="-", disable_numparse=[0, 1, 2, 3, 11, 12, 16])
 
 
 def percent(share: float | None) -> str | None:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from seed_style import SeedStyle, seed_loader
 
-from hgfast.config import AugmentConfig
+from hgfast.config import AugmentConfig, LoadingConfig
 from hgfast.heatmaps import render
 from hgfast.model import STRIDE
 from hgfast.preprocessing import Preprocessing
@@ -32,6 +32,7 @@ from pipelines.plan import Plan
 from pipelines.samples import Samples
 
 Batches = Generator[int, None, None]
+PRELOADED = 1.0  # gigabytes, more than the pictures of a contest
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +83,22 @@ def hgfast_way(way: LoaderWay) -> Batches:
     if way.loader == "torch":
         loader = TorchLoader(plan, device, way.threads, Preprocessing())
     else:
-        loader = DaliLoader(plan, device, way.threads, Preprocessing())
+        loader = DaliLoader(plan, device, way.threads, Preprocessing(), options=options_of(way.variant))
     for epoch in count():
         for batch in loader.epoch(epoch):
-            if way.variant == "targets":
+            if way.variant != "images":
                 render(batch.keypoints / STRIDE, way.size // STRIDE, way.size // STRIDE)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             yield len(batch.images)
+
+
+def options_of(variant: str) -> LoadingConfig:
+    """`hw 0.3`: that share to the GPU's hardware decoder; `preloaded`: files in memory; else the defaults."""
+    kind, _, share = variant.partition(" ")
+    if kind == "hw":
+        return LoadingConfig(hw_decoder_load=float(share))
+    return LoadingConfig(preload_gb=PRELOADED) if kind == "preloaded" else LoadingConfig()
 
 
 def seed_way(way: LoaderWay) -> Batches:

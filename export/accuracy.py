@@ -9,7 +9,6 @@ import platform
 from typing import Any
 
 import numpy as np
-import pictures
 from numpy.typing import NDArray
 from options import ExportConfig
 
@@ -20,6 +19,7 @@ from hgfast.evaluation import check_joints, feed, predict, predict_with
 from hgfast.model import StackedHourglass
 from hgfast.runtimes import Runner, in_parts
 from hgfast.sidecar import KEYPOINTS, Sidecar
+from pipelines import sample_crops
 from pipelines.datasets import DATASETS, figures, open_loader, usable_samples
 from pipelines.samples import Samples
 
@@ -38,8 +38,9 @@ def open_split(config: ExportConfig, model: StackedHourglass, split: str) -> Sam
 def calibration(config: ExportConfig, model: StackedHourglass) -> NDArray[Any]:
     """Pictures of the training split, as the artefact takes them."""
     samples = open_split(config, model, "train")
-    chosen = pictures.spread(samples, config.calibration)
-    return pictures.images(chosen, model.meta, config.wiring.normalised, config.threads)
+    chosen = sample_crops.spread(samples, config.calibration)
+    preprocessing = model.meta.preprocessing if config.wiring.normalised else None
+    return sample_crops.images(chosen, model.meta.input_size, preprocessing, config.threads)
 
 
 def judge(config: ExportConfig, model: StackedHourglass, run: Runner, sidecar: Sidecar, runtime: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import pictures
 import verify
 from numpy.typing import NDArray
 from options import ExportConfig
@@ -27,6 +26,7 @@ from hgfast.model import StackedHourglass
 from hgfast.sidecar import HEATMAPS, INPUT, KEYPOINTS, Kind, Port, Sidecar, checksum
 from hgfast.signals import raising
 from hgfast.skeletons import HAND21
+from pipelines import sample_crops
 from pipelines.datasets import DATASETS, usable_samples
 from pipelines.drawn.pictures import draw_pictures
 
@@ -141,8 +141,8 @@ def to_look_at(config: ExportConfig, model: StackedHourglass) -> tuple[NDArray[A
     size, hands = model.meta.input_size, model.meta.skeleton.joints == HAND21.joints
     if config.has_data:
         split = DATASETS[config.dataset].held_out(config)
-        chosen = pictures.spread(usable_samples(config, split), LOOKED_AT)
-        found = pictures.images(chosen, model.meta, normalised=False, threads=config.threads)
+        chosen = sample_crops.spread(usable_samples(config, split), LOOKED_AT)
+        found = sample_crops.images(chosen, size, threads=config.threads)
         return found, f"{len(found)} of {config.dataset}, split {split}"
     return draw_pictures(size, LOOKED_AT, hands), f"{LOOKED_AT} drawn ones"
 

@@ -25,9 +25,8 @@ from verify import Limits, Row, Witness, batches, compare
 
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run
-from hgfast.machine import cores
 from hgfast.model import StackedHourglass
-from hgfast.runtimes import RUNTIMES, onnxruntime_runner, open_runner
+from hgfast.runtimes import RUNTIMES, Place, onnxruntime_runner, open_runner
 from hgfast.sidecar import KEYPOINTS, OUTPUTS, Precision
 
 
@@ -47,14 +46,14 @@ def make_onnx(config: ExportConfig, model: StackedHourglass, out: Path, for_tens
     delivered = onnx_file.with_outputs(whole, wiring.outputs)
     if config.precision == "int8":
         judged = delivered if KEYPOINTS in wiring.outputs else whole
-        runner = onnxruntime_runner(judged.SerializeToString(), config.threads or cores())
+        runner = onnxruntime_runner(judged.SerializeToString(), Place(config.threads))
         accuracy = judge(config, model, runner, sidecar, "onnxruntime")
 
     def check(path: Path, witness: Witness, limits: Limits | None) -> list[Row]:
         rows = []
         for runtime in RUNTIMES["onnx"]:
-            run = open_runner(path, sidecar, runtime, config.threads)
-            probe = open_runner(whole.SerializeToString(), sidecar, runtime, config.threads)
+            run = open_runner(path, sidecar, runtime, Place(config.threads))
+            probe = open_runner(whole.SerializeToString(), sidecar, runtime, Place(config.threads))
             for number in batches(config.sizes):
                 row = compare(run, probe, witness, number, limits, wiring.outputs)
                 rows.append({"runtime": runtime, **row})

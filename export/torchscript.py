@@ -30,7 +30,7 @@ from hgfast.cli import parse
 from hgfast.errors import HgfastError, run
 from hgfast.files import to_json
 from hgfast.model import StackedHourglass
-from hgfast.runtimes import quiet_torchscript, torchscript_runner
+from hgfast.runtimes import Place, quiet_torchscript, torchscript_runner
 from hgfast.sidecar import HEATMAPS, KEYPOINTS, OUTPUTS
 
 EXTRA = "hgfast.json"
@@ -86,12 +86,12 @@ def make_torchscript(config: ExportConfig, model: StackedHourglass, out: Path) -
         path.write_bytes(content.getvalue())
 
     def check(path: Path, witness: Witness, limits: Limits | None) -> list[Row]:
-        run = torchscript_runner(path, list(wiring.outputs))
+        run = torchscript_runner(path, list(wiring.outputs), Place())
         rows = []
         with tempfile.TemporaryDirectory() as folder, quiet_torchscript():
             file = Path(folder) / "whole"
             torch.jit.save(choose(whole, OUTPUTS), str(file))
-            probe = run if HEATMAPS in wiring.outputs else torchscript_runner(file, list(OUTPUTS))
+            probe = run if HEATMAPS in wiring.outputs else torchscript_runner(file, list(OUTPUTS), Place())
             for number in batches(config.sizes)[: 1 if emulated else None]:
                 rows.append({"runtime": "torch", **compare(run, probe, witness, number, limits, wiring.outputs)})
         return rows

@@ -10,7 +10,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -83,7 +83,7 @@ def parse(
     """The command line (default: `sys.argv`) as an instance of the dataclass `into`; `--config FILE` reads YAML.
 
     Flags win over the file, the file over the defaults. `positional` names a field that is a bare path, `rest` one that is a
-    list of one or more of them; `short` maps other spellings of flags to their names.
+    list of them, of one or more if it has no default; `short` maps other spellings of flags to their names.
 
     Raises:
         HgfastError: anything unknown, missing or of the wrong type, in one sentence.
@@ -93,7 +93,8 @@ def parse(
     if positional is not None:
         parser.add_argument(positional, type=Path)
     if rest is not None:
-        parser.add_argument(rest, type=Path, nargs="+")
+        needed = next(field.default_factory is MISSING for field in fields(into) if field.name == rest)  # type: ignore[arg-type]
+        parser.add_argument(rest, type=Path, nargs="+" if needed else "*", default=None if needed else [])
     parser.add_class_arguments(into, as_group=False, skip={name for name in (positional, rest) if name})
     words = parser.spell(sys.argv[1:] if argv is None else argv, short)
     groups = [field.name for field in fields(into) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from hgfast.boxes import as_boxes, squares
 from hgfast.errors import HgfastError
 from hgfast.geometry import move, square_matrices, warp
 from hgfast.poses import Poses
-from hgfast.runtimes import Artefact, Runtime
+from hgfast.runtimes import Artefact, Place, Runtime
 from hgfast.sidecar import HEATMAPS, KEYPOINTS, Sidecar
 from hgfast.skeletons import Skeleton
 
@@ -40,6 +40,9 @@ class Session:
         runtime: onnxruntime, openvino, torch, tensorrt or tensorrt_rtx; None is the first that is installed and runs the file.
         threads: of a CPU; None is one a core.
         bgr: pictures come in OpenCV's order, blue first.
+        device: the number of the GPU, for what runs on one.
+        stream: the handle of a CUDA stream of that GPU to work in, which must outlive the session; None is one of its own. What
+            a call gives is on the host and complete when it returns.
 
     Raises:
         HgfastError: a file or its sidecar missing, broken, not belonging together or built by another version; a runtime or a
@@ -47,9 +50,16 @@ class Session:
     """
 
     def __init__(
-        self, path: str | Path, runtime: Runtime | None = None, *, threads: int | None = None, bgr: bool = False
+        self,
+        path: str | Path,
+        runtime: Runtime | None = None,
+        *,
+        threads: int | None = None,
+        bgr: bool = False,
+        device: int = 0,
+        stream: int | None = None,
     ) -> None:
-        self._artefact: Artefact | None = Artefact(Path(path), runtime, threads)
+        self._artefact: Artefact | None = Artefact(Path(path), runtime, Place(threads, device, stream))
         self.sidecar: Sidecar = self._artefact.sidecar
         self.runtime = self._artefact.runtime
         self._bgr, self._turn = bgr, threading.Lock()

@@ -200,9 +200,11 @@ def _port(content: Mapping[str, Any]) -> Port:
 
 @cache
 def _validator() -> Any:
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, validators
 
-    return Draft202012Validator(json.loads(SCHEMA.read_text()))
+    # to JSON Schema 64.0 and 1e308 are integers too, to Python they are not
+    whole = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    return validators.extend(Draft202012Validator, type_checker=whole)(json.loads(SCHEMA.read_text()))  # type: ignore[no-untyped-call]
 
 
 def _complaint(content: Any) -> str | None:

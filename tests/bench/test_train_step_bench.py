@@ -155,7 +155,7 @@ def test_quick_comparison_from_the_shell(command: Command, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "warn" not in done.stderr.lower(), done.stderr
     record: dict[str, Any] = json.loads((tmp_path / "r.json").read_text())
-    assert set(record) == KEYS and record["command"].startswith("python bench/train_step.py --quick")
+    assert set(record) == KEYS | {"conclusions"} and record["command"].startswith("python bench/train_step.py --quick")
     rows = {row["way"]: row for row in record["rows"]}
     assert set(rows) == {*LEGS, "seed_style_fixed", "hgfast_fixed"} and len(rows) == len(record["rows"])
     assert len({tuple(row) for row in record["rows"]}) == 1

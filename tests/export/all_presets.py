@@ -36,6 +36,7 @@ import engines
 import trt
 from engines import Backend
 from foreign_nets import BearpawNet, SeedNet, lived_in, prefixed
+from networks import settle, sharpen
 from publish import PACKAGES, Published
 from record import Row, machine, make_record, write_record
 from to_onnx import make_onnx
@@ -50,12 +51,9 @@ from hgfast.files import check_apart, prepare_file
 from hgfast.model import PRESETS, Architecture
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import BODY16, HAND21
-from pipelines.drawn.pictures import draw_pictures
 
 Family = Literal["native", "princeton", "bearpaw"]
 SKELETONS = {16: BODY16, 21: HAND21}
-SEEN, PART = 12, 4  # pictures that BatchNorm's statistics are of, and how many at once
-SHARP = 20  # how much larger the last heatmaps are made
 PRECISIONS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
 
 
@@ -91,26 +89,10 @@ class Choice:
         prepare_file(self.out, "OUT")
 
 
-def settle(net: nn.Module, preprocessing: Preprocessing, size: int, hands: bool) -> nn.Module:
-    """In eval mode, with the statistics that BatchNorm finds in drawn pictures."""
-    for module in net.train().modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the mean over all batches
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    pictures = (torch.from_numpy(draw_pictures(size, SEEN, hands)).permute(0, 3, 1, 2) / 255 - mean) / std
-    with torch.no_grad():
-        for part in pictures.split(PART):
-            net(part)
-    return net.eval()
-
-
-def sharpen(net: nn.Module) -> None:
-    """Larger heatmaps, so that joints have scores that count; their relative errors stay."""
+def last_layer(net: nn.Module) -> nn.Module:
+    """What gives the last heatmaps, in any family's network."""
     last = [part for name, part in net.named_modules() if isinstance(part, nn.Conv2d) and name.split(".")[0] in ("outs", "score")]
-    with torch.no_grad():
-        for value in (last[-1] if last else net.get_submodule("last.score")).parameters():
-            value *= SHARP
+    return last[-1] if last else net.get_submodule("last.score")
 
 
 def make_checkpoint(family: Family, preset: str, joints: int, statistics: str | None, path: Path) -> Path:
@@ -121,15 +103,18 @@ def make_checkpoint(family: Family, preset: str, joints: int, statistics: str | 
     if family == "native":
         meta = Meta(skeleton, Preprocessing(), arch.input_size, "logits", "dark", 0.0 if skeleton is HAND21 else -0.5)
         model = checkpoints.build(arch, meta)
-        _ = settle(model, meta.preprocessing, arch.input_size, skeleton is HAND21) if looks else lived_in(model)
-        sharpen(model)
+        if looks:
+            settle(model, meta.preprocessing, arch.input_size, skeleton is HAND21)
+        else:
+            lived_in(model)
+        sharpen(last_layer(model))
         checkpoints.save(checkpoints.describe(model), path)
         return path
     net, prefix = foreign(family, arch, joints)
     torch.save({"state_dict": prefixed(lived_in(net), prefix)}, path)
     if looks:
         settle(net, checkpoints.load_model(path).meta.preprocessing, arch.input_size, skeleton is HAND21)
-    sharpen(net)
+    sharpen(last_layer(net))
     torch.save({"state_dict": prefixed(net, prefix)}, path)
     return path
 

@@ -46,7 +46,7 @@ from hgfast.foreign import nameless
 from hgfast.inference import look, squares
 from hgfast.model import PRESETS
 from hgfast.preprocessing import Preprocessing
-from hgfast.runtimes import RUNTIMES, Artefact
+from hgfast.runtimes import RUNTIMES, Artefact, Place
 from hgfast.sidecar import OUTPUTS, Batch, Sidecar, place, read
 from hgfast.skeletons import BODY16, HAND21, Skeleton
 from pipelines.drawn.pictures import draw_pictures
@@ -168,7 +168,7 @@ def check_same(found: dict[str, Any], keypoints: NDArray[np.floating], heatmaps:
 @pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
 def test_onnx_is_the_network_at_any_batch(fp32: Published, network: Path, images: Images, runtime: Any) -> None:
     keypoints, heatmaps = wanted(network, images)
-    artefact = Artefact(fp32.path, runtime, threads=1)
+    artefact = Artefact(fp32.path, runtime, place=Place(1))
     for number in (1, 3, MOST):
         check_same(artefact(images[:number]), keypoints[:number], heatmaps[:number])
     check_same(artefact.all(np.concatenate([images, images])), np.tile(keypoints, (2, 1, 1)), np.tile(heatmaps, (2, 1, 1, 1)))
@@ -177,7 +177,7 @@ def test_onnx_is_the_network_at_any_batch(fp32: Published, network: Path, images
 @pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
 def test_onnx_for_one_image(static: Published, network: Path, images: Images, runtime: Any) -> None:
     keypoints, heatmaps = wanted(network, images)
-    artefact = Artefact(static.path, runtime, threads=1)
+    artefact = Artefact(static.path, runtime, place=Place(1))
     check_same(artefact(images[2:3]), keypoints[2:3], heatmaps[2:3])
     check_same(artefact.all(images), keypoints, heatmaps)
     assert static.sidecar.batch == Batch(1, 1, 1) and static.sidecar.input.shape == (1, 64, 64, 3)
@@ -193,7 +193,7 @@ def test_onnx_with_a_flip_test_for_normalised_floats(flipping: Published, networ
     known = flipping.sidecar
     assert (known.flip_test, known.normalised, known.decoder) == (True, True, "quarter")
     floats = ((images / 255 - known.mean) / known.std).transpose(0, 3, 1, 2).astype(np.float32)
-    artefact = Artefact(flipping.path, runtime, threads=1)
+    artefact = Artefact(flipping.path, runtime, place=Place(1))
     for number in (1, 3, MOST):
         check_same(artefact(floats[:number]), keypoints[:number], heatmaps[:number])
     with pytest.raises(HgfastError, match=r"takes images of 3 x 64 x 64 float32 .*, not 64 x 64 x 3 uint8"):
@@ -204,7 +204,7 @@ def test_onnx_with_a_flip_test_for_normalised_floats(flipping: Published, networ
 def test_onnx_in_fp16(fp16: Published, network: Path, images: Images, runtime: Any) -> None:
     _, heatmaps = wanted(network, images)
     for number in (1, 3, MOST):
-        found = Artefact(fp16.path, runtime, threads=1)(images[:number])
+        found = Artefact(fp16.path, runtime, place=Place(1))(images[:number])
         assert {value.dtype for value in found.values()} == {np.dtype(np.float32)}
         assert 0 < np.abs(found["heatmaps"] - heatmaps[:number]).max() < 5e-3 * np.abs(heatmaps).max()
     assert onnx_weights(fp16.path).precision == fp16.sidecar.precision == "fp16"
@@ -220,14 +220,14 @@ def test_fp16_is_smaller(fp32: Published, fp16: Published) -> None:
 @pytest.mark.parametrize("outputs", ["keypoints", "heatmaps", "heatmaps,keypoints"])
 def test_outputs_of_onnx_and_torchscript(fp32: Published, network: Path, tmp_path: Path, images: Images, outputs: str) -> None:
     names = [name for name in OUTPUTS if name in outputs.split(",")]
-    whole = Artefact(fp32.path, threads=1)(images[:3])
+    whole = Artefact(fp32.path, place=Place(1))(images[:3])
     published = onnx_of(network, str(tmp_path / "some.onnx"), outputs=outputs)
     assert [port.name for port in published.sidecar.outputs] == names
     assert [output.name for output in onnx.load(published.path).graph.output] == names
     config = ExportConfig(checkpoint=network, batch=BATCH, outputs=outputs)
     scripted = make_torchscript(config, config.load(), tmp_path / "some.torchscript")
     for path, runtime in ((published.path, "onnxruntime"), (published.path, "openvino"), (scripted.path, "torch")):
-        found = Artefact(path, runtime, threads=1)(images[:3])  # type: ignore[arg-type]
+        found = Artefact(path, runtime, place=Place(1))(images[:3])  # type: ignore[arg-type]
         assert list(found) == names
         for name, value in found.items():
             assert np.abs(value - whole[name]).max() < 1e-5 * max(1, np.abs(whole[name]).max())
@@ -405,7 +405,7 @@ def test_foreign_weights_as_onnx(tmp_path: Path, images: Images, make: Callable[
         keypoints.append(points - (model.meta.shift, model.meta.shift, 0))
         heatmaps.append(maps)
     for runtime in RUNTIMES["onnx"]:
-        check_same(Artefact(published.path, runtime, threads=1)(images), np.concatenate(keypoints), np.concatenate(heatmaps))
+        check_same(Artefact(published.path, runtime, place=Place(1))(images), np.concatenate(keypoints), np.concatenate(heatmaps))
 
 
 # ---- TensorRT ----

@@ -38,7 +38,7 @@ from hgfast.errors import HgfastError, run
 from hgfast.heatmaps import render
 from hgfast.model import PRESETS, StackedHourglass
 from hgfast.preprocessing import Preprocessing
-from hgfast.runtimes import RUNTIMES, Artefact
+from hgfast.runtimes import RUNTIMES, Artefact, Place
 from hgfast.sidecar import OUTPUTS, Batch, read
 from hgfast.skeletons import BODY16, HAND21, Skeleton
 from pipelines.datasets import open_loader, usable_samples
@@ -203,7 +203,7 @@ def test_runs_and_resembles(int8: Published, words: list[str], runtime: Any) -> 
     whole = Deployed(config_of(words).load(), Wiring(outputs=OUTPUTS))
     _, maps = (value.numpy() for value in whole(torch.from_numpy(images)))
     for number in (1, 3, 4):
-        found = Artefact(int8.path, runtime, threads=1)(images[:number])
+        found = Artefact(int8.path, runtime, Place(1))(images[:number])
         error = np.abs(found["heatmaps"] - maps[:number])
         assert 1e-4 < error.max() / np.abs(maps).max() < 0.3
         assert np.corrcoef(found["heatmaps"].ravel(), maps[:number].ravel())[0, 1] > 0.99

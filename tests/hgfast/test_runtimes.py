@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from test_sidecar import sidecar
 from torch import Tensor, nn
 
 from hgfast.errors import HgfastError
-from hgfast.runtimes import RUNTIMES, Artefact, check_images, in_parts, open_runner, quiet_torchscript
+from hgfast.runtimes import RUNTIMES, Artefact, Place, check_images, in_parts, open_runner, quiet_torchscript
 from hgfast.sidecar import Batch, Port, Sidecar, place, write
 from hgfast.skeletons import make_skeleton
 
@@ -94,7 +95,7 @@ ALL = [(f"net.{kind}", runtime) for kind in ("onnx", "torchscript") for runtime 
 
 @pytest.mark.parametrize(("file", "runtime"), ALL)
 def test_answers(folder: Path, file: str, runtime: Any) -> None:
-    artefact = Artefact(folder / file, runtime, threads=1)
+    artefact = Artefact(folder / file, runtime, Place(1))
     assert artefact.runtime == runtime
     kept = []
     for number in (1, 3, 4):
@@ -113,7 +114,7 @@ def test_answers(folder: Path, file: str, runtime: Any) -> None:
 @pytest.mark.parametrize("count", [1, 4, 5, 11])
 def test_any_number_in_parts(folder: Path, file: str, runtime: Any, count: int) -> None:
     images = pictures(count)
-    found = Artefact(folder / file, runtime, threads=1).all(images)
+    found = Artefact(folder / file, runtime, Place(1)).all(images)
     for name, wanted in answers(images).items():
         assert found[name].shape == wanted.shape and np.abs(found[name] - wanted).max() < 1e-3
 
@@ -148,7 +149,7 @@ def test_views_are_taken_as_they_look(folder: Path) -> None:
     images = pictures(2)[..., ::-1]
     assert not images.flags.c_contiguous
     for file, runtime in ALL:
-        found = Artefact(folder / file, runtime, threads=1)(images)
+        found = Artefact(folder / file, runtime, Place(1))(images)
         assert np.abs(found["keypoints"] - answers(images)["keypoints"]).max() < 1e-3
 
 
@@ -168,7 +169,7 @@ def test_views_are_taken_as_they_look(folder: Path) -> None:
 @pytest.mark.parametrize("file", ["net.onnx", "net.torchscript"])
 def test_other_images_are_refused(folder: Path, file: str, images: NDArray[Any], complaint: str) -> None:
     with pytest.raises(HgfastError, match=complaint):
-        Artefact(folder / file, threads=1)(images)
+        Artefact(folder / file, place=Place(1))(images)
 
 
 def test_normalised_images_are_floats(folder: Path) -> None:
@@ -238,12 +239,37 @@ def test_runtimes_that_are_missing(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
+def test_files_that_are_not_what_their_sidecar_says(tmp_path: Path, runtime: Any) -> None:
+    path = make_onnx(tmp_path / "net.onnx")
+    known = about(path)
+    heatmaps = replace(known.outputs[1], shape=("batch", 1, SIDE // 2, SIDE // 2))
+    write(replace(known, outputs=(known.outputs[0], heatmaps), stride=2), path)
+    with pytest.raises(HgfastError, match=rf"heatmaps of shape \(2, 1, {SIDE}, {SIDE}\), which is not what its sidecar says"):
+        Artefact(path, runtime)(pictures(2))
+    model = onnx.load(path)
+    del model.graph.output[0]
+    onnx.save(model, path)
+    write(about(path), path)
+    with pytest.raises(HgfastError, match="gives no keypoints, which is not what its sidecar says"):
+        Artefact(path, runtime)(pictures(2))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
+def test_files_that_fail_when_they_run(tmp_path: Path, runtime: Any) -> None:
+    """A batch that the sidecar promises and the graph does not take."""
+    path = make_onnx(tmp_path / "net.onnx", Batch(2, 2, 2))
+    write(about(path, batch=Batch(1, 2, 4)), path)
+    with pytest.raises(HgfastError, match=rf"net.onnx failed in {runtime} \(.*\): export it again"):
+        Artefact(path, runtime)(pictures(3))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
 def test_bytes_run_as_files_do(folder: Path, runtime: Any) -> None:
     known, content, images = about(folder / "net.onnx"), (folder / "net.onnx").read_bytes(), pictures(2)
-    found = open_runner(content, known, runtime, 1)(images)
+    found = open_runner(content, known, runtime, Place(1))(images)
     assert np.abs(found["keypoints"] - answers(images)["keypoints"]).max() < 1e-3
     with pytest.raises(HgfastError, match="the ONNX cannot be read by"):
-        open_runner(content[:50], known, runtime, 1)
+        open_runner(content[:50], known, runtime, Place(1))
     with pytest.raises(ValueError, match="torch runs files"):
         open_runner(content, known, "torch")
 
@@ -262,9 +288,9 @@ def test_onnx_runs_without_torch(folder: Path, runtime: str) -> None:
 def test_signals_are_heard_after_openvino_has_gone(folder: Path) -> None:
     """OpenVINO puts the stack that signals are handled on in the place of its own, and of several takes it away too early."""
     code = (
-        "import gc, os, pathlib, signal, sys; from hgfast.runtimes import openvino_runner; "
+        "import gc, os, pathlib, signal, sys; from hgfast.runtimes import Place, openvino_runner; "
         "signal.signal(signal.SIGUSR1, lambda *_: print('heard')); "
-        "path = pathlib.Path(sys.argv[1]); first, second = openvino_runner(path, 1), openvino_runner(path, 1); "
+        "path = pathlib.Path(sys.argv[1]); first, second = openvino_runner(path, Place(1)), openvino_runner(path, Place(1)); "
         "del first; gc.collect(); del second; gc.collect(); os.kill(os.getpid(), signal.SIGUSR1)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder / "net.onnx")], capture_output=True, text=True, check=False)

@@ -116,7 +116,7 @@ def put(name: str, value: Any) -> Callable[[Content], object]:
         inner: Any = content
         for part in path:
             inner = inner[int(part) if part.isdigit() else part]
-        inner[last] = value
+        inner[int(last) if last.isdigit() else last] = value
 
     return change
 
@@ -130,6 +130,11 @@ def put(name: str, value: Any) -> Callable[[Content], object]:
         (lambda content: content["batch"].pop("opt"), "batch: 'opt' is a required property"),
         (put("input_size", "64"), "input_size: '64' is not of type 'integer'"),
         (put("input_size", 64.5), "input_size: 64.5 is not of type 'integer'"),
+        (put("input_size", 64.0), "input_size: 64.0 is not of type 'integer'"),
+        (put("input_size", 10**6), "input_size: 1000000 is greater than the maximum of 8192"),
+        (put("batch.max", 10**6), "batch.max: 1000000 is greater than the maximum of 4096"),
+        (put("batch.max", 1e308), "batch.max: 1e+308 is not of type 'integer'"),
+        (put("skeleton.edges.0.0", 1e308), "skeleton.edges.0.0: 1e+308 is not of type 'integer'"),
         (put("normalised", 0), "normalised: 0 is not of type 'boolean'"),
         (put("mean", [0.5, 0.5]), "mean: [0.5, 0.5] is too short"),
         (put("std", [1, 0, 1]), "std.1: 0 is less than or equal to the minimum of 0"),

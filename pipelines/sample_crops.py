@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hgfast.checkpoints import Meta
 from hgfast.distributed import Ranks, pick_device
-from hgfast.preprocessing import RAW, as_bytes, as_floats
+from hgfast.preprocessing import RAW, Preprocessing, as_bytes, as_floats
 from pipelines.datasets import open_loader
 from pipelines.samples import Samples
 
 
-def images(samples: Samples, meta: Meta, normalised: bool, threads: int | None = None) -> NDArray[Any]:
-    """The samples' crops, as an artefact takes them: (n, S, S, 3) uint8, or (n, 3, S, S) float32 that are normalised."""
-    preprocessing = meta.preprocessing if normalised else RAW
+def images(samples: Samples, size: int, preprocessing: Preprocessing | None = None, threads: int | None = None) -> NDArray[Any]:
+    """The samples' crops, as an artefact takes them: (n, S, S, 3) uint8, or, normalised, (n, 3, S, S) float32."""
     ranks = Ranks(0, 1, 1, pick_device("cpu"))
-    loader = open_loader(samples, meta.input_size, min(16, len(samples)), preprocessing, ranks, threads=threads)
-    read = as_floats if normalised else as_bytes
+    loader = open_loader(samples, size, min(16, len(samples)), preprocessing or RAW, ranks, threads=threads)
+    read = as_bytes if preprocessing is None else as_floats
     return np.concatenate([read(batch.images)[~batch.stand_in] for batch in loader.epoch(0)])
 
 

@@ -1,0 +1,90 @@
+"""The least time that this machine could take: what its measured matrix and copy rates leave no way around.
+
+A network's floor is the longer of two times: its floating-point operations at the rate of the machine's own matrix product, and
+the bytes of its weights, its input and what it gives, each moved once, at the rate at which the machine copies. Real ways also
+move every layer's activations, so a floor is a bound, not a goal.
+What may enter: measuring those two rates, and the arithmetic.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from record import Row
+
+from hgfast.costs import forward_flops
+from hgfast.model import STRIDE, Architecture, StackedHourglass
+
+SIDE = 2048  # of the matrices
+COPIED = 1 << 28  # bytes
+TRIES = 5  # of which the fastest counts: a floor is what the machine can do
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """flops: operations a second by precision, where torch multiplies in it. bytes: copied a second, each read and written."""
+
+    flops: dict[str, float]
+    bytes: float
+
+    @property
+    def row(self) -> Row:
+        """For the record's machine."""
+        return {
+            **{f"matrix_tflops_{name}": round(rate / 1e12, 3) for name, rate in self.flops.items()},
+            "copy_gb_per_s": round(self.bytes / 1e9, 1),
+        }
+
+
+def measure_rates(device: torch.device, threads: int) -> Rates:
+    """The rates of the device. On a CPU fp16 is left out: it is far slower there than fp32."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        kinds = [name for name in TYPES if device.type == "cuda" or name != "fp16"]
+        flops = {name: 2 * SIDE**3 / fastest(*multiplication(TYPES[name], device)) for name in kinds}
+        source = torch.empty(COPIED, dtype=torch.uint8, device=device)
+        return Rates(flops, COPIED / fastest(source, torch.empty_like(source)))
+    finally:
+        torch.set_num_threads(before)
+
+
+def multiplication(kind: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where a product goes, and its factors."""
+    one, other = (torch.randn(SIDE, SIDE, device=device).to(kind) for _ in range(2))
+    return one, other, torch.empty_like(one)
+
+
+def fastest(*tensors: torch.Tensor) -> float:
+    """Seconds of the fastest product of two matrices into the third tensor, or copy of the first into the second."""
+    *factors, out = tensors
+    taken = []
+    for _ in range(TRIES + 1):  # the first warms up
+        began = time.perf_counter()
+        if len(factors) == 2:
+            torch.mm(*factors, out=out)
+        else:
+            out.copy_(factors[0])
+        if out.is_cuda:
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:])
+
+
+def floor_ms(rates: Rates, arch: Architecture, joints: int, batch: int, precision: str, size: int) -> float | None:
+    """Milliseconds for a batch, or None in a precision whose rate is not known (int8).
+
+    Args:
+        size: side of the input, pixels, which may differ from the architecture's own.
+    """
+    if precision not in rates.flops:
+        return None
+    width = 4 if precision == "fp32" else 2
+    with torch.device("meta"):
+        weights = sum(value.numel() for value in StackedHourglass(arch, joints).parameters())
+    moved = width * weights + batch * (3 * size**2 + 12 * joints + 4 * joints * (size // STRIDE) ** 2)
+    flops = batch * forward_flops(arch, joints) * (size / arch.input_size) ** 2
+    return 1000 * max(flops / rates.flops[precision], moved / rates.bytes)

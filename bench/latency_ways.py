@@ -1,0 +1,202 @@
+"""The ways to run a network that `latency.py` compares, each an endless generator of batches: pictures in, keypoints out.
+
+From uint8 RGB pictures in memory to keypoints in memory, normalising and decoding (in fp32) included, whatever the runtime. With
+`end_to_end` from JPEG files' bytes and boxes to keypoints in the photographs' pixels. Every way has a process of its own (see
+`contest`); when it starts it writes what it finds in the pictures, so that its keypoints can be compared.
+What may enter: opening a network in a runtime and running it; no statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from contest import Batches
+from numpy.typing import NDArray
+from seed_style import cut
+from torch import Tensor
+
+from hgfast import precision
+from hgfast.checkpoints import load_model
+from hgfast.geometry import move, square_matrices, warp
+from hgfast.inference import keypoints_of, last_heatmaps
+from hgfast.model import StackedHourglass
+from hgfast.preprocessing import Preprocessing, apply, fold
+from hgfast.runtimes import Artefact, Place, openvino_runner
+from hgfast.sidecar import KEYPOINTS
+
+Pictures = NDArray[np.uint8]
+Find = Callable[[Pictures], NDArray[Any]]
+"""(n, S, S, 3) uint8 RGB -> keypoints (n, K, 3): x, y in input pixels, score."""
+
+TORCH = ("seed_style", "channels_last", "autocast", "compile")
+"""Ways to run a checkpoint in torch: as the seed does; with activations and weights in channels_last memory; that in bf16, on a
+GPU fp16; that compiled, on a GPU with CUDA graphs."""
+LARGER = 2.8  # pixels of a photograph that one of the input shows, end to end
+TURNS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # steps along rows and columns: a picture seen four ways is four pictures
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyWay:
+    """A row. file: a checkpoint or an artefact. size: side of its input, pixels. work: has pictures.npy and gets the points."""
+
+    way: str
+    runtime: str
+    precision: str
+    file: Path
+    preset: str
+    size: int
+    batch: int
+    threads: int
+    work: Path
+    flip_test: bool = False
+    end_to_end: bool = False
+
+    @property
+    def name(self) -> str:
+        end = ", end to end" * self.end_to_end
+        return f"{self.way} {self.precision} of {self.file.name}, {self.batch} at once{end}"
+
+    @property
+    def process(self) -> str:
+        return self.name
+
+    @property
+    def points(self) -> Path:
+        """Where it leaves its keypoints (P, K, 3) of all pictures."""
+        return self.work / f"{self.way}-{self.precision}-{self.file.name}.npy"
+
+    @property
+    def cuda(self) -> bool:
+        return torch.cuda.is_available() and self.runtime != "openvino"
+
+    def load(self) -> None:
+        torch.set_num_threads(self.threads)
+        if self.cuda:
+            torch.zeros(1, device="cuda")
+
+    def start(self) -> Batches:
+        find = FINDERS.get(self.way, find_artefact)(self)
+        pictures = np.load(self.work / "pictures.npy")
+        if not self.end_to_end:
+            np.save(self.points, everything(find, pictures, self.batch))
+        inputs = rotated(pictures, self.batch)
+        whole = end_to_end(self, find, inputs) if self.end_to_end else None
+        for number in count():
+            if whole is not None:
+                whole(number)
+            else:
+                find(inputs[number % len(inputs)])
+            yield self.batch
+
+
+def everything(find: Find, pictures: Pictures, batch: int) -> NDArray[Any]:
+    """The keypoints of all pictures, `batch` at once."""
+    there = np.resize(np.arange(len(pictures)), -(-len(pictures) // batch) * batch).reshape(-1, batch)
+    return np.concatenate([find(np.ascontiguousarray(pictures[rows])) for rows in there])[: len(pictures)]
+
+
+def rotated(pictures: Pictures, batch: int) -> list[Pictures]:
+    """Different batches, so that no way sees the same one twice in a row."""
+    turned = np.concatenate([pictures[:, ::down, ::across] for down, across in TURNS])
+    rows = [np.arange(first, first + batch) % len(turned) for first in range(0, len(turned), max(batch, len(turned) // 8))]
+    return [np.ascontiguousarray(turned[one]) for one in rows]
+
+
+def find_as_seed(way: LatencyWay) -> Find:
+    """As the seed's test.py runs it: single precision, NCHW memory, every stack's heatmaps stacked, no_grad, nothing fused."""
+    model = load_on(way)
+    device, affine = next(model.parameters()).device, affine_of(model.meta.preprocessing)
+
+    @torch.no_grad()
+    def find(pictures: Pictures) -> NDArray[Any]:
+        images = normalise(pictures, affine).contiguous().to(device)
+        return keypoints_of(model, last_heatmaps(model, images, way.flip_test)).cpu().numpy()
+
+    return find
+
+
+def find_in_torch(way: LatencyWay) -> Find:
+    """As hgfast runs a checkpoint, and faster ways of it."""
+    model: Any = load_on(way).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device, affine = next(model.parameters()).device, affine_of(model.meta.preprocessing)
+    amp = precision.resolve("auto", device) if way.way == "autocast" else "off"
+    if way.way == "compile":
+        model.compile(mode="reduce-overhead" if device.type == "cuda" else "default", dynamic=False)
+
+    @torch.no_grad()
+    def find(pictures: Pictures) -> NDArray[Any]:
+        images = normalise(pictures, affine).to(device)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), precision.autocast(amp, device):
+            maps = last_heatmaps(model, images, way.flip_test)
+        return keypoints_of(model, maps.float()).cpu().numpy()
+
+    return find
+
+
+def load_on(way: LatencyWay) -> StackedHourglass:
+    return load_model(way.file, "cuda" if way.cuda else "cpu")
+
+
+def find_artefact(way: LatencyWay) -> Find:
+    """An ONNX, TorchScript or engine, by what hgfast.runtime uses."""
+    runtime: Any = way.runtime
+    artefact = Artefact(way.file, runtime, Place(way.threads))
+    sidecar = artefact.sidecar
+    run: Any = artefact
+    if way.precision == "bf16":  # which is OpenVINO's choice for a file in fp32
+        run = openvino_runner(way.file, Place(way.threads), "bf16")
+    if not sidecar.normalised:
+        return lambda pictures: run(pictures)[KEYPOINTS]
+    affine = affine_of(Preprocessing(sidecar.mean, sidecar.std))
+    return lambda pictures: run(normalise(pictures, affine).contiguous().numpy())[KEYPOINTS]
+
+
+FINDERS: dict[str, Callable[[LatencyWay], Find]] = {
+    "seed_style": find_as_seed,
+    "channels_last": find_in_torch,
+    "autocast": find_in_torch,
+    "compile": find_in_torch,
+}
+
+
+def affine_of(preprocessing: Preprocessing) -> NDArray[np.float32]:
+    return fold(np.eye(3, 4, dtype=np.float32)[None], preprocessing)
+
+
+def normalise(pictures: Pictures, affine: NDArray[np.float32]) -> Tensor:
+    return apply(torch.from_numpy(pictures), torch.from_numpy(affine).expand(len(pictures), -1, -1))
+
+
+def end_to_end(way: LatencyWay, find: Find, inputs: list[Pictures]) -> Callable[[int], NDArray[np.float64]]:
+    """Decode JPEGs, cut the crops, find, and move the points back; the crop is the seed's own, or hgfast's."""
+    side = round(LARGER * way.size)
+    jpegs = [[encode(picture, side) for picture in batch] for batch in inputs]
+    centre, length = np.array([[side / 2, side / 2]]), np.array([0.9 * side])
+    matrix = square_matrices(centre, length, way.size)
+    nowhere = np.zeros((1, 2))
+
+    def crop(jpeg: NDArray[np.uint8]) -> Pictures:
+        decoded = np.asarray(cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)  # type: ignore[arg-type]
+        if way.way == "seed_style":
+            return cut(decoded, nowhere, centre[0], float(length[0]), way.size)[0].astype(np.uint8)
+        return warp(decoded, matrix[0], way.size)
+
+    def whole(number: int) -> NDArray[np.float64]:
+        crops = np.stack([crop(jpeg) for jpeg in jpegs[number % len(jpegs)]])
+        found = find(crops)[..., :2]
+        return move(found, np.broadcast_to(np.linalg.inv(matrix), (len(found), 3, 3)))
+
+    return whole
+
+
+def encode(picture: Pictures, side: int) -> NDArray[np.uint8]:
+    """A picture enlarged, as a JPEG in memory."""
+    large = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.imencode(".jpg", large[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1], np.uint8)
