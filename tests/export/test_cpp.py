@@ -456,13 +456,24 @@ def test_engines_without_a_gpu(sanitized: Path, rtx: Path | None, net: Path, tmp
     refused(run(full), "bad_model", "is an engine of TensorRT-RTX, not of TensorRT")
 
 
-def test_tensorrt_compiles(rtx: Path | None) -> None:
-    """The other of the two libraries that the file is for; only its words are checked, as tests/stub is not TensorRT."""
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-DHGFAST_WITH_TENSORRT", "-DHGFAST_STUB_TENSORRT=10"),
+        ("-DHGFAST_WITH_TENSORRT", "-DHGFAST_STUB_TENSORRT=11"),
+        ("-DHGFAST_WITH_TENSORRT_RTX",),
+        ("-DHGFAST_WITH_TENSORRT_RTX", "-DHGFAST_STUB_TENSORRT=10"),
+        ("-DHGFAST_WITH_TENSORRT_RTX", "-DHGFAST_STUB_TENSORRT=11"),
+    ],
+    ids=["TensorRT 10", "TensorRT 11", "RTX", "headers of 10 for RTX", "headers of 11 for RTX"],
+)
+def test_tensorrt_compiles(words: tuple[str, ...], rtx: Path | None) -> None:
+    """Both libraries that the file is for, and headers of the other one; only its words are checked: tests/stub is not TensorRT."""
     if rtx is None:
         pytest.skip("TensorRT-RTX's library or the CUDA runtime's headers are not on this machine")
     places = [SOURCE / "include", SOURCE / "src", rtx / "include", "/usr/local/cuda/include"]
-    words = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-DHGFAST_WITH_TENSORRT"]
-    done = shell("c++", *words, *(f"-I{place}" for place in places), SOURCE / "src/tensorrt.cpp")
+    strict = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+    done = shell("c++", *strict, *words, *(f"-I{place}" for place in places), SOURCE / "src/tensorrt.cpp")
     assert done.returncode == 0, done.stderr[-3000:]
 
 

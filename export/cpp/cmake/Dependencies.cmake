@@ -36,11 +36,23 @@ if(NOT HGFAST_OPENVINO STREQUAL "OFF")
   endif()
 endif()
 
-# libnvinfer of TensorRT and libtensorrt_rtx of TensorRT-RTX have the same functions: a build has one of them.
+# libnvinfer of TensorRT and libtensorrt_rtx of TensorRT-RTX have the same functions: a build has one of them. Where a folder
+# has both, it is the one that the headers are of.
 set(HGFAST_HAS_TENSORRT OFF)
 find_path(HGFAST_TENSORRT_INCLUDE NvInfer.h HINTS ${HGFAST_TENSORRT_ROOT} PATH_SUFFIXES include DOC "Where NvInfer.h lies")
-find_library(HGFAST_TENSORRT_LIBRARY NAMES tensorrt_rtx nvinfer libtensorrt_rtx.so.1 libnvinfer.so.11 libnvinfer.so.10
-             HINTS ${HGFAST_TENSORRT_ROOT} PATH_SUFFIXES lib lib64 DOC "libnvinfer or libtensorrt_rtx")
+set(tensorrt_names nvinfer libnvinfer.so.11 libnvinfer.so.10)
+set(rtx_names tensorrt_rtx libtensorrt_rtx.so.1)
+set(rtx_headers unknown)
+if(EXISTS ${HGFAST_TENSORRT_INCLUDE}/NvInferVersion.h)
+  file(STRINGS ${HGFAST_TENSORRT_INCLUDE}/NvInferVersion.h rtx_headers REGEX "define +TRT_MAJOR_RTX")
+endif()
+if(rtx_headers)
+  list(PREPEND tensorrt_names ${rtx_names})
+else()
+  list(APPEND tensorrt_names ${rtx_names})
+endif()
+find_library(HGFAST_TENSORRT_LIBRARY NAMES ${tensorrt_names} NAMES_PER_DIR HINTS ${HGFAST_TENSORRT_ROOT}
+             PATH_SUFFIXES lib lib64 DOC "libnvinfer or libtensorrt_rtx")
 if(HGFAST_TENSORRT_INCLUDE AND HGFAST_TENSORRT_LIBRARY)
   find_path(HGFAST_CUDA_INCLUDE cuda_runtime_api.h HINTS ${HGFAST_CUDA_ROOT} /usr/local/cuda PATH_SUFFIXES include)
   find_library(HGFAST_CUDART NAMES cudart libcudart.so.13 libcudart.so.12 HINTS ${HGFAST_CUDA_ROOT} /usr/local/cuda
@@ -50,8 +62,13 @@ if(HGFAST_TENSORRT_INCLUDE AND HGFAST_TENSORRT_LIBRARY)
                         "-DHGFAST_CUDA_ROOT=FOLDER; pip's nvidia-cuda-runtime and nvidia-cuda-crt have one, nvidia/cu13")
   endif()
   set(HGFAST_HAS_TENSORRT ON)
-  if(HGFAST_TENSORRT_LIBRARY MATCHES "tensorrt_rtx")
+  get_filename_component(tensorrt_library ${HGFAST_TENSORRT_LIBRARY} NAME)
+  if(tensorrt_library MATCHES "tensorrt_rtx")
     set(HGFAST_TENSORRT_DEFINITION HGFAST_WITH_TENSORRT_RTX)
+    if(NOT rtx_headers)
+      message(WARNING "${HGFAST_TENSORRT_LIBRARY} is of TensorRT-RTX, ${HGFAST_TENSORRT_INCLUDE}/NvInfer.h of TensorRT: this "
+                      "builds, and then refuses to run engines")
+    endif()
   else()
     set(HGFAST_TENSORRT_DEFINITION HGFAST_WITH_TENSORRT)
   endif()

@@ -1,5 +1,6 @@
-// TensorRT 10 and 11, or TensorRT-RTX, whichever this library was built with: both have one interface, and one process can
-// hold only one of them. Crops wait in pinned memory; copying in, the network and copying out are one CUDA graph a batch size.
+// TensorRT 10 and 11, or TensorRT-RTX, whichever this library was built with: they have nearly one interface, and one process
+// can hold only one of them. Crops wait in pinned memory; copying in, the network and copying out are one CUDA graph a batch
+// size.
 #include <NvInfer.h>
 
 #include <algorithm>
@@ -12,9 +13,18 @@
 #include "engine_file.hpp"
 #include "failure.hpp"
 
+#if !defined(HGFAST_WITH_TENSORRT_RTX) && NV_TENSORRT_VERSION < 100100
+#error "TensorRT 10.1 or later is needed"
+#endif
+
 namespace hgfast {
 namespace {
 
+#if defined(TRT_MAJOR_RTX)  // in the headers of TensorRT-RTX only
+constexpr const char* HEADERS = "TensorRT-RTX";
+#else
+constexpr const char* HEADERS = "TensorRT";
+#endif
 #if defined(HGFAST_WITH_TENSORRT_RTX)
 constexpr const char* NAME = "TensorRT-RTX";
 #else
@@ -49,7 +59,7 @@ private:
 };
 
 Listener& listener() {
-    static Listener one;
+    static Listener& one = *new Listener;  // never destroyed: TensorRT may speak when the process ends
     return one;
 }
 
@@ -78,6 +88,22 @@ int find_device(const Artefact& artefact, const Options& options) {
     return device;
 }
 
+std::string dotted(long version) { return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100); }
+
+/// The headers that this was compiled with must be the library's: others lay their classes out in another way, and calls would
+/// go astray. A major release of TensorRT keeps to one way; TensorRT-RTX 1.3 and 1.7 have different ones.
+void check_headers(long version) {
+#if defined(HGFAST_WITH_TENSORRT_RTX)
+    constexpr long SAME = 100;
+#else
+    constexpr long SAME = 10000;
+#endif
+    if (version / SAME == NV_TENSORRT_VERSION / SAME) return;
+    throw Failure(Code::not_built, "this library was built with the headers of " + std::string(HEADERS) + " " +
+                                       dotted(NV_TENSORRT_VERSION) + " and finds " + NAME + " " + dotted(version) +
+                                       ", which they do not fit: build it with the headers of that");
+}
+
 template <typename Made>
 std::unique_ptr<Made> own(Made* made, const std::string& what, const char* advice) {
     if (made == nullptr) refuse(Code::bad_model, what, advice);
@@ -86,9 +112,11 @@ std::unique_ptr<Made> own(Made* made, const std::string& what, const char* advic
 
 std::size_t bytes_of(nvinfer1::DataType type) {
     switch (type) {
+        case nvinfer1::DataType::kINT64: return 8;
         case nvinfer1::DataType::kFLOAT:
         case nvinfer1::DataType::kINT32: return 4;
-        case nvinfer1::DataType::kHALF: return 2;
+        case nvinfer1::DataType::kHALF:
+        case nvinfer1::DataType::kBF16: return 2;
         default: return 1;
     }
 }
@@ -241,11 +269,8 @@ private:
 #if defined(HGFAST_WITH_TENSORRT_RTX)
         // it captures graphs itself, as it exchanges kernels while it runs; one context does for all shapes
         if (shapes_.empty()) {
-            const auto config = own(engine_->createRuntimeConfig(), path_ + " cannot start", "build it again on this machine");
-            const bool graphs = config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE);
-            graphs_ = graphs ? "CUDA graphs by TensorRT-RTX" : "no CUDA graphs (" + listener().heard() + ")";
             Shape made;
-            made.context = own(engine_->createExecutionContext(config.get()), path_ + " cannot start", "free memory on the GPU");
+            made.context = own(make_context(), path_ + " cannot start", "free memory on the GPU");
             shapes_.push_front(std::move(made));
         }
         set_shape(shapes_.front(), count);
@@ -289,7 +314,19 @@ private:
                     "copy keypoints");
     }
 
-#if !defined(HGFAST_WITH_TENSORRT_RTX)
+#if defined(HGFAST_WITH_TENSORRT_RTX)
+    nvinfer1::IExecutionContext* make_context() {
+#if defined(TRT_MAJOR_RTX) && NV_TENSORRT_VERSION >= 10200
+        const auto config = own(engine_->createRuntimeConfig(), path_ + " cannot start", "build it again on this machine");
+        const bool graphs = config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE);
+        graphs_ = graphs ? "CUDA graphs by TensorRT-RTX" : "no CUDA graphs (" + listener().heard() + ")";
+        return engine_->createExecutionContext(config.get());
+#else  // TensorRT-RTX before 1.2, or TensorRT's headers, with which it is not run
+        graphs_ = "no CUDA graphs (TensorRT-RTX has them from 1.2 on)";
+        return engine_->createExecutionContext();
+#endif
+    }
+#else
     /// Run once, as TensorRT wants before a capture, then capture. An engine that cannot be captured runs without; `about` tells.
     void capture(Shape& shape) {
         const cudaStream_t stream = own_.get();  // a stream from outside may be one that captures nothing
@@ -341,6 +378,7 @@ std::unique_ptr<Runner> open_tensorrt(const Artefact& artefact, const Options& o
     const std::int32_t version = getInferLibVersion();  // major * 10000 + minor * 100 + patch; asks no GPU
     check_library(artefact, version / 10000, version / 100 % 100, version % 100);
     const int device = find_device(artefact, options);
+    check_headers(version);
     return std::make_unique<TensorRt>(artefact, options, device);
 }
 

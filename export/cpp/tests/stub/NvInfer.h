@@ -1,6 +1,8 @@
-// NOT TensorRT. The declarations that src/tensorrt.cpp uses, written down from NVIDIA's documentation with bodies that do
-// nothing, so that a machine without TensorRT's headers can see that the file compiles, links and says that there is no GPU.
-// Nothing built with it can run an engine. Use the headers of TensorRT 10 or 11 or of TensorRT-RTX for anything else.
+// NOT TensorRT. The declarations that src/tensorrt.cpp uses, in our own words, with bodies that do nothing, so that a machine
+// without NVIDIA's headers can see that the file compiles, links and says that there is no GPU. Nothing built with it can run an
+// engine. Use the headers of TensorRT 10 or 11 or of TensorRT-RTX for anything else.
+// The declarations are as NVIDIA/TensorRT's include/ has them, 10.16 and 11.3, and TensorRT-RTX's documents. It stands for
+// TensorRT-RTX where src/tensorrt.cpp is built for that, else for TensorRT 11; -DHGFAST_STUB_TENSORRT=10 or 11 makes it that one.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,48 +10,123 @@
 #include <cstddef>
 #include <cstdint>
 
+#if defined(HGFAST_STUB_TENSORRT)
+#define NV_TENSORRT_MAJOR HGFAST_STUB_TENSORRT
+#define NV_TENSORRT_MINOR 3
+#elif defined(HGFAST_WITH_TENSORRT_RTX)
+#define TRT_MAJOR_RTX 1
+#define NV_TENSORRT_MAJOR TRT_MAJOR_RTX
+#define NV_TENSORRT_MINOR 7
+#else
+#define NV_TENSORRT_MAJOR 11
+#define NV_TENSORRT_MINOR 3
+#endif
+#define NV_TENSORRT_PATCH 0
+#define NV_TENSORRT_VERSION (NV_TENSORRT_MAJOR * 10000L + NV_TENSORRT_MINOR * 100L + NV_TENSORRT_PATCH * 1L)
+
 extern "C" std::int32_t getInferLibVersion() noexcept;
 
 namespace nvinfer1 {
 
-enum class DataType : std::int32_t { kFLOAT = 0, kHALF = 1, kINT8 = 2, kINT32 = 3, kBOOL = 4, kUINT8 = 5 };
+using AsciiChar = char;
+
+enum class DataType : std::int32_t {
+    kFLOAT = 0,
+    kHALF = 1,
+    kINT8 = 2,
+    kINT32 = 3,
+    kBOOL = 4,
+    kUINT8 = 5,
+    kFP8 = 6,
+    kBF16 = 7,
+    kINT64 = 8,
+    kINT4 = 9,
+    kFP4 = 10,
+    kE8M0 = 11
+};
 enum class TensorIOMode : std::int32_t { kNONE = 0, kINPUT = 1, kOUTPUT = 2 };
 enum class OptProfileSelector : std::int32_t { kMIN = 0, kOPT = 1, kMAX = 2 };
 enum class ExecutionContextAllocationStrategy : std::int32_t { kSTATIC = 0, kON_PROFILE_CHANGE = 1, kUSER_MANAGED = 2 };
-enum class CudaGraphStrategy : std::int32_t { kDISABLED = 0, kWHOLE_GRAPH_CAPTURE = 1 };
 
-struct Dims64 {
+class Dims64 {
+public:
+    static constexpr std::int32_t MAX_DIMS{8};
     std::int32_t nbDims;
-    std::int64_t d[8];
+    std::int64_t d[MAX_DIMS];
 };
 using Dims = Dims64;
 
+#if NV_TENSORRT_MAJOR == 10
 class ILogger {
 public:
     enum class Severity : std::int32_t { kINTERNAL_ERROR = 0, kERROR = 1, kWARNING = 2, kINFO = 3, kVERBOSE = 4 };
-    virtual void log(Severity severity, char const* msg) noexcept = 0;
+    virtual void log(Severity severity, AsciiChar const* msg) noexcept = 0;
     virtual ~ILogger() = default;
 };
-
-class IExecutionContext {
+#else
+class InterfaceInfo {
 public:
-    virtual ~IExecutionContext() noexcept = default;
+    char const* kind;
+    std::int32_t major;
+    std::int32_t minor;
+};
+enum class APILanguage : std::int32_t { kCPP = 0, kPYTHON = 1 };
+
+class IVersionedInterface {
+public:
+    virtual APILanguage getAPILanguage() const noexcept { return APILanguage::kCPP; }
+    virtual InterfaceInfo getInterfaceInfo() const noexcept = 0;
+    virtual ~IVersionedInterface() noexcept = default;
+};
+
+namespace v_1_0 {
+class ILogger : public IVersionedInterface {
+public:
+    InterfaceInfo getInterfaceInfo() const noexcept override { return {"ILogger", 1, 0}; }
+    enum class Severity : std::int32_t { kINTERNAL_ERROR = 0, kERROR = 1, kWARNING = 2, kINFO = 3, kVERBOSE = 4 };
+    virtual void log(Severity severity, AsciiChar const* msg) noexcept = 0;
+    ~ILogger() override = default;
+};
+}  // namespace v_1_0
+using ILogger = v_1_0::ILogger;
+#endif
+
+/// What the library makes: nobody else does, and nothing copies it.
+class INoCopy {
+protected:
+    INoCopy() = default;
+    virtual ~INoCopy() = default;
+    INoCopy(INoCopy const&) = delete;
+    INoCopy& operator=(INoCopy const&) = delete;
+};
+
+class IExecutionContext : public INoCopy {
+public:
+    virtual ~IExecutionContext() noexcept = 0;
     bool setOptimizationProfileAsync(std::int32_t, cudaStream_t) noexcept { return false; }
     bool setInputShape(char const*, Dims const&) noexcept { return false; }
     bool setTensorAddress(char const*, void*) noexcept { return false; }
     void setDeviceMemoryV2(void*, std::int64_t) noexcept {}
     bool enqueueV3(cudaStream_t) noexcept { return false; }
 };
+inline IExecutionContext::~IExecutionContext() noexcept = default;
 
-class IRuntimeConfig {
+#if defined(TRT_MAJOR_RTX)
+enum class CudaGraphStrategy : std::int32_t { kDISABLED = 0, kWHOLE_GRAPH_CAPTURE = 1 };
+#endif
+
+class IRuntimeConfig : public INoCopy {
 public:
-    virtual ~IRuntimeConfig() noexcept = default;
-    bool setCudaGraphStrategy(CudaGraphStrategy) noexcept { return false; }  // TensorRT-RTX only
+    virtual ~IRuntimeConfig() noexcept = 0;
+#if defined(TRT_MAJOR_RTX)
+    bool setCudaGraphStrategy(CudaGraphStrategy) noexcept { return false; }
+#endif
 };
+inline IRuntimeConfig::~IRuntimeConfig() noexcept = default;
 
-class ICudaEngine {
+class ICudaEngine : public INoCopy {
 public:
-    virtual ~ICudaEngine() noexcept = default;
+    virtual ~ICudaEngine() noexcept = 0;
     std::int32_t getNbIOTensors() const noexcept { return 0; }
     char const* getIOTensorName(std::int32_t) const noexcept { return ""; }
     TensorIOMode getTensorIOMode(char const*) const noexcept { return TensorIOMode::kNONE; }
@@ -58,17 +135,25 @@ public:
     Dims getProfileShape(char const*, std::int32_t, OptProfileSelector) const noexcept { return {}; }
     std::int64_t getDeviceMemorySizeV2() const noexcept { return 0; }
     IRuntimeConfig* createRuntimeConfig() noexcept { return nullptr; }
-    IExecutionContext* createExecutionContext(ExecutionContextAllocationStrategy) noexcept { return nullptr; }
+    IExecutionContext* createExecutionContext(
+        ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy::kSTATIC) noexcept {
+        return nullptr;
+    }
     IExecutionContext* createExecutionContext(IRuntimeConfig*) noexcept { return nullptr; }
 };
+inline ICudaEngine::~ICudaEngine() noexcept = default;
 
-class IRuntime {
+class IRuntime : public INoCopy {
 public:
-    virtual ~IRuntime() noexcept = default;
+    virtual ~IRuntime() noexcept = 0;
     void setEngineHostCodeAllowed(bool) noexcept {}
     ICudaEngine* deserializeCudaEngine(void const*, std::size_t) noexcept { return nullptr; }
 };
+inline IRuntime::~IRuntime() noexcept = default;
 
+namespace {
+// the true one calls createInferRuntime_INTERNAL, with its version, and gets what would not fit these declarations
 inline IRuntime* createInferRuntime(ILogger&) noexcept { return nullptr; }
+}  // namespace
 
 }  // namespace nvinfer1
