@@ -1,4 +1,4 @@
-"""Running one step of `gpu_check`: its output passed on, its time limited, and whether it left what it should.
+"""Running one step of `gpu_check` or `all`: its output passed on, its time limited, and whether it left what it should.
 
 What may enter: running a command and judging what came of it.
 """
@@ -6,19 +6,23 @@ What may enter: running a command and judging what came of it.
 from __future__ import annotations
 
 import codecs
+import fcntl
 import json
 import os
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from gpu_steps import Step
 from record import Row
@@ -91,11 +95,14 @@ def stream(command: Sequence[str], limit: float) -> tuple[int | None, list[str]]
     """Run a command and pass its output on; its exit code, None where it was ended, and its last lines."""
     kept = bytearray()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    assert process.stdout is not None
-    reader = threading.Thread(target=pass_on, args=(process.stdout, kept), daemon=True)
+    ours, theirs = terminal() if sys.stdout.isatty() else os.pipe()
+    try:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=theirs, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    finally:
+        os.close(theirs)
+    reader = threading.Thread(target=pass_on, args=(ours, kept), daemon=True)
     reader.start()
     code: int | None = None
     try:
@@ -110,11 +117,19 @@ def stream(command: Sequence[str], limit: float) -> tuple[int | None, list[str]]
     return code, [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
-def pass_on(pipe: IO[bytes], kept: bytearray) -> None:
+def terminal() -> tuple[int, int]:
+    """Both ends of a terminal as wide as ours, in which commands show their progress; the first is to be read."""
+    ours, theirs = os.openpty()
+    size = os.get_terminal_size(sys.stdout.fileno())
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size.lines, size.columns, 0, 0))
+    return ours, theirs
+
+
+def pass_on(end_to_read: int, kept: bytearray) -> None:
     """Copy what comes to stdout, progress bars as they move, and keep it."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    with pipe:
-        while block := os.read(pipe.fileno(), 65536):
+    with suppress(OSError), os.fdopen(end_to_read, "rb"):  # a terminal that nobody writes to any more is an error to read
+        while block := os.read(end_to_read, 65536):
             sys.stdout.write(decoder.decode(block))
             sys.stdout.flush()
             kept += block

@@ -111,7 +111,7 @@ def rotated(pictures: Pictures, batch: int) -> list[Pictures]:
 
 def find_as_seed(way: LatencyWay) -> Find:
     """As the seed's test.py runs it: single precision, NCHW memory, every stack's heatmaps stacked, no_grad, nothing fused."""
-    model = load_on(way)
+    model: Any = load_on(way).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     device, affine = next(model.parameters()).device, affine_of(model.meta.preprocessing)
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ def find_as_seed(way: LatencyWay) -> Find:
 
 def find_in_torch(way: LatencyWay) -> Find:
     """As hgfast runs a checkpoint, and faster ways of it."""
-    model: Any = load_on(way).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model: Any = load_on(way)
     device, affine = next(model.parameters()).device, affine_of(model.meta.preprocessing)
     amp = precision.resolve("auto", device) if way.way == "autocast" else "off"
     if way.way == "compile":
@@ -141,6 +141,7 @@ def find_in_torch(way: LatencyWay) -> Find:
 
 
 def load_on(way: LatencyWay) -> StackedHourglass:
+    """In channels_last memory."""
     return load_model(way.file, "cuda" if way.cuda else "cpu")
 
 

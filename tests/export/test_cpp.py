@@ -468,7 +468,7 @@ def test_engines_without_a_gpu(sanitized: Path, rtx: Path | None, net: Path, tmp
     ids=["TensorRT 10", "TensorRT 11", "RTX", "headers of 10 for RTX", "headers of 11 for RTX"],
 )
 def test_tensorrt_compiles(words: tuple[str, ...], rtx: Path | None) -> None:
-    """Both libraries that the file is for, and headers of the other one; only its words are checked: tests/stub is not TensorRT."""
+    """Both libraries that the file is for, and headers of the other; only words are checked: tests/stub is not TensorRT."""
     if rtx is None:
         pytest.skip("TensorRT-RTX's library or the CUDA runtime's headers are not on this machine")
     places = [SOURCE / "include", SOURCE / "src", rtx / "include", "/usr/local/cuda/include"]
