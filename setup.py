@@ -22,6 +22,7 @@ RTX = [
 ]
 BENCH = ["matplotlib>=3.10", "pillow>=11"]
 DEV = [
+    "flask>=3",
     "mypy>=1.15",
     "nlohmann-json>=3.11",
     "pillow>=11",
@@ -33,6 +34,8 @@ DEV = [
     "types-jsonschema",
     "types-tabulate",
     "types-tqdm",
+    "types-waitress",
+    "waitress>=3",
 ]
 
 setup(

@@ -1,0 +1,229 @@
+"""bench/latency.py and bench/embedding.py from the shell, and the parts whose figures nobody could check by looking."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+
+sys.path.append(str(Path(__file__).parents[2] / "bench"))  # where Python looks for the modules beside a script
+sys.path.append(str(Path(__file__).parents[2] / "export"))
+
+import networks
+from floors import Rates, floor_ms, measure_rates
+from latency import LatencyConfig, network_of_checkpoint, preset_of
+from latency_ways import LatencyWay, everything, rotated
+from networks import ONNX, exported, exports, fits, fresh
+from options import ExportConfig
+from to_onnx import make_onnx
+
+from hgfast import sidecar as sidecars
+from hgfast.checkpoints import load_model
+from hgfast.config import DataChoice
+from hgfast.costs import forward_flops
+from hgfast.errors import HgfastError
+from hgfast.inference import keypoints_of
+from hgfast.model import PRESETS
+from pipelines.drawn.pictures import draw_pictures
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fresh("tiny", tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def onnx(checkpoint: Path) -> Path:
+    config = ExportConfig(checkpoint=checkpoint, batch="1:2:4", no_verify=True)
+    return make_onnx(config, config.load(), config.target("onnx")).path
+
+
+# ---- ways ----
+
+
+def way(name: str, file: Path, work: Path, runtime: str = "torch", batch: int = 2, **more: Any) -> LatencyWay:
+    return LatencyWay(name, runtime, more.pop("precision", "fp32"), file, "tiny", 64, batch, 1, work, **more)
+
+
+def test_all_ways_say_the_same(checkpoint: Path, onnx: Path, tmp_path: Path) -> None:
+    pictures = draw_pictures(64, 5)
+    np.save(tmp_path / "pictures.npy", pictures)
+    model = load_model(checkpoint)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.meta.preprocessing.mean, model.meta.preprocessing.std))
+    with torch.no_grad():
+        wanted = keypoints_of(model, model((torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255 - mean) / std)[:, -1]).numpy()
+    ways = [way(name, checkpoint, tmp_path) for name in ("seed_style", "channels_last")]
+    ways += [way(name, onnx, tmp_path, name) for name in ("onnxruntime", "openvino")]
+    for one in ways:
+        batches = one.start()
+        assert [next(batches) for _ in range(3)] == [2, 2, 2]
+        found = np.load(one.points)
+        sure = wanted[..., 2] > 0.05
+        assert found.shape == wanted.shape and np.abs(found - wanted)[sure].max() < 0.05, one.name
+    assert len({one.points for one in ways}) == len({one.process for one in ways}) == len(ways)
+
+
+def test_the_seeds_way_is_nchw_in_single_precision(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[torch.dtype, bool]] = []
+    plain = torch.nn.Conv2d.forward
+
+    def look(module: torch.nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+        seen.append((inputs.dtype, inputs.is_contiguous()))
+        return plain(module, inputs)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", look)
+    np.save(tmp_path / "pictures.npy", draw_pictures(64, 2))
+    next(way("seed_style", checkpoint, tmp_path).start())
+    assert len(seen) > 20 and set(seen) == {(torch.float32, True)}
+    seen.clear()
+    next(way("channels_last", checkpoint, tmp_path).start())
+    assert any(not contiguous for _, contiguous in seen)
+
+
+def test_end_to_end_finds_the_photographs_points(onnx: Path, tmp_path: Path) -> None:
+    """What is cut out of the enlarged picture is nine tenths of it, so points are the crop's in other pixels."""
+    np.save(tmp_path / "pictures.npy", draw_pictures(64, 4))
+    batches = way("onnxruntime", onnx, tmp_path, "onnxruntime", end_to_end=True).start()
+    assert [next(batches), next(batches)] == [2, 2] and not way("onnxruntime", onnx, tmp_path, "onnxruntime").points.exists()
+
+
+def test_inputs_are_rotated() -> None:
+    pictures = draw_pictures(64, 6)
+    for batch in (1, 8, 32):
+        inputs = rotated(pictures, batch)
+        assert all(one.shape == (batch, 64, 64, 3) and one.flags.c_contiguous for one in inputs)
+        assert len({one.tobytes() for one in inputs}) == len(inputs)
+    found = everything(lambda images: images.reshape(len(images), -1)[:, :3], pictures, 4)
+    assert np.array_equal(found, pictures.reshape(6, -1)[:, :3])
+
+
+# ---- files ----
+
+
+def test_what_was_exported_is_taken_again(checkpoint: Path, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert onnx == checkpoint.with_name("fresh.fp32.onnx")
+    assert exported(checkpoint, ONNX, 4, tmp_path, [], True) == onnx  # beside it: the user's own
+    assert not fits(onnx, checkpoint, 5) and not fits(onnx.with_name("none.onnx"), checkpoint, 1)
+    other = fresh("tiny", tmp_path / "other")
+    assert not fits(onnx, other, 4) or sidecars.checksum(other) == sidecars.checksum(checkpoint)
+    monkeypatch.setattr(networks, "ROOT", tmp_path)  # where there is no export/
+    with pytest.raises(HgfastError, match="to_onnx"):
+        exported(checkpoint, ONNX, 16, tmp_path, [], True)
+
+
+def test_int8_wants_pictures_of_the_joints(checkpoint: Path, tmp_path: Path) -> None:
+    hands = tmp_path / "hands.pt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["meta"]["skeleton"]["joints"] = [f"joint {number}" for number in range(16)]
+    torch.save(content, hands)
+    with pytest.raises(HgfastError, match="int8 is calibrated with pictures of these joints"):
+        networks.drawn_people(hands, tmp_path)
+
+
+def test_what_cannot_run_here_is_listed(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path, export: networks.Export, *__: object) -> Path:
+        raise HgfastError(f"no {export.precision} today")
+
+    monkeypatch.setattr("latency.exported", refuse)
+    config = LatencyConfig(checkpoint=checkpoint, quick=True, work=tmp_path)
+    network = network_of_checkpoint(config, checkpoint, tmp_path)
+    notes = {(row["way"], row["precision"]): row["note"] for row in network.missing}
+    assert notes["onnx", "int8"] == "no int8 today" and notes["onnx", "fp16"] == "left out by --quick"
+    if not torch.cuda.is_available():
+        assert notes["tensorrt", "fp16"] == notes["tensorrt_rtx", "fp32"] == "no NVIDIA GPU here"
+    assert len(notes) == len(exports(torch.cuda.is_available())) + 1  # and torch.compile
+    assert [one.way for one in network.ways][:2] == ["seed_style", "channels_last"]
+
+
+def test_data_flags_go_on_as_they_were_given() -> None:
+    config = LatencyConfig(dataset="coco", annotations=Path("a.json"), padding=1.5, shares=[0.8, 0.1])
+    words = ["--dataset", "coco", "--annotations", "a.json", "--padding", "1.5", "--shares", "[0.8,0.1]"]
+    assert config.data_flags == words and LatencyConfig().data_flags == []
+    assert set(vars(DataChoice())) <= set(vars(config))
+
+
+def test_presets_are_known_by_their_shapes(checkpoint: Path) -> None:
+    assert preset_of(load_model(checkpoint)) == "tiny" and preset_of(None) == ""
+
+
+# ---- floors ----
+
+
+def test_a_floor_is_the_longer_of_two_times() -> None:
+    arch = PRESETS["tiny"]
+    flops = forward_flops(arch, 16)
+    slow = Rates({"fp32": 1e9}, 1e30)
+    assert floor_ms(slow, arch, 16, 3, "fp32", 64) == pytest.approx(3 * flops / 1e6)
+    assert floor_ms(slow, arch, 16, 1, "fp32", 128) == pytest.approx(4 * flops / 1e6)
+    copying = Rates({"fp32": 1e30, "fp16": 1e30}, 1e6)
+    full, half = (floor_ms(copying, arch, 16, 0, kind, 64) or 0 for kind in ("fp32", "fp16"))
+    assert full == pytest.approx(2 * half) and half > 0
+    assert floor_ms(slow, arch, 16, 1, "int8", 64) is None
+
+
+def test_rates_are_measured() -> None:
+    rates = measure_rates(torch.device("cpu"), 1)
+    assert rates.flops["fp32"] > 1e9 and rates.bytes > 1e8 and set(rates.flops) == {"fp32", "bf16"}
+    assert set(rates.row) == {"matrix_tflops_fp32", "matrix_tflops_bf16", "copy_gb_per_s"}
+
+
+# ---- the commands ----
+
+
+@pytest.mark.slow
+def test_files_from_the_shell(command: Command, checkpoint: Path, onnx: Path, tmp_path: Path) -> None:
+    flags = ("--quick", "--batch", "[4]", "--threads", 1, "--end-to-end", "--work", tmp_path / "work")
+    done = command("bench/latency.py", checkpoint, onnx, *flags, "--json", tmp_path / "r.json")
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads((tmp_path / "r.json").read_text())
+    rows = record["rows"]
+    ways = [(row["way"], row["precision"]) for row in rows if not row["end_to_end"]]
+    assert ways[:2] == [("seed_style", "fp32"), ("channels_last", "fp32")]
+    assert {("onnxruntime", "fp32"), ("openvino", "fp32")} < set(ways)
+    assert [row["way"] for row in rows if row["end_to_end"]] == [way for way, _ in ways]
+    for row in rows:
+        assert 0 < row["median_ms"] <= row["p99_ms"] and row["noise"] >= 0.05 and row["batch"] == 4
+        assert row["images_per_s"] == pytest.approx(4000 / row["median_ms"], rel=1e-2)
+        assert row["precision"] != "fp32" or row["max_px_error"] < 0.05
+        assert not any(isinstance(value, dict | list) for value in row.values())
+    assert rows[0]["speedup"] == 1 and rows[0]["speedup_noise"] is None and record["machine"]["copy_gb_per_s"] > 0
+    assert len(record["conclusions"]) == 2 and all("fastest in fp32" in words for words in record["conclusions"])
+    assert "end to end" in record["conclusions"][1] and "speed-up" in done.stdout
+
+
+@pytest.mark.slow
+def test_embedding_from_the_shell(command: Command, checkpoint: Path, tmp_path: Path) -> None:
+    flags = ("--quick", "--runs", 300, "--threads", 1, "--work", checkpoint.parent.parent, "--json", tmp_path / "r.json")
+    done = command("bench/embedding.py", "--checkpoint", checkpoint, *flags)
+    assert done.returncode == 0, done.stderr
+    rows = {(row["runtime"], row["what"]): row for row in json.loads((tmp_path / "r.json").read_text())["rows"]}
+    for runtime in ("onnxruntime", "openvino"):
+        assert rows[runtime, "session"]["overhead"] > -0.5 and rows[runtime, "4 threads"]["times_one_thread"] > 0
+        alive = rows[runtime, "endurance, python"]
+        assert alive["calls"] == 300 and alive["growth_kb"] < 5000 and alive["files_after"] == alive["files_before"] > 0
+    assert "wanted < 10%" in done.stdout and "wanted < 5000" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "complaint"),
+    [
+        ("latency", ("--batch", "[0]"), "must be at least 1"),
+        ("latency", ("--threads", "1000"), "what shares a core measures nothing"),
+        ("latency", ("none.onnx",), "there is no file none.onnx"),
+        ("latency", ("--presets", "[hg3]"), "choose from hg1"),
+        ("latency", ("--checkpoint", "net.onnx"), "--checkpoint is one that training wrote"),
+        ("embedding", ("--runs", "0"), "--runs"),
+        ("embedding", ("--cli", "nowhere"), "build it as export/cpp/README.md says"),
+    ],
+)
+def test_wrong_flags_are_one_sentence(
+    command: Command, script: str, words: tuple[str, ...], complaint: str, tmp_path: Path
+) -> None:
+    done = command(f"bench/{script}.py", *words, "--work", tmp_path)
+    assert done.returncode == 2 and complaint in done.stderr and done.stderr.count("\n") == 1, done.stderr

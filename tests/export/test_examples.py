@@ -1,0 +1,203 @@
+"""The examples of embedding, each run as its user would, beside what a session says itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+sys.path.append(str(ROOT / "export"))  # where Python looks for the modules beside a script
+sys.path.append(str(ROOT / "tests" / "hgfast"))
+
+from foreign_nets import lived_in
+from options import ExportConfig
+from to_onnx import make_onnx
+
+from hgfast import checkpoints
+from hgfast.checkpoints import Meta, build
+from hgfast.draw import read_image
+from hgfast.model import PRESETS
+from hgfast.preprocessing import Preprocessing
+from hgfast.runtime import Session
+from hgfast.skeletons import BODY16
+from pipelines.drawn.pictures import draw_pictures
+
+EXAMPLES = ROOT / "export" / "examples"
+BOX = (20.0, 30.0, 100.0, 140.0)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    torch.manual_seed(4)
+    model = build(PRESETS["tiny"], Meta(BODY16, Preprocessing(), 64, "logits", "dark", -0.5))
+    lived_in(model)
+    checkpoints.save(checkpoints.describe(model), folder / "net.pt")
+    config = ExportConfig(checkpoint=folder / "net.pt", batch="1:2:4", no_verify=True)
+    return make_onnx(config, config.load(), config.target("onnx")).path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures and one file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, picture in enumerate(draw_pictures(200, 5)):
+        cv2.imwrite(str(folder / f"{number}.jpg"), picture[: 200 - 10 * number, :, ::-1])
+    (folder / "3a.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def example(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, EXAMPLES / name, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=120, check=False)
+
+
+def told(people: dict[str, Any]) -> Any:
+    return np.array([person["keypoints"] for person in people["people"]])
+
+
+def wanted(net: Path, photo: Path, boxes: Any = None) -> Any:
+    with Session(net) as session:
+        return told(json.loads(session(read_image(photo), boxes, padding=1.25 if boxes else 1.0).to_json()))
+
+
+def test_every_example_is_tried() -> None:
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == {"one_image", "webcam", "web_service", "batch_job"}
+
+
+def test_one_image(net: Path, photos: Path, tmp_path: Path) -> None:
+    done = example("one_image.py", net, photos / "1.jpg", "--box", "20,30,100,140", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert np.abs(told(json.loads(done.stdout)) - wanted(net, photos / "1.jpg", [BOX])).max() < 0.01
+    assert read_image(tmp_path / "drawn.jpg").shape == read_image(photos / "1.jpg").shape
+    for words, complaint in (
+        ((photos / "3a.jpg",), "3a.jpg is not a picture"),
+        ((photos / "1.jpg", "--box", "1,2,3"), "boxes must be rows of x, y, width and height"),
+        ((photos / "1.jpg", "--box", "1,2,x,4"), "invalid box value"),
+        ((photos / "1.jpg", "--box", "900,2,3,4"), "lies outside the picture"),
+    ):
+        done = example("one_image.py", net, *words, cwd=tmp_path)
+        assert done.returncode == 2 and complaint in done.stderr and "Traceback" not in done.stderr
+
+
+def test_webcam(net: Path, photos: Path, tmp_path: Path) -> None:
+    film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (200, 200))
+    picture = np.asarray(cv2.imread(str(photos / "0.jpg")))
+    for turn in range(7):
+        film.write(np.ascontiguousarray(np.rot90(picture, turn)))
+    film.release()
+    done = example("webcam.py", net, "--source", "film.avi", "--out", "drawn.mp4", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("7 frames, "), done.stderr
+    assert (tmp_path / "drawn.mp4").stat().st_size > 1000
+    done = example("webcam.py", net, "--source", "film.avi", "--out", "drawn.mp4", "--frames", 3, cwd=tmp_path)
+    assert done.stdout.startswith("3 frames, ")
+    done = example("webcam.py", net, "--source", "film.avi", cwd=tmp_path)
+    assert done.returncode == 2 and "this OpenCV has no windows" in done.stderr and "Traceback" not in done.stderr
+    done = example("webcam.py", net, "--source", "97", cwd=tmp_path)
+    assert done.returncode == 2 and "there is no camera 97" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_camera_gives_its_newest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is faster than its user, and then ends."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import webcam
+
+    class Camera:
+        taken = 0
+
+        def isOpened(self) -> bool:
+            return True
+
+        def read(self) -> tuple[bool, Any]:
+            webcam.time.sleep(0.002)
+            self.taken += 1
+            return self.taken <= 200, np.full((4, 4, 3), self.taken, np.uint8)
+
+        def release(self) -> None:
+            self.taken = -1
+
+    camera = Camera()
+    monkeypatch.setattr(webcam.cv2, "VideoCapture", lambda _: camera)
+    seen = []
+    for frame in webcam.newest_frames(0):
+        seen.append(int(frame[0, 0, 0]))
+        webcam.time.sleep(0.02)
+        assert camera.taken - seen[-1] < 60
+    assert 3 < len(seen) < 100 and seen == sorted(set(seen)) and camera.taken == -1
+
+
+def test_batch_job(net: Path, photos: Path, tmp_path: Path) -> None:
+    done = example("batch_job.py", net, photos, "--out", "found.jsonl", "--batch", 3, cwd=tmp_path)
+    assert done.returncode == 2 and "5 of 6 pictures" in done.stdout and "1 of 6 pictures could not be read" in done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [Path(line["file"]).name for line in lines] == [f"{number}.jpg" for number in range(5)]
+    for line in lines:
+        assert np.abs(told(line) - wanted(net, photos / Path(line["file"]).name)).max() < 0.01
+    assert [file.name for file in tmp_path.iterdir()] == ["found.jsonl"]
+    done = example("batch_job.py", net, tmp_path / "nowhere", cwd=tmp_path)
+    assert done.returncode == 2 and "there is no folder" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def service(net: Path) -> Iterator[str]:
+    """Its address."""
+    command = [sys.executable, EXAMPLES / "web_service.py", net, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1]
+        process.terminate()
+
+
+def post(address: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    try:
+        with urllib.request.urlopen(address, body, timeout=60) as answer:  # noqa: S310  (an address of this test)
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_web_service(service: str, net: Path, photos: Path) -> None:
+    body = (photos / "1.jpg").read_bytes()
+    with urllib.request.urlopen(f"{service}/health", timeout=60) as answer:  # noqa: S310
+        assert json.load(answer)["status"] == "ok"
+    status, found = post(f"{service}/keypoints", body)
+    assert status == 200 and np.abs(told(found) - wanted(net, photos / "1.jpg")).max() < 0.01
+    status, found = post(f"{service}/keypoints?box=20,30,100,140&box=0,0,50,50", body)
+    assert status == 200 and np.abs(told(found) - wanted(net, photos / "1.jpg", [BOX, (0, 0, 50, 50)])).max() < 0.01
+    bodies = [(photos / f"{number % 3}.jpg").read_bytes() for number in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda body: post(f"{service}/keypoints", body), bodies))
+    for number, (status, found) in enumerate(answers):
+        assert status == 200 and np.abs(told(found) - wanted(net, photos / f"{number % 3}.jpg")).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "words"),
+    [
+        ("", b"no picture", 400, "is no picture"),
+        ("", b"", 400, "is no picture"),
+        ("?box=1,2,3", None, 400, "rows of x, y, width and height"),
+        ("?box=1,2,x,4", None, 400, "could not convert"),
+        ("?box=900,2,3,4", None, 400, "lies outside"),
+        ("", bytes(20_000_001), 413, "more than 20000000 bytes"),
+        ("", cv2.imencode(".png", np.zeros((8000, 8000), np.uint8))[1].tobytes(), 413, "more than"),
+    ],
+    ids=["text", "nothing", "three numbers", "no number", "outside", "too long", "a bomb"],
+)
+def test_what_the_service_refuses(service: str, photos: Path, query: str, body: bytes | None, status: int, words: str) -> None:
+    code, answer = post(f"{service}/keypoints{query}", (photos / "1.jpg").read_bytes() if body is None else body)
+    assert code == status and words in answer["error"] and "\n" not in answer["error"]
