@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -120,7 +121,7 @@ def stream(command: Sequence[str], limit: float) -> tuple[int | None, list[str]]
 def terminal() -> tuple[int, int]:
     """Both ends of a terminal as wide as ours, in which commands show their progress; the first is to be read."""
     ours, theirs = os.openpty()
-    size = os.get_terminal_size(sys.stdout.fileno())
+    size = shutil.get_terminal_size()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size.lines, size.columns, 0, 0))
     return ours, theirs
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,16 +107,6 @@ class LatencyConfig(DataChoice):
     def pace(self) -> Pace:
         return Pace(self.seconds, batches=3, warm=2)
 
-    @property
-    def data_flags(self) -> list[str]:
-        """The flags that name a data set, as they were given."""
-        found = []
-        for one in fields(DataChoice):
-            value, plain = getattr(self, one.name), getattr(DataChoice(), one.name)
-            if value != plain:
-                found += [f"--{one.name.replace('_', '-')}", str(value).replace(" ", "")]
-        return found
-
 
 @dataclass(frozen=True)
 class Network:
@@ -165,7 +155,7 @@ def network_of_checkpoint(config: LatencyConfig, checkpoint: Path, work: Path) -
             print(f"{checkpoint.name}: {export.way}, {export.precision}", flush=True)
             flipped = replace(export, words=(*export.words, *["--flip-test"] * config.flip_test))
             try:
-                path = exported(checkpoint, flipped, max(config.batch), config.work, config.data_flags, config.quick)
+                path = exported(checkpoint, flipped, max(config.batch), config.work, config.flags, config.quick)
                 network.ways.extend(artefact_ways(config, path, export.way, network.preset, work))
             except HgfastError as error:
                 note = str(error)
@@ -243,7 +233,7 @@ def preset_of(model: StackedHourglass | None) -> str:
 
 def pictures(config: LatencyConfig, network: Network) -> NDArray[np.uint8]:
     """What is looked at: crops of the data set that flags name, else drawn ones."""
-    if config.data_flags:
+    if config.flags:
         samples = usable_samples(config, DATASETS[config.dataset].held_out(config))
         return sample_crops.images(sample_crops.spread(samples, LOOKED_AT), network.size, threads=config.threads)
     return draw_pictures(network.size, LOOKED_AT, hands=network.joints == len(HAND21.joints))

@@ -36,7 +36,7 @@ Find = Callable[[Pictures], NDArray[Any]]
 """(n, S, S, 3) uint8 RGB -> keypoints (n, K, 3): x, y in input pixels, score."""
 
 TORCH = ("seed_style", "channels_last", "autocast", "compile")
-"""Ways to run a checkpoint in torch: as the seed does; with activations and weights in channels_last memory; that in bf16, on a
+"""Ways to run a checkpoint in torch: as the seed does; with the weights too in channels_last memory; that in bf16, on a
 GPU fp16; that compiled, on a GPU with CUDA graphs."""
 LARGER = 2.8  # pixels of a photograph that one of the input shows, end to end
 TURNS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # steps along rows and columns: a picture seen four ways is four pictures
@@ -110,13 +110,14 @@ def rotated(pictures: Pictures, batch: int) -> list[Pictures]:
 
 
 def find_as_seed(way: LatencyWay) -> Find:
-    """As the seed's test.py runs it: single precision, NCHW memory, every stack's heatmaps stacked, no_grad, nothing fused."""
+    """As the seed's test.py runs it: single precision, every stack's heatmaps stacked, no_grad, nothing fused. Weights are in
+    NCHW memory, but pictures are NHWC and only their axes are swapped, so that torch computes in channels_last all the way."""
     model: Any = load_on(way).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     device, affine = next(model.parameters()).device, affine_of(model.meta.preprocessing)
 
     @torch.no_grad()
     def find(pictures: Pictures) -> NDArray[Any]:
-        images = normalise(pictures, affine).contiguous().to(device)
+        images = normalise(pictures, affine).to(device)
         return keypoints_of(model, last_heatmaps(model, images, way.flip_test)).cpu().numpy()
 
     return find

@@ -14,7 +14,6 @@ What may enter: the flags, the figures, and what is said about them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +90,13 @@ class PckhConfig(DataChoice):
 
     def validate(self) -> None:
         """Raise `HgfastError` for what does not go together or is out of its range."""
-        if bool(self.checkpoints) == bool(self.files):
-            raise HgfastError("give either checkpoints to run or --predictions FILE, and not both")
+        if not self.checkpoints and not self.files:
+            raise HgfastError("there is nothing to score: give checkpoints to run, or --predictions FILE")
+        if self.checkpoints and self.files:
+            raise HgfastError(
+                f"a checkpoint ({self.checkpoints[0]}) and --predictions exclude each other, and several files are "
+                "--predictions [a.h5,b.h5]"
+            )
         given = self.checkpoints or self.files
         if len(set(given)) < len(given):
             raise HgfastError(f"{next(path for path in given if given.count(path) > 1)} is given twice: name every file once")
@@ -161,7 +165,7 @@ class Scored:
 
 
 def main() -> None:
-    config = read_flags()
+    config = parse(PckhConfig, rest="checkpoints", description=__doc__ or "")
     config.validate()
     if config.chart is not None:
         import pckh_chart  # before the work: it says what is missing
@@ -187,21 +191,6 @@ def main() -> None:
             print(f"chart: {config.chart}")
     if config.submission is not None:
         print(f"submission: {config.submission}: {submit(config, config.submission, results[0], truth)}")
-
-
-def read_flags() -> PckhConfig:
-    """The command line; its bare words are checkpoints, and there must be some unless predictions are named."""
-    named = any(word.partition("=")[0] == "--predictions" for word in sys.argv[1:])
-    try:
-        return parse(PckhConfig, rest=None if named else "checkpoints", description=__doc__ or "")
-    except HgfastError as error:
-        if "arguments are required" in str(error):
-            raise HgfastError("there is nothing to score: give checkpoints to run, or --predictions FILE") from error
-        if named and "unexpected word" in str(error):
-            raise HgfastError(
-                f"{error}; a checkpoint and --predictions exclude each other, and several files are --predictions [a.h5,b.h5]"
-            ) from error
-        raise
 
 
 def score(config: PckhConfig, split: str, truth: Truth) -> tuple[list[Scored], list[str]]:

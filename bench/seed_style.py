@@ -3,8 +3,9 @@
 One Python call a sample does everything, on the CPU: decode the whole picture, copy the person's square into a double
 precision array, resize it, move the joints one by one, warp a second time, change the colours of the mirrored half in HSV,
 draw the heatmaps joint by joint; a torch DataLoader collates. Written for comparison; coordinates are those of `Samples`,
-half pixels are not cared for, as there. Where that code is slower for no reason of its own, this is not: it reads with
-imageio, here OpenCV does; hands, which are small, stay in bytes until they are warped.
+half pixels are not cared for, as there. It reads with Pillow, as imageio does there. Where that code is
+slower for no reason of its own, this is not: hands, which are small, stay in bytes until they are warped. All else costs what
+it costs there, give or take a twentieth.
 What may enter: that way of loading, in all its costs; nothing that makes it faster.
 """
 
@@ -53,7 +54,7 @@ class SeedStyle(Dataset[tuple[Floats, Floats]]):
     Args:
         samples: of any data set.
         size: side of the pictures.
-        whole: open with PIL and resize the whole picture, as for hands; else decode with OpenCV and crop the square.
+        whole: open with PIL and resize the whole picture, as for hands; else decode and crop the square.
         augmented: scale, rotation, mirroring and colours as for people.
     """
 
@@ -81,9 +82,10 @@ class SeedStyle(Dataset[tuple[Floats, Floats]]):
         if self._whole:
             example = Example(*open_whole(path, points, self._size), labelled)
         else:
-            decoded = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]  # pictures that exist
+            with Image.open(path) as file:
+                decoded = np.array(file.convert("RGB"), np.uint8)
             square = samples.centre[row], float(samples.side[row])
-            example = Example(*cut(np.asarray(decoded, np.uint8), points, *square, self._size), labelled)
+            example = Example(*cut(decoded, points, *square, self._size), labelled)
         return self._change(example) if self._augmented else example
 
     def _change(self, example: Example) -> Example:
@@ -111,6 +113,12 @@ def seed_loader(dataset: SeedStyle, batch_size: int, workers: int) -> DataLoader
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread,
     )
+
+
+def read(path: str) -> Pixels:
+    """The picture by PIL, (H, W, 3) RGB."""
+    with Image.open(path) as file:
+        return np.array(file if file.mode == "RGB" else file.convert("RGB"), np.uint8)
 
 
 def open_whole(path: str, points: Points, size: int) -> tuple[Pixels, Points]:

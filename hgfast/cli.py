@@ -94,7 +94,7 @@ def parse(
         parser.add_argument(positional, type=Path)
     if rest is not None:
         needed = next(field.default_factory is MISSING for field in fields(into) if field.name == rest)  # type: ignore[arg-type]
-        parser.add_argument(rest, type=Path, nargs="+" if needed else "*", default=None if needed else [])
+        parser.add_argument(rest, type=Path, nargs="+" if needed else "*")
     parser.add_class_arguments(into, as_group=False, skip={name for name in (positional, rest) if name})
     words = parser.spell(sys.argv[1:] if argv is None else argv, short)
     groups = [field.name for field in fields(into) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]

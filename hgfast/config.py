@@ -7,7 +7,7 @@ What may enter: dataclasses of plain values with defaults. How they are parsed i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -171,6 +171,17 @@ class DataChoice:
     """leave out samples whose picture is missing, instead of refusing"""
     checked: Path | None = None
     """result of pipelines/check.py, whose bad files are left out; none: where it writes by default, if it is there"""
+
+    @property
+    def flags(self) -> list[str]:
+        """What differs from the defaults, as words of a command line."""
+        words, plain = list[str](), DataChoice()
+        for one in fields(DataChoice):
+            value = getattr(self, one.name)
+            if value != getattr(plain, one.name):
+                text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+                words += [f"--{one.name.replace('_', '-')}", *([text] if value is not True else [])]
+        return words
 
 
 @dataclass(kw_only=True)

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from hgfast.draw import read_image
 from hgfast.errors import HgfastError, run
-from hgfast.files import complete
+from hgfast.files import complete, prepare_file
 from hgfast.runtime import Session
 
+AT_ONCE = 8  # pictures given to the session, which splits what is more than the network takes at once
 AHEAD = 16  # pictures decoded before their turn: more take memory, fewer let the network wait
 
 
@@ -51,15 +52,15 @@ def main() -> None:
     words.add_argument("model", type=Path)
     words.add_argument("folder", type=Path)
     words.add_argument("--out", type=Path, default=Path("keypoints.jsonl"))
-    words.add_argument("--batch", type=int, default=8, help="pictures at once")
     given = words.parse_args()
-    if not given.folder.is_dir():
-        raise HgfastError(f"there is no folder {given.folder}: give one that holds pictures")
-    paths = sorted(path for path in given.folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    paths = sorted(path for path in given.folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    if not paths:
+        raise HgfastError(f"there are no pictures in {given.folder}: give a folder with some")
+    prepare_file(given.out, "--out")
 
     bad, pictures, bar = 0, read_ahead(paths), tqdm(total=len(paths), unit="picture", disable=None)
     with Session(given.model) as session, complete(given.out) as beside, beside.open("w") as lines, bar:
-        while some := list(itertools.islice(pictures, given.batch)):
+        while some := list(itertools.islice(pictures, AT_ONCE)):
             bar.update(len(some))
             for error in [error for _, error in some if isinstance(error, HgfastError)]:
                 bad += 1

@@ -3,7 +3,8 @@
     pip install . onnxruntime
     python export/examples/one_image.py best.fp32.onnx photo.jpg --box 120,40,300,420 --out drawn.jpg
 
-The box is x, y, width, height of the person in pixels; without one the whole picture is looked at.
+The box is x, y, width, height of the person in pixels (--box=-5,0,50,50 where it begins with a minus); without one the whole
+picture is looked at.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from hgfast.draw import read_image, write_image
 from hgfast.errors import run
+from hgfast.files import check_apart
 from hgfast.runtime import Session
 
 
@@ -26,6 +28,7 @@ def main() -> None:
     words.add_argument("--out", type=Path, default=Path("drawn.jpg"))
     given = words.parse_args()
 
+    check_apart([("the picture", given.picture)], {"--out": given.out})
     image = read_image(given.picture)  # RGB, turned as its EXIF orientation says
     with Session(given.model) as session:
         people = session(image, given.box, padding=1.25 if given.box else 1.0)  # a tight box wants some room around it

@@ -9,10 +9,11 @@ one look. A file loses no frame. The window needs opencv-python; opencv-python-h
 """
 
 import argparse
+import contextlib
+import queue
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +23,34 @@ from hgfast.errors import HgfastError, run
 from hgfast.runtime import Session
 from hgfast.videos import Video, VideoWriter
 
+PATIENCE = 10.0  # seconds that a camera may take for a frame
+
 
 def newest_frames(number: int) -> Iterator[Any]:
     """Frames of a camera, RGB; those that nobody was ready for are passed over."""
-    camera, ready = cv2.VideoCapture(number), threading.Condition()
+    camera, ended = cv2.VideoCapture(number), threading.Event()
     if not camera.isOpened():
         raise HgfastError(f"there is no camera {number}: choose another with --source, or a video file")
-    newest: list[Any] = []
-    ended = threading.Event()
+    kept: queue.Queue[Any] = queue.Queue(1)
 
     def read() -> None:
-        while not ended.is_set():
+        there = True
+        while there and not ended.is_set():
             there, frame = camera.read()
-            with ready:
-                newest[:] = [frame] if there else [None]
-                ready.notify()
-            if not there:
-                return
+            with contextlib.suppress(queue.Empty):
+                kept.get_nowait()
+            kept.put(frame if there else None)  # never waits, as nobody else puts
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        while True:
-            with ready:
-                ready.wait_for(lambda: newest)
-                frame = newest.pop()
-            if frame is None:
-                return
+        while (frame := kept.get(timeout=PATIENCE)) is not None:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    except queue.Empty:
+        raise HgfastError(f"camera {number} gave no frame for {PATIENCE:g} seconds: is it still connected?") from None
     finally:
         ended.set()
-        reader.join()
+        reader.join(PATIENCE)
         camera.release()
 
 
@@ -72,24 +70,28 @@ def main() -> None:
     words.add_argument("--out", type=Path, help="write the frames here, instead of showing them")
     words.add_argument("--frames", type=int, help="end after so many")
     given = words.parse_args()
-    is_camera = given.source.isdigit()
-    frames = newest_frames(int(given.source)) if is_camera else iter(Video(Path(given.source)))
+    film = None if given.source.isdigit() else Video(Path(given.source))
+    frames, rate = (newest_frames(int(given.source)), 25.0) if film is None else (iter(film), film.rate)
 
-    done, began = 0, time.perf_counter()
-    with ExitStack() as held:
+    done, written = 0, 0
+    with contextlib.ExitStack() as held:
         session = held.enter_context(Session(given.model))
-        film = held.enter_context(VideoWriter(given.out, 25)) if given.out else None
+        out = held.enter_context(VideoWriter(given.out, rate)) if given.out else None
+        began = time.perf_counter()
         try:
             for image in frames:
                 drawn = session(image).draw(image)
                 done += 1
-                if film is not None:
-                    film.add(drawn)
-                if (film is None and not show(drawn)) or done == given.frames:
+                # a film has all its frames; of a camera one stands for as long as it was the newest
+                due = done if film is not None else round((time.perf_counter() - began) * rate)
+                while out is not None and written < due:
+                    out.add(drawn)
+                    written += 1
+                if (out is None and not show(drawn)) or done == given.frames:
                     break
         except KeyboardInterrupt:
             print("stopped")  # what was written stays
-    print(f"{done} frames, {done / (time.perf_counter() - began):.1f} a second")
+        print(f"{done} frames, {done / (time.perf_counter() - began):.1f} a second")
 
 
 if __name__ == "__main__":

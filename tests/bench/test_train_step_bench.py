@@ -63,13 +63,14 @@ def test_a_loop_learns_its_batch_by_heart(way: str, four: Samples) -> None:
         loop.batches.close()
 
 
-def test_the_seeds_step_is_adam_in_single_precision_and_nchw() -> None:
+def test_the_seeds_step_is_adam_in_single_precision_and_channels_last() -> None:
     model = tiny()
     trainer = SeedTrainer(model, CPU)
     seen: list[tuple[torch.dtype, bool, bool]] = []
 
     def look(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        seen.append((output.dtype, inputs[0].is_contiguous(), output.is_contiguous()))
+        last = torch.channels_last
+        seen.append((output.dtype, inputs[0].is_contiguous(memory_format=last), output.is_contiguous(memory_format=last)))
 
     convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
     for convolution in convolutions:

@@ -1,0 +1,110 @@
+"""What `all.py` runs, in order: the words of every command, and the record that each leaves.
+
+What may enter: steps. How they are run is in `gpu_run`, what is made of their records in `all`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from gpu_check import near
+from gpu_run import ROOT
+from gpu_steps import ROOMY, Step
+from records import read_record
+
+from hgfast.config import DataChoice
+from hgfast.sidecar import checksum
+
+MOST_THREADS = 8  # of a loader; few machines give one more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Where and on what it is run. checkpoint: a network of one's own. data: the flags that name a data set. cores: of the CPU.
+    gpu_gb: memory of the first GPU, 0 where there is none."""
+
+    work: Path
+    quick: bool
+    checkpoint: Path | None
+    data: tuple[str, ...]
+    cores: int
+    gpu_gb: float
+
+    def record(self, name: str) -> Path:
+        """Where a step leaves its record."""
+        return self.work / "all" / f"{name}.json"
+
+    @property
+    def quickly(self) -> tuple[str, ...]:
+        return ("--quick",) if self.quick else ()
+
+
+def make_step(name: str, at: Setting) -> Step:
+    """One of them; that of pckh is known only after latency has run."""
+    words, flags = STEPS[name]
+    path = at.record(name)
+    impossible = "" if name != "pckh" or at.data else "it needs --checkpoint FILE and the flags that name a data set"
+    command = (f"bench/{name}.py", *flags(at), "--json", str(path))
+    return Step(name=name, words=words, command=command, result=path, impossible=impossible)
+
+
+def loader(at: Setting) -> tuple[str, ...]:
+    return ("--threads", str(min(at.cores, MOST_THREADS)), *at.quickly)
+
+
+def train_step(at: Setting) -> tuple[str, ...]:
+    flags = ("--threads", str(min(at.cores, MOST_THREADS)), *at.quickly)
+    return flags if not at.gpu_gb else ("--presets", "[hg1,hg2]", "--batch-size", "32" if at.gpu_gb >= ROOMY else "8", *flags)
+
+
+def latency(at: Setting) -> tuple[str, ...]:
+    own = ("--checkpoint", str(at.checkpoint), *at.data) if at.checkpoint is not None else ()
+    return (*own, "--work", str(at.work), *at.quickly)
+
+
+def embedding(at: Setting) -> tuple[str, ...]:
+    return ("--work", str(at.work), *at.quickly)
+
+
+def decode(at: Setting) -> tuple[str, ...]:
+    return at.quickly
+
+
+def pckh(at: Setting) -> tuple[str, ...]:
+    return (*([str(at.checkpoint)] if at.checkpoint is not None else []), *map(str, exported(at)), *at.data)
+
+
+STEPS: dict[str, tuple[str, Callable[[Setting], tuple[str, ...]]]] = {
+    "loader": ("how fast batches come, beside the seed's way", loader),
+    "train_step": ("a training step beside the seed's", train_step),
+    "latency": ("a network in every runtime", latency),
+    "embedding": ("what a session costs beside the network", embedding),
+    "decode": ("from heatmaps to points", decode),
+    "pckh": ("accuracy of the checkpoint and of what was made of it", pckh),
+}
+"""By name, which is the script's: what it shows, and its flags but for --json."""
+
+
+def exported(at: Setting) -> list[Path]:
+    """The files that latency has made of the checkpoint, or found beside it, and timed."""
+    left = ROOT / at.record("latency")
+    if at.checkpoint is None or not left.is_file():
+        return []
+    from networks import fits  # torch takes its time
+
+    rows = [row for row in read_record(left)["rows"] if row.get("batch")]
+    most = max((int(row["batch"]) for row in rows), default=1)
+    checkpoint = ROOT / at.checkpoint
+    folders = (checkpoint.parent, ROOT / at.work / f"{checkpoint.stem}-{checksum(checkpoint)[:12]}")
+    places = [[folder / str(name) for folder in folders] for name in dict.fromkeys(row["file"] for row in rows)]
+    found = [next((path for path in both if fits(path, checkpoint, most)), None) for both in places]
+    return [near(path) for path in found if path is not None]
+
+
+def data_flags(choice: DataChoice) -> tuple[str, ...]:
+    """The flags that name a data set, its files as the steps find them."""
+    values = {one.name: getattr(choice, one.name) for one in fields(DataChoice)}
+    paths = {name: near(value) for name, value in values.items() if isinstance(value, Path)}
+    return tuple(DataChoice(**{**values, **paths}).flags)

@@ -1,0 +1,80 @@
+"""Records that scripts here have written: read again, and asked what they are of.
+
+What may enter: reading records, and what several scripts ask of them. Writing one is `record`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from record import Row
+
+from hgfast.errors import HgfastError
+
+Record = Mapping[str, Any]
+PARTS: dict[str, type] = {"machine": dict, "versions": dict, "revision": str, "command": str, "date": str, "rows": list}
+OUTPUTS = ("--json", "--chart", "--out")
+
+
+def read_record(path: Path) -> Record:
+    """A record as `record.make_record` makes them. Raises `HgfastError` for what cannot be read or is none."""
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise HgfastError(f"{path} cannot be read ({error.strerror}): name a record that bench/ has written") from error
+    except ValueError as error:
+        raise HgfastError(f"{path} is not JSON ({' '.join(str(error).split())}): name a record of bench/") from error
+    lacking = [key for key, kind in PARTS.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)]
+    if lacking:
+        raise HgfastError(f"{path} is no record of bench/: {lacking[0]!r} is missing or of another form")
+    if not all(isinstance(row, dict) for row in record["rows"]):
+        raise HgfastError(f"{path} is no record of bench/: a row is no mapping of keys to values")
+    return record
+
+
+def benches(record: Record) -> list[str]:
+    """Which scripts its rows are of, by their names without .py; several in a record of all.py."""
+    return list(dict.fromkeys(bench_of(record, row) for row in record["rows"]))
+
+
+def bench_of(record: Record, row: Row) -> str:
+    """Which script a row is of."""
+    words = shlex.split(record["command"])
+    return str(row.get("bench") or next((Path(word).stem for word in words if word.endswith(".py")), ""))
+
+
+def rows_of(record: Record, bench: str) -> list[Row]:
+    """The rows of a script."""
+    return [row for row in record["rows"] if bench_of(record, row) == bench]
+
+
+def command_of(record: Record, bench: str) -> str:
+    """The command that repeats the rows of a script, without the places of what it writes."""
+    return without_outputs(record.get("commands", {}).get(bench, record["command"]))
+
+
+def without_outputs(command: str) -> str:
+    """A command without the flags that say where its results go."""
+    return shlex.join(drop(shlex.split(command), OUTPUTS))
+
+
+def drop(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The words without these flags and their values."""
+    kept = list[str]()
+    left_out = False
+    for word in words:
+        if not left_out and word.partition("=")[0] not in flags:
+            kept.append(word)
+        left_out = word in flags
+    return kept
+
+
+def machine_words(record: Record) -> str:
+    """The machine and the date, as "AMD EPYC, 2 cores, 2026-11-22"."""
+    about = record["machine"]
+    gpu = [str(about["gpu"])] if about.get("gpu") else []
+    return ", ".join([*gpu, str(about.get("processor", "")), f"{about.get('cores', '?')} cores", record["date"][:10]])

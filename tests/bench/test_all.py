@@ -1,0 +1,416 @@
+"""bench/all.py with fakes for the scripts: order, failures, what it leaves, its checks; and README's tables."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from conftest import ROOT, Command
+from test_gpu_check import understood
+
+sys.path.append(str(ROOT / "bench"))  # where Python looks for the modules beside a script
+
+import all as bench_all
+import all_steps
+import gpu_run
+import readme_tables
+from all_steps import STEPS, Setting, make_step
+from gpu_steps import Step
+from ratio_checks import CHECKS, make_checks
+from readme_tables import Table
+from results_page import COLUMNS
+from results_text import digits, markdown, short
+
+from hgfast.config import DataChoice
+from hgfast.errors import run
+from hgfast.machine import cores
+
+Row = dict[str, Any]
+AT = Setting(work=Path("work"), quick=True, checkpoint=None, data=(), cores=2, gpu_gb=0.0)
+NAMES = list(STEPS)
+
+# ---- rows as the scripts write them ----
+
+
+def loader_row(loader: str, variant: str, cpu: float, layout: str = "freihand", cached: bool = False) -> Row:
+    rates = {"images_per_s": 1000 / cpu, "images_per_s_min": 900 / cpu, "images_per_s_max": 1100 / cpu, "noise": 0.08}
+    same = {"loader": loader, "variant": variant, "layout": layout, "cached": cached, "entries": 32768}
+    return {**same, **rates, "cpu_ms_per_image": cpu, "times_seed_style": 4.0 / cpu, "note": ""}
+
+
+def train_row(way: str, rate: float) -> Row:
+    same = {"way": way, "preset": "hg1", "layout": "mpii", "precision": "fp32", "batch_size": 4}
+    figures = {"images_per_s": rate, "noise": 0.05, "speedup": rate / 10, "step_ms": 4000 / rate, "step_speedup": rate / 10}
+    return {**same, **figures, "loader_ms": 15.0, "reason": ""}
+
+
+def latency_row(way: str, precision: str, ms: float, preset: str = "hg1", batch: int = 1) -> Row:
+    same = {"file": f"best.{precision}.onnx", "way": way, "precision": precision, "preset": preset, "batch": batch}
+    figures = {"median_ms": ms, "images_per_s": 1000 * batch / ms, "speedup": 40 / ms, "noise": 0.05, "speedup_noise": 0.07}
+    return {**same, "end_to_end": False, **figures, "mean_px_error": 0.001, "max_px_error": 0.25, "note": ""}
+
+
+def missing_row() -> Row:
+    return {**dict.fromkeys(latency_row("", "", 1.0)), "way": "tensorrt", "precision": "fp16", "note": "no NVIDIA GPU here"}
+
+
+def embedding_row(what: str, rate: float) -> Row:
+    figures = {"images_per_s": rate, "median_ms": 1000 / rate, "noise": 0.05, "overhead": 0.04 if what == "session" else None}
+    return {"what": what, "runtime": "onnxruntime", "threads": 2, **figures}
+
+
+ROWS: dict[str, list[Row]] = {
+    "loader": [
+        loader_row("decode_only", "dali", 0.5),
+        loader_row("dali_cpu", "targets", 1.0),
+        loader_row("seed_style", "augmented", 4.0),
+        loader_row("dali_cpu", "targets", 2.0, "mpii", True),
+        loader_row("seed_style", "augmented", 6.0, "mpii", True),
+    ],
+    "train_step": [train_row("seed_style", 10.0), train_row("hgfast", 20.0)],
+    "latency": [
+        latency_row("seed_style", "fp32", 40.0),
+        latency_row("openvino", "fp32", 20.0),
+        latency_row("openvino", "int8", 8.0),
+        latency_row("openvino", "fp32", 100.0, batch=8),
+        missing_row(),
+    ],
+    "embedding": [embedding_row("network alone", 52.0), embedding_row("session", 50.0), embedding_row("4 threads", 51.0)],
+    "decode": [
+        {"decoder": "seed_style", "kind": "gaussian", "median_ms": 180.0, "noise": 0.05, "speedup": 1.0},
+        {"decoder": "dark", "kind": "gaussian", "median_ms": 5.0, "noise": 0.05, "speedup": 36.0, "error_float32": 0.00012},
+    ],
+    "pckh": [
+        {"method": "best.pt", "what": "checkpoint", "pck@0.2": 0.5594, "mean_px": 0.0},
+        {"method": "best.int8.onnx", "what": "onnxruntime int8", "pck@0.2": 0.5539, "mean_px": 0.99},
+    ],
+}
+
+
+def record(name: str, rows: list[Row], **more: Any) -> Row:
+    return {
+        "machine": {"processor": "Some CPU", "cores": 2, "gpu": None, "matrix_tflops_fp32": 0.2},
+        "versions": {"torch": "2.13.0", f"only-{name}": "1"},
+        "revision": "abc",
+        "command": f"python bench/{name}.py --quick --json x.json",
+        "date": "2026-11-26T10:00:00+00:00",
+        "conclusions": [f"{name} is fast"],
+        "rows": rows,
+        **more,
+    }
+
+
+# ---- the commands ----
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("gpu_gb", [0.0, 80.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_is_understood_by_its_script(
+    name: str, gpu_gb: float, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ("--dataset", "coco", "--annotations", "a.json", "--versions", "[gs,hom]", "--skip-missing")
+    at = Setting(work=Path("work"), quick=quick, checkpoint=Path("exp/best.pt"), data=data, cores=16, gpu_gb=gpu_gb)
+    command = make_step(name, at).command
+    assert ("--quick" in command) == (quick and name != "pckh")
+    assert (data[0] in command) == (name in ("latency", "pckh"))
+    understood(command, monkeypatch)
+
+
+def test_list_prints_the_commands_and_runs_nothing(command: Command, tmp_path: Path) -> None:
+    done = command("bench/all.py", "--list", "--quick", "--steps", "[latency,loader]", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[::2]] == ["# loader", "# latency"]
+    assert lines[1] == f"python bench/loader.py --threads {min(cores(), 8)} --quick --json exp/bench/all/loader.json"
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_flags_are_those_of_the_project_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "bench")
+    choice = DataChoice(dataset="coco", annotations=Path("../data/a.json"), images=tmp_path, single_person=True)
+    found = all_steps.data_flags(choice)
+    assert found == ("--dataset", "coco", "--annotations", "data/a.json", "--images", str(tmp_path), "--single-person")
+    assert all_steps.data_flags(DataChoice()) == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--steps", "[loading]"], "'loading' is unknown; choose from loader, train_step, latency"),
+        (["--checkpoint", "none.pt"], "there is no checkpoint none.pt"),
+        (["--data", "MPII"], "--data names pictures for a network of one's own: give --checkpoint FILE too"),
+        (["--limit", "0"], "--limit is 0, must be above 0"),
+        (["--quik"], "did you mean --quick"),
+    ],
+)
+def test_wrong_flags_are_one_sentence(
+    words: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["all.py", *words])
+    with pytest.raises(SystemExit) as end:
+        run(bench_all.main)
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and complaint in err and err.count("\n") == 1
+
+
+def test_pckh_gets_the_files_that_latency_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import networks
+
+    checkpoint = tmp_path / "best.pt"
+    checkpoint.write_bytes(b"weights")
+    monkeypatch.setattr(all_steps, "checksum", lambda _: "0123456789abcdef")
+    there = {tmp_path / "best.fp32.onnx", tmp_path / "work" / "best-0123456789ab" / "best.int8.onnx"}
+    asked: list[int] = []
+    monkeypatch.setattr(networks, "fits", lambda path, _, most: asked.append(most) or path in there)
+    at = Setting(work=tmp_path / "work", quick=False, checkpoint=checkpoint, data=("--data", "MPII"), cores=2, gpu_gb=0.0)
+    assert make_step("pckh", at).command[1:3] == (str(checkpoint), "--data")  # latency has not run
+    at.record("latency").parent.mkdir(parents=True)
+    at.record("latency").write_text(json.dumps(record("latency", ROWS["latency"])))
+    files = make_step("pckh", at).command[1:4]
+    assert files == (str(checkpoint), str(tmp_path / "best.fp32.onnx"), str(tmp_path / "work/best-0123456789ab/best.int8.onnx"))
+    assert set(asked) == {8}
+
+
+# ---- running ----
+
+WRITE = "import sys; print('working'); open(sys.argv[1], 'w').write(sys.argv[2])"
+All = Callable[..., int]
+
+
+@pytest.fixture
+def run_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> All:
+    """Run it with fakes that write the rows above, or what is given by step: rows, or code."""
+    monkeypatch.setattr(gpu_run, "GRACE", 5.0)
+
+    def run_it(*flags: str, **given: list[Row] | str) -> int:
+        def fake(name: str, at: Setting) -> Step:
+            step = make_step(name, at)
+            path, what = str(tmp_path / at.record(name)), given.get(name, ROWS[name])
+            code, text = (what, "") if isinstance(what, str) else (WRITE, json.dumps(record(name, what)))
+            return Step(
+                name=name, words=step.words, command=("-c", code, path, text), result=Path(path), impossible=step.impossible
+            )
+
+        monkeypatch.setattr(bench_all, "make_step", fake)
+        places = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+        monkeypatch.setattr(sys, "argv", ["all.py", *places, *flags])
+        with pytest.raises(SystemExit) as end:
+            run(bench_all.main)
+        return int(end.value.code or 0)
+
+    return run_it
+
+
+def left(tmp_path: Path, ending: str) -> Path:
+    (path,) = (tmp_path / "out").glob(f"*{ending}")
+    return path
+
+
+def test_a_page_a_record_and_charts(run_all: All, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_all("--check") == 0
+    out = capsys.readouterr().out
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("== ")] == [f"== {name}" for name in NAMES]
+    assert out.count("\nworking\n") == len(NAMES) - 1 and out.count(" ok\n") == len(CHECKS)
+
+    written = left(tmp_path, ".json")
+    content = json.loads(written.read_text())
+    name = written.stem
+    assert name.endswith(f"-{content['date'][:10]}") and "-cores-" in name and name == name.lower()
+    assert {row["bench"] for row in content["rows"]} == set(NAMES) - {"pckh"} == set(content["commands"])
+    assert all(
+        row in [{key: value for key, value in one.items() if key != "bench"} for one in content["rows"]] for row in ROWS["decode"]
+    )
+    assert content["conclusions"] == [f"{step} is fast" for step in NAMES if step != "pckh"]
+    assert content["machine"]["matrix_tflops_fp32"] == 0.2 and content["versions"]["only-loader"] == "1"
+    assert [step["state"] for step in content["steps"]] == ["ok"] * 5 + ["not possible"]
+    assert all(check["ok"] for check in content["checks"]) and len(content["checks"]) == len(CHECKS)
+
+    page = left(tmp_path, ".md").read_text()
+    assert page.startswith("# Benchmarks: ") and "Made with" not in page
+    for step in NAMES[:-1]:
+        assert f"## {step}: {STEPS[step][0]}" in page and f"- {step} is fast" in page
+        chart = tmp_path / "out" / f"{name}-{step}.png"
+        assert f"]({chart.name})" in page
+        picture = cv2.imread(str(chart))
+        assert picture is not None and picture.std() > 1
+    assert "| hg1 | openvino | int8 | 1 | 8.00 | 5% |" in page
+    assert "- tensorrt fp16: no NVIDIA GPU here" in page
+    assert "Not possible: it needs --checkpoint FILE and the flags that name a data set" in page
+    assert not (tmp_path / "out" / f"{name}-pckh.png").exists()
+
+
+def test_a_step_that_fails_or_hangs_does_not_stop_the_others(
+    run_all: All, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work" / "all").mkdir(parents=True)
+    (tmp_path / "work" / "all" / "decode.json").write_text(json.dumps(record("decode", ROWS["decode"])))  # of an earlier run
+    fakes = {
+        "loader": "raise SystemExit('error: no disk')",
+        "latency": "import time; print('begun'); time.sleep(100)",
+        "embedding": "import sys; open(sys.argv[1], 'w').write('no record')",
+        "decode": "pass",
+    }
+    assert run_all("--limit", "0.05", **fakes) == 1
+    steps = {step["step"]: step for step in json.loads(left(tmp_path, ".json").read_text())["steps"]}
+    assert {name: step["state"] for name, step in steps.items()} == {
+        **dict.fromkeys(fakes, "failed"),
+        "train_step": "ok",
+        "pckh": "not possible",
+    }
+    assert steps["loader"]["why"].endswith("no disk") and steps["latency"]["why"].endswith("begun")
+    assert "is not JSON" in steps["embedding"]["why"] and "it has not written" in steps["decode"]["why"]
+    assert "Failed: exit code 1: no disk" in left(tmp_path, ".md").read_text()
+    assert "train_step" in capsys.readouterr().out
+
+
+def test_what_a_step_has_started_ends_with_it(run_all: All, tmp_path: Path) -> None:
+    stop = f"import os, signal, time; os.kill({os.getpid()}, signal.SIGTERM); time.sleep(100)"
+    began = time.monotonic()
+    assert run_all(loader=stop) == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 50 and not list((tmp_path / "out").iterdir())
+
+
+def test_some_steps_have_files_of_their_own(run_all: All, tmp_path: Path) -> None:
+    assert run_all("--quick", "--steps", "[decode,loader]") == 0
+    assert left(tmp_path, ".md").stem.endswith("-loader-decode") == left(tmp_path, ".json").stem.endswith("-loader-decode")
+    assert "Made with `--quick`" in left(tmp_path, ".md").read_text()
+
+
+def test_a_check_that_fails_ends_with_1(run_all: All, capsys: pytest.CaptureFixture[str]) -> None:
+    slow = [train_row("seed_style", 10.0), train_row("hgfast", 9.0)]
+    assert run_all("--steps", "[train_step]", train_step=slow) == 0
+    assert run_all("--check", "--steps", "[train_step]", train_step=slow) == 1
+    line = next(line for line in capsys.readouterr().out.splitlines() if "FAILED" in line)
+    assert line.split()[-4:] == ["0.90", ">=", "1", "FAILED"]
+
+
+def test_checks_look_at_ratios_and_at_nothing_of_other_steps() -> None:
+    found = {one.check.step: one.found for one in make_checks(ROWS)}
+    assert found == {"loader": 4.0, "train_step": 2.0, "latency": 2.0, "embedding": 51 / 50}
+    assert make_checks({"decode": ROWS["decode"]}) == []
+    (one,) = make_checks({"latency": []})  # it failed
+    assert one.found is None and not one.ok
+    larger = [latency_row("seed_style", "fp32", 80.0, "hg2"), {**latency_row("openvino", "fp32", 70.0, "hg2"), "speedup": 1.1}]
+    (one,) = make_checks({"latency": [*ROWS["latency"], *larger]})
+    assert one.found == 1.1 and not one.ok
+    uneven = [embedding_row("session", 50.0), embedding_row("4 threads", 40.0)]
+    (one,) = make_checks({"embedding": [*ROWS["embedding"], *({**row, "runtime": "openvino"} for row in uneven)]})
+    assert one.found == 0.8 and not one.ok
+
+
+def test_commands_show_progress_where_there_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "77")
+    code = "import os, sys; print(sys.stderr.isatty(), os.get_terminal_size()[0]); sys.exit(3)"
+    assert gpu_run.stream([sys.executable, "-c", code], 60) == (3, ["True 77"])
+    assert screen.getvalue() == "True 77\r\n"
+
+
+# ---- figures as text ----
+
+
+def test_figures_are_short() -> None:
+    assert [digits(value) for value in (0.0, 0.00012, 0.0123, 0.123, 1.234, 12.34, 1234.5)] == [
+        *("0", "1.2e-04", "0.0123", "0.123", "1.23", "12.3", "1234"),
+    ]
+    assert [short(value) for value in (None, False, True, 3, "x", 3.0)] == ["", "", "yes", "3", "x", "3.00"]
+    assert (short(0.064, "noise"), short(700.0, "noise")) == ("6%", "> 100%")
+    assert markdown([["a|b", "1"]], ["x", "y"]) == "| x | y |\n| --- | ---: |\n| a\\|b | 1 |"
+
+
+def test_every_step_has_columns() -> None:
+    assert set(COLUMNS) == set(STEPS)
+
+
+# ---- README ----
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run readme_tables.py where the records are those above; the exit code, the page and what was complained about."""
+    for name, rows in ROWS.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record(name, rows)))
+    tables = {
+        "latency": Table("latency", tmp_path / "latency.json", readme_tables.latency, tmp_path / "pckh.json"),
+        "loader": Table("loader", tmp_path / "loader.json", readme_tables.loader),
+        "train_step": Table("train_step", tmp_path / "train_step.json", readme_tables.train_step),
+        "absent": Table("loader", tmp_path / "absent.json", readme_tables.loader),
+        "other": Table("decode", tmp_path / "loader.json", readme_tables.loader),
+        "old": Table("decode", tmp_path / "decode.json", readme_tables.loader),
+    }
+    monkeypatch.setattr(readme_tables, "TABLES", tables)
+    page = tmp_path / "README.md"
+
+    def tables_of(*flags: str, text: str | None = None) -> tuple[int, str, str]:
+        if text is not None:
+            page.write_text(text)
+        monkeypatch.setattr(sys, "argv", ["readme_tables.py", "--readme", str(page), *flags])
+        captured = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", captured)
+        try:
+            run(readme_tables.main)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, page.read_text(), captured.getvalue()
+
+    return tables_of
+
+
+PAGE = "# x\n\n<!-- bench: {} -->\nold\n<!-- /bench -->\n\nend\n"
+
+
+def test_readme_is_written_and_stays(kept: Callable[..., tuple[int, str, str]]) -> None:
+    text = PAGE.format("latency") + PAGE.format("loader") + PAGE.format("train_step")
+    assert kept("--check", text=text)[:2] == (1, text)
+    code, page, _ = kept()
+    assert code == 0 and kept("--check") == (0, page, "") and kept()[1] == page
+    assert "| openvino | fp32 | 20.0 | 2.00 ± 7% | 0.0010 / 0.250 |  |" in page  # its file was not scored in fp32
+    assert "| openvino | int8 | 8.00 | 5.00 ± 7% | 0.0010 / 0.250 | 0.5539 |" in page
+    assert "Not measured: tensorrt fp16: no NVIDIA GPU here." in page
+    assert "| `--loader dali`, with heatmaps | 1.00 | 4.0 |  |  | 2.00 | 3.0 |" in page
+    assert "| mpii | hg1 | hgfast | fp32 | 4 | 20.0 ± 5% | 2.00 |" in page
+    assert "`python bench/loader.py --quick` on Some CPU, 2 cores, 2026-11-26 (`" in page
+    assert page.count("# x") == page.count("\n\nend\n") == 3 and "old" not in page
+
+    code, after, err = kept("--check", text=page.replace("5.00 ± 7%", "6.00 ± 7%"))
+    assert code == 1 and "6.00" in after and err.count("\n") == 1
+    assert err == "error: README.md's table latency is not what its record gives: run python bench/readme_tables.py\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (PAGE.format("lantency"), "there is no table 'lantency'; bench/readme_tables.py knows latency, loader"),
+        (PAGE.format("loader").replace("<!-- /bench -->", ""), "has no `<!-- /bench -->` on a later line"),
+        (PAGE.format("loader") + "<!-- /bench -->", "or the other way round"),
+        (PAGE.format("absent"), "absent.json cannot be read"),
+        (PAGE.format("other"), "has no rows of bench/decode.py"),
+        (PAGE.format("old"), "decode.json has no 'loader' in its rows: write it anew"),
+    ],
+)
+def test_a_readme_that_cannot_be_written_is_one_sentence(
+    text: str, complaint: str, kept: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, page, err = kept(text=text)
+    assert code == 2 and complaint in err and err.count("\n") == 1 and page == text
+
+
+def test_readme_is_what_its_records_give(command: Command) -> None:
+    done = command("bench/readme_tables.py", "--check")
+    assert done.returncode == 0, done.stderr
