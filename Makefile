@@ -8,7 +8,7 @@ GPU_VENV := .venv-gpu
 DEMO_HANDS := 4000
 DEMO_DATA := data/demo-$(DEMO_HANDS)
 
-.PHONY: demo test lint format gpu-check clean
+.PHONY: demo test test-install lint format bench-quick gpu-check clean
 
 $(VENV)/installed: setup.py constraints.txt
 	@echo "== installing into $(VENV)"
@@ -38,7 +38,15 @@ demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	@echo "checkpoint: exp/demo/checkpoint.pt"
 
 test: $(VENV)/installed $(WITNESSES)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install"
+
+# A plain installation in an environment of its own, and README's lines in it.
+test-install: $(VENV)/installed
+	$(BIN)/pytest -m install
+
+# Every benchmark, briefly; fails where hgfast is not as many times as fast as the seed's way, in the same run, as it should be.
+bench-quick: $(VENV)/installed
+	$(BIN)/python bench/all.py --quick --check
 
 lint: $(VENV)/installed $(WITNESSES)
 	$(BIN)/ruff check

@@ -104,7 +104,6 @@ def exported(at: Setting) -> list[Path]:
 
 
 def data_flags(choice: DataChoice) -> tuple[str, ...]:
-    """The flags that name a data set, its files as the steps find them."""
-    values = {one.name: getattr(choice, one.name) for one in fields(DataChoice)}
-    paths = {name: near(value) for name, value in values.items() if isinstance(value, Path)}
-    return tuple(DataChoice(**{**values, **paths}).flags)
+    """The flags that name a data set, for commands that are run in the project's folder."""
+    given = {one.name: getattr(choice, one.name) for one in fields(DataChoice)}
+    return tuple(DataChoice(**{name: near(value) if isinstance(value, Path) else value for name, value in given.items()}).flags)

@@ -58,7 +58,7 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         if self.quick:
-            self.samples, self.rounds = 8, 2
+            self.samples, self.rounds = 8, 4
 
     def validate(self) -> None:
         """Raise `HgfastError` for the first value out of its range."""

@@ -1,8 +1,8 @@
-"""The least time that this machine could take: what its measured matrix and copy rates leave no way around.
+"""What a network would take at the machine's measured matrix and copy rates.
 
-A network's floor is the longer of two times: its floating-point operations at the rate of the machine's own matrix product, and
-the bytes of its weights, its input and what it gives, each moved once, at the rate at which the machine copies. Real ways also
-move every layer's activations, so a floor is a bound, not a goal.
+Its floor is the longer of two times: its floating-point operations at the rate of torch's fastest matrix product here, and the
+bytes of its weights, its input and what it gives, each moved once, at the rate at which the machine copies. Real ways also move
+every layer's activations; a runtime whose convolutions beat torch's matrix product can be below it.
 What may enter: measuring those two rates, and the arithmetic.
 """
 
@@ -17,7 +17,7 @@ from record import Row
 from hgfast.costs import forward_flops
 from hgfast.model import STRIDE, Architecture, StackedHourglass
 
-SIDE = 2048  # of the matrices
+SIDES = (512, 1024, 2048)  # of the matrices; which is fastest depends on the caches
 COPIED = 1 << 28  # bytes
 TRIES = 5  # of which the fastest counts: a floor is what the machine can do
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,16 +45,16 @@ def measure_rates(device: torch.device, threads: int) -> Rates:
     torch.set_num_threads(threads)
     try:
         kinds = [name for name in TYPES if device.type == "cuda" or name != "fp16"]
-        flops = {name: 2 * SIDE**3 / fastest(*multiplication(TYPES[name], device)) for name in kinds}
+        flops = {name: max(2 * side**3 / fastest(*multiplication(side, TYPES[name], device)) for side in SIDES) for name in kinds}
         source = torch.empty(COPIED, dtype=torch.uint8, device=device)
         return Rates(flops, COPIED / fastest(source, torch.empty_like(source)))
     finally:
         torch.set_num_threads(before)
 
 
-def multiplication(kind: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def multiplication(side: int, kind: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where a product goes, and its factors."""
-    one, other = (torch.randn(SIDE, SIDE, device=device).to(kind) for _ in range(2))
+    one, other = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
     return one, other, torch.empty_like(one)
 
 

@@ -105,7 +105,7 @@ class LatencyConfig(DataChoice):
 
     @property
     def pace(self) -> Pace:
-        return Pace(self.seconds, batches=3, warm=2)
+        return Pace(self.seconds, batches=3, warm=1)
 
 
 @dataclass(frozen=True)
@@ -369,7 +369,7 @@ def main() -> None:
             said += words
     print(
         "ms: median over the rounds; speed-up: over the first row; noise: what a difference from it must exceed; MB: memory from "
-        "opening and first running; floor: what the machine's matrix and copy rates leave no way around; px: of the input",
+        "opening and first running; floor: at the rate of torch's matrix product; px: of the input",
         flush=True,
     )
     if not config.files and config.checkpoint is None:

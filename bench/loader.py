@@ -89,7 +89,7 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if self.quick:
-            self.rounds, self.seconds, self.pictures, self.batch_size = 2, 0.05, 16, 4
+            self.rounds, self.seconds, self.pictures, self.batch_size = 3, 0.1, 16, 4
 
     def validate(self) -> None:
         """Raise `HgfastError` for the first value out of its range."""

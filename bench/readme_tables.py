@@ -146,7 +146,7 @@ def train_step(rows: Sequence[Row], _: Sequence[Row]) -> str:
 TABLES = {
     "latency": Table("latency", RESULTS / "latency-2-cores.json", latency),
     "latency-trained": Table(
-        "latency", RESULTS / "latency-lspet-hg1-2-cores.json", latency, RESULTS / "pckh-exports-2-cores.json"
+        "latency", RESULTS / "latency-lspet-hg2-2-cores.json", latency, RESULTS / "pckh-exports-2-cores.json"
     ),
     "loader": Table("loader", RESULTS / "loader-2-cores.json", loader),
     "train_step": Table("train_step", RESULTS / "train-step-2-cores.json", train_step),

@@ -89,7 +89,7 @@ class TrainStepConfig:
 
     def __post_init__(self) -> None:
         if self.quick:
-            self.presets, self.rounds, self.seconds, self.pictures = ["tiny"], 2, 0.05, 8
+            self.presets, self.rounds, self.seconds, self.pictures = ["tiny"], 4, 0.05, 8
 
     def validate(self) -> None:
         """Raise `HgfastError` for the first value out of its range."""

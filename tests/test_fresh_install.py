@@ -34,7 +34,7 @@ def readme_lines() -> str:
     return str(found)
 
 
-@pytest.mark.slow
+@pytest.mark.install
 def test_ten_lines_in_a_fresh_environment(tmp_path: Path) -> None:
     lines = readme_lines()
     assert len([line for line in lines.splitlines() if line.strip()]) <= 10
