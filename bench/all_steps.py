@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from gpu_check import near
 from gpu_run import ROOT
@@ -105,5 +106,6 @@ def exported(at: Setting) -> list[Path]:
 
 def data_flags(choice: DataChoice) -> tuple[str, ...]:
     """The flags that name a data set, for commands that are run in the project's folder."""
-    given = {one.name: getattr(choice, one.name) for one in fields(DataChoice)}
-    return tuple(DataChoice(**{name: near(value) if isinstance(value, Path) else value for name, value in given.items()}).flags)
+    given: dict[str, Any] = {one.name: getattr(choice, one.name) for one in fields(DataChoice)}
+    near_by = {name: near(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return tuple(DataChoice(**near_by).flags)
