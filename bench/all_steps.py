@@ -107,5 +107,5 @@ def exported(at: Setting) -> list[Path]:
 def data_flags(choice: DataChoice) -> tuple[str, ...]:
     """The flags that name a data set, for commands that are run in the project's folder."""
     given: dict[str, Any] = {one.name: getattr(choice, one.name) for one in fields(DataChoice)}
-    near_by = {name: near(value) if isinstance(value, Path) else value for name, value in given.items()}
+    near_by: dict[str, Any] = {name: near(value) if isinstance(value, Path) else value for name, value in given.items()}
     return tuple(DataChoice(**near_by).flags)
