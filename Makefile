@@ -34,8 +34,9 @@ demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 hgfast/train.py --config configs/demo.yaml --data $(DEMO_DATA) --overwrite
 	@echo "== evaluating on hands that were held out"
 	@$(BIN)/python hgfast/evaluate.py exp/demo/checkpoint.pt --data $(DEMO_DATA) --split test --baselines \
-		--json exp/demo/result.json --sheet exp/demo/predictions.jpg
-	@echo "checkpoint: exp/demo/checkpoint.pt"
+		--json exp/demo/result.json --sheet exp/demo/predictions.jpg --worst exp/demo/worst.jpg
+	@$(BIN)/python hgfast/report.py exp/demo
+	@echo "checkpoint: exp/demo/checkpoint.pt; everything on one page: exp/demo/report.html"
 
 test: $(VENV)/installed $(WITNESSES)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install"

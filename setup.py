@@ -6,6 +6,7 @@ TRAIN = [
     "torch>=2.11",
     "nvidia-dali-cuda130>=2.0; sys_platform == 'linux'",
     "h5py>=3.11",
+    "Jinja2>=3.1",
     "jsonargparse[signatures]>=4.49",
     "PyYAML>=6",
     "scipy>=1.15",
@@ -45,7 +46,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=["hgfast", "pipelines", "pipelines.drawn"],
-    package_data={"hgfast": ["py.typed", "*.json"]},
+    package_data={"hgfast": ["py.typed", "*.json", "*.j2"]},
     install_requires=["jsonschema>=4.20", "numpy>=1.26", "opencv-python-headless>=4.9"],
     extras_require={"train": TRAIN, "export": EXPORT, "tensorrt": TENSORRT, "rtx": RTX, "bench": BENCH, "dev": DEV},
 )

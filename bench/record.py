@@ -16,7 +16,7 @@ from typing import Any
 
 from hgfast.checkpoints import revision
 from hgfast.files import prepare_folder, to_json, write_text
-from hgfast.machine import cores, versions
+from hgfast.machine import cores, processor, versions
 
 Row = dict[str, Any]
 
@@ -56,7 +56,7 @@ def machine() -> Row:
     """The hardware in words and numbers; `load` is the average number of waiting or running processes of the last minute."""
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "gpu": gpu(),
@@ -69,13 +69,3 @@ def gpu() -> str | None:
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-
-
-def _processor() -> str:
-    """The model's name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

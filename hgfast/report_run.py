@@ -28,8 +28,8 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Network:
-    """What a checkpoint says of itself. figures: of the validation after `epoch`. machine: where it was trained, empty in files
-    written before that was recorded."""
+    """What a checkpoint says of itself. figures: of the validation after `epoch`, the one that picks best.pt first. machine:
+    where it was trained, empty in files written before that was recorded."""
 
     path: Path
     parameters: int
@@ -87,7 +87,12 @@ class Run:
 
 def number(value: Any) -> float:
     """A number as a float, everything else as NaN."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def figures_of(line: Mapping[str, Any]) -> dict[str, float]:
@@ -107,8 +112,12 @@ def read_run(folder: Path) -> Run:
         what = "is a file" if folder.exists() else "does not exist"
         raise HgfastError(f"{folder} {what}: name the folder of a run, such as exp/NAME")
     parts = ("config.yaml", "metrics.jsonl", *CHECKPOINTS)
-    if not any((folder / name).is_file() for name in parts):
-        what = "is no run's folder" if any(folder.iterdir()) else "is empty"
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise HgfastError(f"{folder} cannot be read ({error.strerror}): make it readable") from error
+    if not names & set(parts):
+        what = "is no run's folder" if names else "is empty"
         raise HgfastError(f"{folder} {what}: it has none of {', '.join(parts)}; name one that hgfast/train.py has written")
     notes: list[str] = []
     text, config = _config(folder, notes)
@@ -188,7 +197,7 @@ def _network(folder: Path, notes: list[str]) -> Network | None:
             notes.append(f"{error}.")
             continue
         meta, arch, epoch = model.meta, model.arch, content.get("epoch")
-        machine = content.get("machine")
+        machine, figures = content.get("machine"), figures_of({"valid": content.get("metrics")})
         return Network(
             path,
             sum(weights.numel() for weights in model.parameters()),
@@ -199,7 +208,7 @@ def _network(folder: Path, notes: list[str]) -> Network | None:
             meta.skeleton.name,
             meta.decoder,
             epoch if isinstance(epoch, int) else None,
-            figures_of({"valid": content.get("metrics")}),
+            dict(sorted(figures.items(), key=lambda figure: figure[0] != content.get("best_by"))),  # stable
             str(content.get("revision", "unknown")),
             machine if isinstance(machine, dict) else {},
         )

@@ -75,10 +75,10 @@ def words(value: Any) -> str:
 
 def in_digits(value: float) -> str:
     """A number to four digits, with thin spaces between thousands; very small and very large ones as powers of ten."""
-    if not math.isfinite(value):
+    if not math.isfinite(number(value)):
         return NONE
-    if isinstance(value, int) or (value == int(value) and abs(value) >= 1000):
-        return f"{int(value):,}".replace(",", "\u2009")
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u2009")
     if value and not 1e-3 <= abs(value) < 1e7:
         return f"{value:.2e}"
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}".replace(",", "\u2009")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from hgfast import checkpoints, kept
+from hgfast import checkpoints, kept, machine
 from hgfast.batch import Batch
 from hgfast.config import Config
 from hgfast.costs import Clock, forward_flops, in_words
@@ -394,7 +394,14 @@ class Trainer:
         before, self._saved_step = self._saved_step, self.step_number
         if not self.ranks.first:
             return
-        network = checkpoints.describe(self.validated) | {"config": self.config.plain(), "epoch": epoch, "metrics": figures or {}}
+        gpu = torch.cuda.get_device_name(self.ranks.device) if self.ranks.device.type == "cuda" else None
+        network = checkpoints.describe(self.validated) | {
+            "config": self.config.plain(),
+            "epoch": epoch,
+            "metrics": figures or {},
+            "best_by": self.best_name,
+            "machine": machine.about() | {"gpu": gpu, "ranks": self.ranks.world},
+        }
         if figures is not None:
             figure = figures[self.best_name]  # NaN where nothing that counts is labelled
             is_best = figure > self.best or not (self.folder / "best.pt").exists()
