@@ -28,7 +28,13 @@ LINES = ("#020301", "#020302", "#020303", "#020304", "#020305", "#020306", "#020
 PAGE = {INK: "var(--ink)", FAINT: "var(--faint)", **{stand: f"var(--line-{n})" for n, stand in enumerate(LINES)}}
 DASHES = ("-", "--", ":", "-.")
 FEW = 40  # points below which each has a dot
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "hgfast", "text.parse_math": False, "font.size": 11, "axes.unicode_minus": False}
+SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hgfast",
+    "text.parse_math": False,
+    "font.size": 11,
+    "axes.unicode_minus": False,
+}
 
 Points = Sequence[tuple[float, float]]
 
@@ -89,7 +95,9 @@ def _chart(title: str, series: Mapping[str, Points], unit: str, floor: bool = Fa
     if not series:
         return None
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.24 * (-(-len(series) // 2) if len(series) > 1 else 0)), layout="constrained")
+        figure = Figure(
+            figsize=(SIZE[0], SIZE[1] + 0.24 * (-(-len(series) // 2) if len(series) > 1 else 0)), layout="constrained"
+        )
         panel = figure.subplots()
         for place, (name, points) in enumerate(series.items()):
             dot = "o" if len(points) < FEW else ""
@@ -108,7 +116,9 @@ def _chart(title: str, series: Mapping[str, Points], unit: str, floor: bool = Fa
         if len(series) > 1:
             figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
         held = io.StringIO()
-        figure.savefig(held, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            held, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     said = "; ".join(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in series.items())
     return Chart(title, _within(held.getvalue(), re.sub(r"\W+", "-", title.lower())), f"{title}, {unit}: {said}")
 

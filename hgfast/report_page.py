@@ -16,7 +16,7 @@ from typing import Any
 from hgfast.costs import in_words
 from hgfast.errors import HgfastError
 from hgfast.report_files import files
-from hgfast.report_pictures import CURVE, GRID, Gallery, from_events, galleries
+from hgfast.report_pictures import CURVE, GRID, from_events, galleries
 from hgfast.report_records import Found, Json
 from hgfast.report_run import Run, again, figures_of, number
 from hgfast.report_tables import (

@@ -27,7 +27,12 @@ DEEPEST = 2  # folders below the run's that are looked into
 QUALITY = 88  # of samples, as JPEG
 GRID, CURVE = "valid/grid", "valid/curve"
 """TensorBoard's tags of the pictures that `hgfast.looks.show` makes."""
-TITLES = {"sheet": "Predictions", "predictions": "Predictions", "worst": "Worst samples", "curve": "Accuracy against its threshold"}
+TITLES = {
+    "sheet": "Predictions",
+    "predictions": "Predictions",
+    "worst": "Worst samples",
+    "curve": "Accuracy against its threshold",
+}
 """By the names that evaluate.py --out and make demo give to files, without their endings, in the order of the page."""
 
 

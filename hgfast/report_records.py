@@ -74,10 +74,13 @@ class Finder:
                 raise HgfastError(f"there is no {path}: --records names JSON files of bench/ and export/, or folders with them")
             if path.is_dir():
                 if not [*map(self._take, jsons(path))].count(True):
-                    raise HgfastError(f"{path} has no record of bench/ and no sidecar of export/: name another folder with --records")
+                    raise HgfastError(
+                        f"{path} has no record of bench/ and no sidecar of export/: name another folder with --records"
+                    )
             elif path.resolve() not in self._seen and not self._take(path):
-                why = self.found.notes[-1] if self.found.notes else f"{path} is neither a record of bench/ nor a sidecar of export/"
-                raise HgfastError(f"{why.rstrip('.')}: leave it out of --records")
+                neither = f"{path} is neither a record of bench/ nor a sidecar of export/"
+                why = self.found.notes[-1].rstrip(".") if self.found.notes else neither
+                raise HgfastError(f"{why}: leave it out of --records")
         for path in jsons(self.folder):
             self._take(path)
         self.found.evaluations.sort(key=lambda one: -one.path.stat().st_mtime)

@@ -150,7 +150,9 @@ def epochs_table(lines: Sequence[Line]) -> Table:
     rows = []
     for line in lines:
         valid = line.get("valid")
-        rows.append({**{name: value for name, value in line.items() if name != "valid"}, **(valid if isinstance(valid, dict) else {})})
+        rows.append(
+            {**{name: value for name, value in line.items() if name != "valid"}, **(valid if isinstance(valid, dict) else {})}
+        )
     return table(rows[-ENOUGH:])
 
 
