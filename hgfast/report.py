@@ -127,7 +127,7 @@ def write(config: ReportConfig, flags: set[str]) -> Path:
     if config.evaluate or any(getattr(config, name) is not None for name in WHERE):
         evaluate(config, trained, data_choice(config, trained.config, flags))
     found = Finder(config.folder).find(config.records)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now().astimezone()
     text = page(trained, found, config.page, now)
     write_text(config.page, text.encode("ascii", "xmlcharrefreplace").decode(), "--out")  # readable whatever the encoding
     return config.page

@@ -28,6 +28,7 @@ LINES = ("#020301", "#020302", "#020303", "#020304", "#020305", "#020306", "#020
 PAGE = {INK: "var(--ink)", FAINT: "var(--faint)", **{stand: f"var(--line-{n})" for n, stand in enumerate(LINES)}}
 DASHES = ("-", "--", ":", "-.")
 FEW = 40  # points below which each has a dot
+HIGHEST, LOWEST = 1e30, 1e-12  # what an axis can end at
 SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hgfast",
@@ -74,8 +75,7 @@ def _validation(lines: Sequence[Line]) -> list[Chart | None]:
     groups = [name for name in names if name not in (*errors, *totals, "not_finite")]
     shares = {name: [(number(line["epoch"]), figures_of(line).get(name, math.nan)) for line in lines] for name in names}
     shares = {name: [point for point in points if math.isfinite(point[1])] for name, points in shares.items()}
-    percent = any(value > 1 for name in totals for _, value in shares[name])
-    unit = "percent" if percent else "share"
+    unit = "percent" if any(name.startswith("pckh") for name in totals) else "share"
     titled = (("Accuracy", totals, unit), ("Accuracy of parts", groups, unit), ("Errors", errors, "pixels"))
     return [
         _chart(f"{title} on the validation split", {name: shares[name] for name in some}, unit, floor=True)
@@ -91,6 +91,7 @@ def _series(lines: Sequence[Line], name: str, factor: float = 1.0) -> Points:
 
 def _chart(title: str, series: Mapping[str, Points], unit: str, floor: bool = False) -> Chart | None:
     """Lines by name over epochs, or None without a point. floor: the axis begins at 0."""
+    series = {name: [point for point in points if max(map(abs, point)) < HIGHEST] for name, points in series.items()}
     series = {name: points for name, points in series.items() if points}
     if not series:
         return None
@@ -111,8 +112,9 @@ def _chart(title: str, series: Mapping[str, Points], unit: str, floor: bool = Fa
         panel.tick_params(colors=INK, length=0)
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color(FAINT)
-        if floor:
-            panel.set_ylim(0, 1.05 * max(value for points in series.values() for _, value in points) or 1.0)
+        values = [value for points in series.values() for _, value in points]
+        if floor and min(values) >= 0:
+            panel.set_ylim(0, 1.05 * max(values) if max(values) > LOWEST else 1.0)
         if len(series) > 1:
             figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
         held = io.StringIO()
@@ -126,7 +128,7 @@ def _chart(title: str, series: Mapping[str, Points], unit: str, floor: bool = Fa
 def _within(svg: str, name: str) -> str:
     """A file's SVG as an element of a page: its own ids, no namespaces, the page's colours and font."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     head, _, rest = svg.partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
     if box is None:

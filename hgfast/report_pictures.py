@@ -109,7 +109,10 @@ def pictures(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         depth = len(Path(parent).relative_to(folder).parts)
         folders[:] = sorted(folders) if depth < DEEPEST else []
-        yield from (Path(parent) / name for name in sorted(files) if Path(name).suffix.lower() in KINDS and name[0] != ".")
+        for name in sorted(files):
+            path = Path(parent) / name
+            if path.suffix.lower() in KINDS and name[0] != "." and path.is_file():
+                yield path
 
 
 def _gallery(path: Path, name: str) -> Gallery:

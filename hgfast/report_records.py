@@ -142,19 +142,22 @@ class Finder:
 
     def _is_own(self, path: Path) -> bool:
         """Is a file a network of this run: one in its folder, or an export of one that is?"""
-        if path.resolve().is_relative_to(self.folder.resolve()):
-            return True
-        beside = sidecar.place(path)
-        content = self._read(beside) if beside.is_file() else None
+        try:
+            if path.resolve().is_relative_to(self.folder.resolve()):
+                return True
+            beside = sidecar.place(path)
+            content = self._read(beside) if beside.is_file() else None
+        except (OSError, ValueError):  # words that no path can be
+            return False
         return content is not None and content.get("checkpoint_sha256") in self._checksums
 
     def _about_evaluation(self, path: Path, content: Content) -> str:
         """Whether an evaluation is of this run's network as it is now."""
         checkpoint = Path(content["checkpoint"])
         own = self.folder / checkpoint.name
-        if checkpoint.parent.resolve() != self.folder.resolve() and checkpoint.parent.name != self.folder.resolve().name:
+        if checkpoint.parent.name != self.folder.resolve().name:  # from whichever folder it was called
             return f"It is of {checkpoint}, not of this run's folder."
-        if own.is_file() and own.stat().st_mtime > path.stat().st_mtime:
+        if own in self.folder.glob("*.pt") and own.stat().st_mtime > path.stat().st_mtime:
             return f"{own.name} has been written since then: evaluate again."
         return ""
 

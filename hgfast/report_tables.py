@@ -116,11 +116,12 @@ def table(rows: Sequence[Row], columns: Iterable[str] | None = None, fold: bool 
         ]
         names = [name for name in names if name not in constant]
     numeric = [all(isinstance(row.get(name), (int, float, type(None))) for row in rows) for name in names]
-    caption = ", ".join(f"{label(name)} {words(rows[0][name])}" for name in constant)
+    same = ", ".join(f"{label(name)} {words(rows[0][name])}" for name in constant)
+    captions = [f"In all rows: {same}."] if same else []
     if len(rows) > ENOUGH:
-        caption += f"{'; ' if caption else ''}the first {ENOUGH} of {len(rows)} rows"
+        captions.append(f"The first {ENOUGH} of {len(rows)} rows.")
     cells = [[words(row.get(name)) for name in names] for row in rows[:ENOUGH]]
-    return Table([label(name) for name in names], cells, numeric, caption)
+    return Table([label(name) for name in names], cells, numeric, " ".join(captions))
 
 
 def bench_table(rows: Sequence[Row]) -> Table:

@@ -531,14 +531,8 @@ def test_the_events_of_a_run_that_was_continued(tmp_path: Path) -> None:
     ("value", "said"),
     [
         *((0.48722, "0.4872"), (3, "3"), (1672, "1\u2009672"), (19.5755, "19.58"), (1e-5, "1.00e-05"), (0.0, "0")),
-        *(
-            (12345.6, "12\u2009346"),
-            (float("nan"), "–"),
-            (float("inf"), "–"),
-            (-2.5, "-2.5"),
-            (1e300, "1.00e+300"),
-            (10**400, "–"),
-        ),
+        *((12345.6, "12\u2009346"), (-2.5, "-2.5"), (1e300, "1.00e+300"), (10**400, "–")),
+        *((float("nan"), "–"), (float("inf"), "–")),
     ],
 )
 def test_numbers(value: float, said: str) -> None:
@@ -549,7 +543,7 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     rows = [{"way": "a", "device": "cpu", "none": None, "ms": 1.5}, {"way": "b", "device": "cpu", "none": None, "ms": 1.5}]
     found = table(rows, fold=True)
     assert (found.head, found.rows, found.numeric) == (["way", "ms"], [["a", "1.5"], ["b", "1.5"]], [False, True])
-    assert found.caption == "device cpu"
+    assert found.caption == "In all rows: device cpu."
     assert table([]).rows == [] and bench_table([]).rows == []
 
 
@@ -588,7 +582,6 @@ def test_files_of_crowded_folders_are_counted(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_rest_is_there(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "hgfast.report_charts", raising=False)
-    monkeypatch.setattr("hgfast.report_charts", None, raising=False)
     monkeypatch.delattr("hgfast.report_charts", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = write(ran)
