@@ -1,7 +1,7 @@
-"""Synthetic data sets in the layouts of the real ones: `python pipelines/synthetic.py freihand|mpii --out DIR --count N`.
+"""Synthetic data sets in the layouts of the real ones: `python pipelines/synthetic.py freihand|mpii|coco --out DIR --count N`.
 
-What may enter: the commands. Files and folders of the layouts are `drawn.freihand` and `drawn.mpii`; what the
-pictures show is in the other modules of `drawn`.
+What may enter: the commands. Files and folders of the layouts are `drawn.freihand`, `drawn.mpii` and
+`drawn.five`; what the pictures show is in the other modules of `drawn`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 from hgfast.cli import dispatch
 from hgfast.errors import run
 from pipelines.drawn.camera import Viewpoints
+from pipelines.drawn.five import draw_coco
 from pipelines.drawn.freihand import draw_freihand, evaluation_count
 from pipelines.drawn.mpii import draw_mpii, valid_count
 
-__all__ = ["draw_freihand", "draw_mpii"]
+__all__ = ["draw_coco", "draw_freihand", "draw_mpii"]
 
 
 def freihand(
@@ -74,7 +75,34 @@ def mpii(
     )
 
 
-if __name__ == "__main__":
-    run(
-        lambda: dispatch({"freihand": freihand, "mpii": mpii}, description="Synthetic data sets in the layouts of the real ones.")
+def coco(
+    out: Path,
+    count: int = 300,
+    seed: int = 0,
+    valid: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Draw photographs of people as somebody's own data set, COCO keypoints of five joints: images/, train.json, val.json.
+
+    Args:
+        out: folder to write, made if missing
+        count: pictures for training, with one to four people each
+        seed: the same seed and numbers give the same bytes, whatever the number of workers
+        valid: pictures for validation; a tenth of `count`, at least 8, if not given
+        workers: processes; one a core if not given
+        overwrite: replace a synthetic data set that is there
+    """
+    start = time.perf_counter()
+    people = draw_coco(out, count, seed, valid, workers, overwrite)
+    held = valid_count(count, valid)
+    seconds = time.perf_counter() - start
+    print(
+        f"{count} training pictures of {people[0]} people and {held} validation pictures of {people[1]} in {out}, {seconds:.1f} s",
+        flush=True,
     )
+
+
+if __name__ == "__main__":
+    commands = {"freihand": freihand, "mpii": mpii, "coco": coco}
+    run(lambda: dispatch(commands, description="Synthetic data sets in the layouts of the real ones."))
