@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import yaml
 
 from hgfast.errors import HgfastError
+from hgfast.files import complete
 from hgfast.model import Architecture, architecture
 
 
@@ -123,18 +124,22 @@ class TrainConfig:
     """how many of the latest checkpoints to keep; those before the last are called checkpoint-STEP.pt"""
     log_every: int = 50
     """steps between two points of the curves in TensorBoard"""
+    wait_minutes: float = 10.0
+    """minutes that a rank waits for the others, at the start or in a step, before it ends the run; more than loading's"""
 
 
 @dataclass
 class LoadingConfig:
-    """How DALI reads. The defaults are those of DALI's documentation; which are best depends on the machine."""
+    """How pictures are read. DALI's defaults are those of its documentation; which are best depends on the machine."""
 
     prefetch: int = 2
-    """batches prepared ahead"""
+    """DALI: batches prepared ahead"""
     hw_decoder_load: float = 0.65
     """GPU only: share of the JPEGs that its hardware decoder gets, where it has one; the rest goes to CUDA and CPU threads"""
     preload_gb: float = 0.0
-    """keep so many gigabytes of the files (not decoded) in each rank's memory; for slow disks"""
+    """DALI: keep so many gigabytes of the files (not decoded) in each rank's memory; for slow disks"""
+    wait_minutes: float = 5.0
+    """minutes to wait for a folder of pictures that is gone, as when a network drive fails, before the run ends"""
 
 
 @dataclass(kw_only=True)
@@ -169,6 +174,8 @@ class DataChoice:
     """FreiHAND: shares of the hands that train and valid get, such as [0.8,0.1]; none: the seed's 28000 and 2800 of 32560"""
     skip_missing: bool = False
     """leave out samples whose picture is missing, instead of refusing"""
+    data_outside: bool = False
+    """read pictures outside of their folder too, where annotations name such or links lead there; for data that you trust"""
     checked: Path | None = None
     """result of pipelines/check.py, whose bad files are left out; none: where it writes by default, if it is there"""
 
@@ -206,14 +213,14 @@ class Config(DataChoice):
     batch_size: int = 32
     """samples a step, over all ranks"""
     loader: Literal["dali", "torch", "fixed"] = "dali"
-    """what decodes and warps: NVIDIA DALI; OpenCV in the worker processes of a torch DataLoader; or nothing, the first batch
-    again and again, which shows what the network could do without waiting"""
+    """what decodes and warps: NVIDIA DALI; torch: OpenCV in worker processes, where DALI does not run; or nothing, the first
+    batch again and again, which shows what the network could do without waiting"""
     threads: int | None = None
     """decoding threads or worker processes a rank; none: the machine's cores shared out among its ranks"""
     cache: Path | None = None
     """folder of crops made by pipelines/cache.py with these same flags, to train on instead of whole pictures"""
     loading: LoadingConfig = field(default_factory=LoadingConfig)
-    """Reading with DALI."""
+    """Reading of pictures."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -235,6 +242,7 @@ class Config(DataChoice):
             ("loading.prefetch", lambda v: v >= 1, "at least 1"),
             ("loading.hw_decoder_load", lambda v: 0 <= v <= 1, "in [0, 1]"),
             ("loading.preload_gb", lambda v: 0 <= v < 1e6, "at least 0 and below a million"),
+            ("loading.wait_minutes", lambda v: v >= 0, "at least 0"),
             ("train.epochs", lambda v: v >= 1, "at least 1"),
             ("train.max_iters", lambda v: v is None or v > 0, "above 0"),
             ("train.max_minutes", lambda v: v is None or v > 0, "above 0"),
@@ -249,6 +257,7 @@ class Config(DataChoice):
             ("train.save_minutes", lambda v: v > 0, "above 0"),
             ("train.keep", lambda v: v >= 1, "at least 1"),
             ("train.log_every", lambda v: v >= 1, "at least 1"),
+            ("train.wait_minutes", lambda v: 0 < v < 1e5, "above 0 and below 100 000"),
             ("train.ema", lambda v: 0 <= v < 1, "in [0, 1)"),
             ("train.valid_every", lambda v: v >= 1, "at least 1"),
             ("loss.sigma", lambda v: v > 0, "above 0"),
@@ -269,8 +278,9 @@ class Config(DataChoice):
         return cast(dict[str, Any], _plain(asdict(self)))
 
     def write(self, path: Path) -> None:
-        """Write it as YAML that `--config` reads back."""
-        path.write_text(yaml.safe_dump(self.plain(), sort_keys=False))
+        """Write it as YAML that `--config` reads back, whole or not at all. Raises `OSError`."""
+        with complete(path) as beside:
+            beside.write_text(yaml.safe_dump(self.plain(), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

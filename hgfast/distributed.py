@@ -6,7 +6,10 @@ What may enter: torch.distributed. Nothing else in the package calls it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -30,14 +33,15 @@ class Ranks:
         return self.rank == 0
 
 
-def start(device: str) -> Ranks:
+def start(device: str, wait_minutes: float = 10.0) -> Ranks:
     """Join the job that torchrun describes in the environment, or be a job of one.
 
     Args:
         device: auto, cpu, cuda or cuda:N.
+        wait_minutes: how long a rank waits for the others, here and later on.
 
     Raises:
-        HgfastError: a device that is not there.
+        HgfastError: a device that is not there, or other ranks that do not come.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -48,7 +52,14 @@ def start(device: str) -> Ranks:
         torch.cuda.set_device(chosen)
     if world > 1:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_meeting_place(world == local_world), rank=rank, world_size=world)
+        with in_contact(rank):
+            dist.init_process_group(
+                backend,
+                store=_meeting_place(world == local_world),
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(minutes=wait_minutes),
+            )
     return Ranks(rank, world, local_world, chosen)
 
 
@@ -79,6 +90,21 @@ def pick_device(device: str, local_rank: int = 0) -> torch.device:
             f"--device {device} on rank {local_rank}: {gpus or 'no'} GPUs are visible; use --device cpu, or fewer ranks"
         )
     return torch.device("cuda", index)
+
+
+@contextmanager
+def in_contact(rank: int) -> Iterator[None]:
+    """Other ranks that are gone, or do not answer in time, are a `HgfastError` of those that notice it."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, dist.DistError) and "gloo" not in text:
+            raise
+        raise HgfastError(
+            f"rank {rank} has lost contact with another rank, which has ended, or has not answered in time "
+            f"({text[:300]}): see what that one said (how long to wait: --train.wait-minutes)"
+        ) from error
 
 
 def stop() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from hgfast import checkpoints
 from hgfast.errors import HgfastError
+from hgfast.files import complete
 
 NEWEST = "checkpoint.pt"
 OLDER = f"checkpoint-{'[0-9]' * 8}.pt"  # as a pattern
@@ -30,8 +31,11 @@ def write(content: dict[str, Any], folder: Path, keep: int, before: int) -> None
     if keep > 1:
         if newest.exists() and before < content["training"]["step"]:
             _keep_copy(newest, folder / f"checkpoint-{before:08d}.pt")
-        for old in sorted(folder.glob(OLDER))[: 1 - keep]:
-            old.unlink(missing_ok=True)
+        try:
+            for old in sorted(folder.glob(OLDER))[: 1 - keep]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise HgfastError(f"cannot remove {old}, which is older than --train.keep asks for ({error.strerror})") from error
     checkpoints.save(content, newest)
 
 
@@ -48,6 +52,7 @@ def _keep_copy(path: Path, name: Path) -> None:
         try:
             os.link(path, name)
         except OSError:
-            shutil.copyfile(path, name)
+            with complete(name) as beside:
+                shutil.copyfile(path, beside)
     except OSError as error:
         raise HgfastError(f"cannot keep {path} as {name.name} ({error.strerror}): leave out --train.keep") from error

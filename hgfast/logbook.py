@@ -146,9 +146,7 @@ class Logbook:
         try:
             yield
         except OSError as error:
-            raise HgfastError(
-                f"cannot write {path} ({error.strerror}): mend that, then go on with -c {self.folder.name}"
-            ) from error
+            raise HgfastError(f"cannot write {path} ({error.strerror}): free some space, or give it leave to write") from error
 
 
 def _step_of(line: str, where: str) -> int:

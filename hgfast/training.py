@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,9 +24,9 @@ from hgfast import checkpoints, kept, machine
 from hgfast.batch import Batch
 from hgfast.config import Config
 from hgfast.costs import Clock, forward_flops, in_words
-from hgfast.distributed import Ranks, broadcast_buffers, gather, largest, total
+from hgfast.distributed import Ranks, broadcast_buffers, gather, in_contact, largest, total
 from hgfast.ema import MovingAverage
-from hgfast.errors import HgfastError, Stopped
+from hgfast.errors import HgfastError, Stopped, finding_room
 from hgfast.evaluation import Loader, predict
 from hgfast.logbook import Logbook
 from hgfast.losses import heatmap_loss
@@ -119,17 +119,29 @@ class Trainer:
 
         Raises:
             Stopped: a signal came; a checkpoint has been written.
-            HgfastError: gradients that are not finite, or files that cannot be written.
+            HgfastError: gradients that are not finite, files that cannot be written, pictures that are gone, ranks that are.
         """
         now = time.perf_counter()
         self.began, self._saved_at = now - self.seconds, now
         self.log.forget_after(self.step_number - self._pending)  # a kill may have come between that line and the checkpoint
-        with self.wishes.heard(), closing(self.log):
+        with self._saying_how_to_go_on(), self.wishes.heard(), closing(self.log):
             if self._pending:
                 epoch = (self.step_number - 1) // len(self.train)
                 self._run_epoch(epoch, self.step_number - epoch * len(self.train))
             while self.progress < 1:
                 self._run_epoch(*divmod(self.step_number, len(self.train)))
+
+    @contextmanager
+    def _saying_how_to_go_on(self) -> Iterator[None]:
+        """What ends the run for a reason that is not the code's says which step is saved, where one is."""
+        try:
+            with in_contact(self.ranks.rank), finding_room():
+                yield
+        except HgfastError as error:
+            if not self._saved_step:
+                raise
+            what = f"step {self._saved_step} is saved" if self.ranks.first else "what the first rank has saved is there"
+            raise HgfastError(f"{error}; {what}: go on with -c {self.config.exp}") from error
 
     def _run_epoch(self, epoch: int, start: int) -> None:
         """The rest of an epoch, its line in the log, and validation and checkpoint where they are due."""
@@ -332,11 +344,15 @@ class Trainer:
         with closing(self.train.epoch(epoch, position)) as batches:
             batch = next(batches)
         path = self.folder / f"bad-batch-rank{self.ranks.rank}.pt"
-        save_batch(batch, self.model, step, path)
         ids = ", ".join(str(row) for row in batch.index[:16]) + (", …" if len(batch.index) > 16 else "")
+        what = f"the gradients of step {step} (epoch {epoch + 1}) are not finite"
+        try:
+            save_batch(batch, self.model, step, path)
+        except HgfastError as error:
+            raise HgfastError(f"{what}; its samples are {ids}: lower --train.lr, or look at these samples; {error}") from error
         raise HgfastError(
-            f"the gradients of step {step} (epoch {epoch + 1}) are not finite; its samples {ids} and the network before it "
-            f"are in {path}: lower --train.lr, or look at these samples; the last checkpoint is as it was"
+            f"{what}; its samples {ids} and the network before it are in {path}: lower --train.lr, or look at these samples; "
+            "the last checkpoint is as it was"
         )
 
     # ---- what is kept ----
@@ -391,8 +407,8 @@ class Trainer:
         self._share_statistics()
         sums = gather(self._summed.double().view(1)).tolist()
         self._saved_at = time.perf_counter()
-        before, self._saved_step = self._saved_step, self.step_number
         if not self.ranks.first:
+            self._saved_step = self.step_number
             return
         gpu = torch.cuda.get_device_name(self.ranks.device) if self.ranks.device.type == "cuda" else None
         network = checkpoints.describe(self.validated) | {
@@ -423,4 +439,5 @@ class Trainer:
         if self.ema:
             state["ema_updates"] = self.ema.updates
             whole |= {"weights": checkpoints.describe(self.model)["weights"], "ema": network["weights"]}
-        kept.write(whole, self.folder, self.config.train.keep, before)
+        kept.write(whole, self.folder, self.config.train.keep, self._saved_step)
+        self._saved_step = self.step_number

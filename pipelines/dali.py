@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from hgfast.batch import Batch
 from hgfast.config import LoadingConfig
+from hgfast.draw import content_of
 from hgfast.errors import HgfastError
 from hgfast.geometry import GRAIN, regions
+from hgfast.picture_size import PIXELS, check_size
 from hgfast.preprocessing import Preprocessing
 from pipelines.loading import PlannedLoader
 from pipelines.plan import Plan, PlannedBatch
@@ -48,7 +50,7 @@ class DaliLoader(PlannedLoader):
         device: where batches go; a CUDA device decodes and warps there.
         threads: DALI's worker threads.
         preprocessing: normalisation of the network.
-        options: prefetch depth, hardware decoder, pictures kept in memory.
+        options: prefetch depth, hardware decoder, pictures kept in memory, patience with folders that are gone.
         warp: the operator; by default the fastest of the device.
     """
 
@@ -62,8 +64,8 @@ class DaliLoader(PlannedLoader):
         options: LoadingConfig | None = None,
         warp: Warp | None = None,
     ) -> None:
-        super().__init__(plan, device, preprocessing)
-        self._threads, self._options = threads, options or LoadingConfig()
+        super().__init__(plan, device, preprocessing, options)
+        self._threads = threads
         self._warp: Warp = warp or ("warp_affine" if device.type == "cuda" else "warp_perspective")
         self._schedule: Iterator[tuple[int, int]] = iter(())
         self._planned: deque[PlannedBatch] = deque()
@@ -78,7 +80,7 @@ class DaliLoader(PlannedLoader):
         A picture that cannot be decoded is named on stderr, and another takes its place.
 
         Raises:
-            HgfastError: no picture is left, or DALI fails for another reason.
+            HgfastError: no picture is left, their folder is gone, or DALI fails for another reason.
         """
         if self._busy:
             raise RuntimeError("the epoch before is still being read: exhaust or close its iterator first")
@@ -113,6 +115,8 @@ class DaliLoader(PlannedLoader):
             # what hgfast.geometry.cut_and_shrink does; DALI's order is y, x
             files = files if options.preload_gb else fn.io.file.read(files)
             limits = fn.cast(fn.peek_image_shape(files)[:2], dtype=types.FLOAT)
+            if limits[0] * limits[1] > float(PIXELS):
+                files = types.Constant(np.zeros(1, np.uint8))  # which the decoder refuses, before it makes room
             start = dali.math.clamp(dali.math.floor(low), 0.0, limits - 1.0)
             end = dali.math.clamp(dali.math.ceil(high), start + 1.0, limits)
             images = fn.decoders.image_slice(
@@ -189,7 +193,11 @@ class DaliLoader(PlannedLoader):
         return content
 
     def _run(self, epoch: int, step: int) -> torch.Tensor:
-        """The crops of a batch (n, S, S, 3) uint8 on the device, whatever it takes: DALI does not recover from a bad file."""
+        """The crops of a batch (n, S, S, 3) uint8 on the device, whatever it takes: DALI does not recover from a bad file.
+
+        A failure without a bad file to be found is taken for one of the moment, once.
+        """
+        unexplained = False
         while True:
             try:
                 stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
@@ -197,9 +205,11 @@ class DaliLoader(PlannedLoader):
                 return torch.utils.dlpack.from_dlpack(crops.as_tensor())
             except RuntimeError as error:
                 bad = self._undecodable()
-                if not bad:
+                if not bad and unexplained:
                     raise HgfastError(f"DALI failed: {' '.join(str(error).split())[:400]}") from error
-                self._leave_out(bad)
+                unexplained = not bad
+                if bad and not self._waited_for(bad):
+                    self._leave_out(bad)
                 self._pipeline = self._build()
                 self._begin(epoch, step)
 
@@ -240,6 +250,11 @@ def undecodable(paths: Sequence[str], device: torch.device) -> dict[str, str]:
     reasons: dict[str, str] = {}
     pipeline = graph()
     for path in paths:
+        try:
+            check_size(content_of(path).data, path)
+        except HgfastError as error:
+            reasons[path] = str(error)
+            continue
         waiting.append(path)
         try:
             pipeline.run()

@@ -1,4 +1,7 @@
-"""The data sets by name, a loader for one split and its table of figures: the only place that knows which data sets exist."""
+"""The data sets by name, a loader for one split and its table of figures: the only place that knows which data sets exist.
+
+What may enter: choosing by a data set's name.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from pipelines import coco, freihand, mpii, mpii_mat
 from pipelines.check_result import without_bad
 from pipelines.dali import DaliLoader
 from pipelines.loading import FixedLoader
+from pipelines.pictures import Bounds
 from pipelines.plain import TorchLoader
 from pipelines.plan import Plan
 from pipelines.samples import Samples
@@ -54,12 +58,12 @@ class DataSet:
 
 def _freihand(choice: DataChoice, split: str) -> Samples:
     root = _root(choice, freihand.WHERE_FROM)
-    return freihand.read_freihand(root, split, choice.versions, choice.skip_missing, choice.shares)
+    return freihand.read_freihand(root, split, choice.versions, choice.skip_missing, choice.shares, choice.data_outside)
 
 
 def _mpii(choice: DataChoice, split: str) -> Samples:
     if choice.annotations is None:
-        return mpii.read_mpii(_root(choice, mpii.WHERE_FROM), split, choice.skip_missing, choice.images)
+        return mpii.read_mpii(_root(choice, mpii.WHERE_FROM), split, choice.skip_missing, choice.images, choice.data_outside)
     images = choice.images or _root(choice, "or --images DIR, the folder of the pictures") / "images"
     listed = choice.valid_annotations or (choice.data / "annot" / "valid.h5" if choice.data else None)
     if listed is None:
@@ -72,6 +76,7 @@ def _mpii(choice: DataChoice, split: str) -> Samples:
         choice.skip_missing,
         chosen=mpii_mat.valid_people(listed) if h5py.is_hdf5(listed) else None,
         single_person=choice.single_person,
+        bounds=_bounds(choice, choice.images),
     )
 
 
@@ -92,7 +97,14 @@ def _coco(choice: DataChoice, split: str) -> Samples:
         normalise=choice.normalise,
         padding=choice.padding,
         skip_missing=choice.skip_missing,
+        bounds=_bounds(choice, images),
     )
+
+
+def _bounds(choice: DataChoice, images: Path | None) -> Bounds:
+    """Where pictures may lie: a folder that is named for itself is their root."""
+    named = images is not None and images in (choice.images, choice.valid_images)
+    return Bounds(None if named else choice.data, choice.data_outside)
 
 
 def coco_files(choice: DataChoice, split: str) -> tuple[Path | None, Path | None]:
@@ -201,6 +213,6 @@ def open_loader(
     plan = Plan(samples, size, batch_size, augment=augment, seed=seed, rank=ranks.rank, world=ranks.world)
     threads = threads or max(1, cores() // ranks.local_world)
     if kind == "torch":
-        return TorchLoader(plan, ranks.device, threads, preprocessing)
+        return TorchLoader(plan, ranks.device, threads, preprocessing, options=options)
     loader = DaliLoader(plan, ranks.device, threads, preprocessing, options=options)
     return FixedLoader(loader) if kind == "fixed" else loader

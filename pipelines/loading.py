@@ -6,7 +6,7 @@ What may enter: code that both loaders need, whichever library reads the files.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hgfast.batch import Batch
+from hgfast.config import LoadingConfig
 from hgfast.evaluation import Loader
 from hgfast.preprocessing import Preprocessing, apply, fold
+from pipelines.gone import wait_for
 from pipelines.plan import Plan, PlannedBatch
 
 
@@ -27,10 +29,14 @@ class PlannedLoader:
         plan: order, matrices and colours. Pictures that cannot be read are left out of it as they are found.
         device: where batches go.
         preprocessing: normalisation of the network.
+        options: how long to wait for folders that are gone, and what DALI needs.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, plan: Plan, device: torch.device, preprocessing: Preprocessing, options: LoadingConfig | None = None
+    ) -> None:
         self.plan, self.device, self.preprocessing = plan, device, preprocessing
+        self._options = options or LoadingConfig()
 
     def __len__(self) -> int:
         return self.plan.steps
@@ -54,6 +60,10 @@ class PlannedLoader:
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    def _waited_for(self, rows: Collection[int]) -> bool:
+        """Wait for the folders of these rows of Samples, where any is gone: was one, so that reading should be tried again?"""
+        return wait_for([str(self.plan.samples.paths[row]) for row in rows], self._options.wait_minutes)
 
     def _leave_out(self, bad: Mapping[int, str]) -> None:
         """Take rows of Samples out of the plan, others will stand in for them; say which and why, once."""

@@ -1,0 +1,145 @@
+"""Ranks and workers that die or do not answer: no hang, one sentence, and what is saved goes on.
+
+Kills at any moment, restarts by torchrun and several machines are tested in tests/hgfast: test_lives.py, test_nodes.py.
+What may enter: faults of the processes of a run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # where Python looks for the modules beside a script
+
+from runs import Run, saved_step, words
+from usage import family
+
+from hgfast.errors import HgfastError
+from pipelines.workers import AHEAD, Workers
+
+SIZE = 4 << 20  # bytes of an answer, more than a pipe holds
+
+
+def big(number: int) -> tuple[int, np.ndarray]:
+    return number, np.full(SIZE, number % 256, np.uint8)
+
+
+def fails(number: int) -> int:
+    raise ValueError(f"a bug at {number}")
+
+
+def nothing() -> None:
+    """No preparation."""
+
+
+def workers_of(pid: int) -> list[int]:
+    return family(pid)[1:]
+
+
+# ---- workers by themselves ----
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_answers_come_in_order_and_leaving_early_is_fine(count: int) -> None:
+    pool = Workers(big, count, nothing, __name__)
+    for questions in (range(0), range(1), range(7), range(20, 31)):
+        assert [number for number, _ in pool.answers(questions)] == list(questions)
+    for left_after in (0, 1, 3):
+        answers = pool.answers(range(100, 120))
+        assert [next(answers)[0] for _ in range(left_after)] == list(range(100, 100 + left_after))
+        answers.close()
+        assert [(n, int(a.sum())) for n, a in pool.answers(range(5))] == [(n, n * SIZE) for n in range(5)]
+
+
+def test_two_iterators_at_a_time_are_refused() -> None:
+    pool = Workers(big, 1, nothing, __name__)
+    first = pool.answers(range(3))
+    next(first)
+    with pytest.raises(RuntimeError, match="exhaust or close"):
+        next(pool.answers(range(3)))
+
+
+def test_a_worker_killed_in_the_midst_of_its_answer_is_noticed() -> None:
+    """Those that share one pipe would wait for the rest of the answer for ever."""
+    pool = Workers(big, 2, nothing, __name__)
+    answers = pool.answers(range(50))
+    next(answers)
+    time.sleep(0.5)  # now both have written as much as their pipes hold
+    victim = pool._workers[1].process
+    os.kill(victim.pid or 0, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(HgfastError, match=rf"worker process {victim.pid} of --loader torch was killed by signal 9 \(Killed\)"):
+        list(answers)
+    assert time.monotonic() - began < 10
+    assert [number for number, _ in pool.answers(range(2 * AHEAD))] == list(range(2 * AHEAD))  # by new ones
+
+
+def test_a_bug_in_a_worker_ends_the_iterator(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(HgfastError, match="has ended with exit code 1: see what it said"):
+        list(Workers(fails, 1, nothing, __name__).answers(range(3)))
+    assert "ValueError: a bug at 0" in capfd.readouterr().err
+
+
+# ---- workers and ranks of a run ----
+
+
+def torch_loader(hands: Path, out: Path) -> list[object]:
+    return [*words(hands, out), "-m", 100, "--loader", "torch", "--threads", 2]
+
+
+def test_a_killed_worker_ends_the_run(hands: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, *torch_loader(hands, tmp_path))
+    run.wait_until((tmp_path / "run/checkpoint.pt").exists, "checkpoint")
+    os.kill(run.workers()[-1], signal.SIGKILL)
+    assert run.finish() == 2
+    assert "of --loader torch was killed by signal 9" in run.err and "Traceback" not in run.err
+    assert f"step {saved_step(tmp_path)} is saved: go on with -c run" in run.err
+
+
+def test_ctrl_c_in_a_terminal_reaches_workers_too(hands: Path, tmp_path: Path) -> None:
+    """And they go on, so that the run can end its step and save."""
+    run = Run(tmp_path, *torch_loader(hands, tmp_path))
+    run.wait_until((tmp_path / "run/checkpoint.pt").exists, "checkpoint")
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.finish() == 128 + signal.SIGINT
+    assert f"stopped at step {saved_step(tmp_path)}, which is saved" in run.err and "Traceback" not in run.err
+
+
+def test_workers_do_not_outlive_a_killed_run(hands: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, *torch_loader(hands, tmp_path))
+    run.wait_until((tmp_path / "run/checkpoint.pt").exists, "checkpoint")
+    left = workers_of(run.process.pid)
+    assert len(left) >= 4  # two for training, two for validation, besides what starts them
+    run.process.kill()
+    run.process.wait()
+    end = time.monotonic() + 15
+    while (alive := [pid for pid in left if family(pid)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_rank_that_does_not_answer_or_is_gone(hands: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """The other one says so after --train.wait-minutes, or at once, and torchrun ends what is left."""
+    run = Run(tmp_path, *words(hands, tmp_path), "-m", 100, "--train.wait-minutes", 0.08, ranks=2)
+    run.wait_until((tmp_path / "run/checkpoint.pt").exists, "checkpoint")
+    ranks = run.processes("hgfast/train.py")
+    os.kill(ranks[-1], number)
+    began = time.monotonic()
+    assert run.finish() != 0
+    assert time.monotonic() - began < 40
+    step = saved_step(tmp_path)
+    (line,) = [line for line in run.errors() if "has lost contact with another rank" in line]
+    assert line.startswith("error: rank 0 ") and f"step {step} is saved: go on with -c run" in line
+    assert "Traceback" not in run.err.partition("torch.distributed.elastic")[0]
+    assert not [pid for pid in ranks if family(pid)]
+    again = Run(tmp_path, "-c", "run", "--out", tmp_path, "-m", (step + 4) / 1000)
+    assert again.finish() == 0, again.err
+    assert saved_step(tmp_path) == step + 4

@@ -1,0 +1,83 @@
+"""The long run in short: it sees a leak that is there, and none in a real run of two ranks.
+
+What may enter: tests of `long_run` and `usage`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # where Python looks for the modules beside a script
+
+from long_run import LIMITS, Sight, main, slopes
+from usage import Usage, usage
+
+from hgfast.draw import read_image
+
+
+def sights(rise: dict[str, float], noise: float = 3000.0) -> list[Sight]:
+    """Of 2 000 steps in 100 s, an epoch each 20 steps; what rises by so much in 1 000 steps, under noise and a warm-up."""
+    rng, seen = np.random.default_rng(0), []
+    for seconds in np.arange(0, 100, 0.5):
+        step = 20 * seconds
+        warm = 500_000 * min(1.0, 0.2 + step / 500)
+        values = {name: warm if name.endswith("s_kb") else 50.0 for name in LIMITS}
+        values["pss_kb"] += noise * rng.standard_normal() + 40_000 * (rng.random() < 0.05)  # a checkpoint being written
+        whole = {name: int(value + rise.get(name, 0.0) * step / 1000) for name, value in values.items()}
+        seen.append(Sight(float(seconds), int(step // 20 * 20), Usage(processes=4, **whole)))
+    return [*seen, Sight(100.0, 2000, Usage(0, 0, 0, 0, 0, 0))]
+
+
+@pytest.mark.parametrize("measure", LIMITS)
+def test_what_rises_is_seen_through_noise(measure: str) -> None:
+    assert all(row["flat"] for row in slopes(sights({})))
+    rows = {row["measure"]: row for row in slopes(sights({measure: 3 * LIMITS[measure]}))}
+    assert [name for name, row in rows.items() if not row["flat"]] == [measure]
+    row = rows[measure]
+    assert row["rise"] == pytest.approx(3 * LIMITS[measure], rel=0.35)
+
+
+def test_usage_of_a_family() -> None:
+    """A process that holds 64 MB, ten files and a child, beside the same without."""
+    script = (
+        "import subprocess, sys\nheld = b'x' * int(sys.argv[1])\n"
+        "files = [open('/dev/null') for _ in range(int(sys.argv[2]))]\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=subprocess.PIPE)\n"
+        "print('ready', flush=True)\nsys.stdin.read()\nchild.stdin.close()\nchild.wait()"
+    )
+    seen = []
+    for size, files in ((0, 0), (64 << 20, 10)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(size), str(files)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        seen.append(usage(process.pid))
+        process.communicate()
+    little, much = seen
+    assert little.processes == much.processes == 2 and little.threads == much.threads == 2
+    assert much.descriptors - little.descriptors == 10
+    assert 63 << 10 < much.pss_kb - little.pss_kb < 70 << 10
+    assert usage(process.pid).processes == 0
+
+
+@pytest.mark.slow
+def test_two_hundred_steps_of_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Too short to say much of memory, long enough for a file or a thread that each validation, checkpoint or epoch leaves."""
+    record, chart = tmp_path / "run.json", tmp_path / "run.png"
+    main(["--steps", "200", "--every", "0.2", "--json", str(record), "--chart", str(chart)])
+    content = json.loads(record.read_text())
+    rows = {row["measure"]: row for row in content["rows"]}
+    said = capsys.readouterr().out
+    for measure in ("descriptors", "threads"):
+        row = rows[measure]
+        assert row["rise"] == 0 and row["largest"] <= row["median"] + 4, said
+    assert rows["pss_kb"]["rise"] < 100_000, said
+    assert max(content["samples"]["processes"]) >= 4 and max(content["samples"]["step"]) == 200
+    assert read_image(str(chart)).shape[0] > 500
