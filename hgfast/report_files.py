@@ -70,7 +70,8 @@ def files(folder: Path, known: Mapping[Path, str], page: Path) -> list[File]:
         for path in paths:
             name = path.relative_to(folder).as_posix()
             what = known.get(path.resolve()) or next((words for form, words in KINDS if re.fullmatch(form, name)), "")
-            listed.append(File(name, in_bytes(_size(path)), what + f" (a link to {path.readlink()})" * path.is_symlink()))
+            link = f" (a link to {path.readlink()})" if path.is_symlink() else ""
+            listed.append(File(name, in_bytes(_size(path)), what + link))
     return listed
 
 
