@@ -8,7 +8,7 @@ GPU_VENV := .venv-gpu
 DEMO_HANDS := 4000
 DEMO_DATA := data/demo-$(DEMO_HANDS)
 
-.PHONY: demo test test-install lint format bench-quick gpu-check clean
+.PHONY: demo test test-docs test-install coverage torch-cpu lint format bench-quick gpu-check clean
 
 $(VENV)/installed: setup.py constraints.txt
 	@echo "== installing into $(VENV)"
@@ -39,7 +39,20 @@ demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	@echo "checkpoint: exp/demo/checkpoint.pt; everything on one page: exp/demo/report.html"
 
 test: $(VENV)/installed $(WITNESSES)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs"
+
+# The same tests, and which lines they have run, of child processes too: a table, and an error below what pyproject.toml asks for.
+coverage: $(VENV)/installed $(WITNESSES)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs" --cov --cov-report term:skip-covered
+
+# torch's CPU build, some 200 MB, in the place of several GB of CUDA libraries; for machines without a GPU, before all else.
+torch-cpu:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --index-url https://download.pytorch.org/whl/cpu torch
+
+# The commands and the Python of README.md and docs/, on small data.
+test-docs: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m docs tests/test_docs.py
 
 # A plain installation in an environment of its own, and README's lines in it.
 test-install: $(VENV)/installed
