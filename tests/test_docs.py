@@ -59,7 +59,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox
     return of
 
 
-@pytest.mark.parametrize("piece", map(of_page, RUN))
+@pytest.mark.parametrize("piece", [of_page(piece) for piece in RUN])
 def test_what_is_run(piece: Piece, sandbox: Sandbox) -> None:
     folder = sandbox(piece.page)
     if piece.kind == "python":
@@ -78,7 +78,7 @@ def test_what_is_run(piece: Piece, sandbox: Sandbox) -> None:
         assert done.returncode == 0, about
 
 
-@pytest.mark.parametrize("piece", map(of_page, LEFT_OUT))
+@pytest.mark.parametrize("piece", [of_page(piece) for piece in LEFT_OUT])
 def test_what_is_not_run_has_flags_that_there_are(piece: Piece) -> None:
     assert piece.kind == "bash", "a page shows what is printed by a command that is not run"
     if piece.text.startswith("make "):
@@ -106,7 +106,7 @@ def test_nothing_is_left_out_for_a_reason_that_no_command_has() -> None:
     assert len(unused) < len(NOT_RUN) / 2
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES.values())
+@pytest.mark.parametrize("page", PAGES, ids=list(NAMES.values()))
 def test_blocks_say_what_they_are(page: Path) -> None:
     """A command in a block that is not marked as bash or console would not be run."""
     shown = [block for block in blocks(page) if block.kind not in KINDS]
@@ -115,7 +115,7 @@ def test_blocks_say_what_they_are(page: Path) -> None:
         assert not strays, f"line {block.line} ff. is a block of {block.kind or 'nothing'} with {strays[0]!r}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES.values())
+@pytest.mark.parametrize("page", PAGES, ids=list(NAMES.values()))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in links(page):
         if re.match(r"https?://|mailto:", target):
