@@ -65,7 +65,7 @@ def test_what_is_run(piece: Piece, sandbox: Sandbox) -> None:
     if piece.kind == "python":
         words = [sys.executable, "-c", piece.text]
     else:
-        command = look_up(piece.text).command
+        command = look_up(piece.text).command if piece.kind == "bash" else piece.text
         words = ["bash", "-c", command]
     done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT, check=False)
     said = done.stdout + done.stderr
