@@ -102,7 +102,7 @@ def _chart(title: str, series: Mapping[str, Points], unit: str, floor: bool = Fa
         panel = figure.subplots()
         for place, (name, points) in enumerate(series.items()):
             dot = "o" if len(points) < FEW else ""
-            style = DASHES[place // len(LINES) % len(DASHES)]
+            style = DASHES[place % len(DASHES)]
             panel.plot(*zip(*points), color=LINES[place % len(LINES)], ls=style, lw=1.8, marker=dot, ms=3.5, label=name)
         panel.set_xlabel("epoch", color=INK)
         panel.set_ylabel(unit, color=INK)

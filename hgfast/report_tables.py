@@ -115,13 +115,18 @@ def table(rows: Sequence[Row], columns: Iterable[str] | None = None, fold: bool 
             n for n in names[1:] if all(row.get(n) == first.get(n) for row in rows) and not isinstance(first.get(n), float)
         ]
         names = [name for name in names if name not in constant]
-    numeric = [all(isinstance(row.get(name), (int, float, type(None))) for row in rows) for name in names]
+    numeric = [all(row.get(name) is None or is_number(row.get(name)) for row in rows) for name in names]
     same = ", ".join(f"{label(name)} {words(rows[0][name])}" for name in constant)
     captions = [f"In all rows: {same}."] if same else []
     if len(rows) > ENOUGH:
         captions.append(f"The first {ENOUGH} of {len(rows)} rows.")
     cells = [[words(row.get(name)) for name in names] for row in rows[:ENOUGH]]
     return Table([label(name) for name in names], cells, numeric, " ".join(captions))
+
+
+def is_number(value: Any) -> bool:
+    """A number, but no yes or no."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def bench_table(rows: Sequence[Row]) -> Table:
@@ -181,14 +186,14 @@ def exports_table(exports: Sequence[Export], folder: Path) -> Table:
         rows.append(
             {
                 "file": str(export.path.resolve().relative_to(folder.resolve())) if inside else str(export.path),
-                "kind": about.kind,
                 "precision": about.precision,
                 "size": in_bytes(export.bytes),
+                **compared(about.verification),
+                "made of": "this checkpoint" if export.own else "another checkpoint",
+                "made": about.created[:10],
+                "kind": about.kind,
                 "input": f"{' × '.join(map(str, about.input.shape))} {about.input.dtype}",
                 "images at once": about.batch.words,
-                **compared(about.verification),
-                "made": about.created[:10],
-                "of": "this checkpoint" if export.own else "another checkpoint",
             }
         )
     return table(rows)
