@@ -7,9 +7,9 @@
 
 Leaves bench/results/MACHINE-DATE.md, the same figures as .json, a record that bench/compare.py takes, and a chart a step; with
 --steps the names of the steps are in the files' names, with --quick they go to exp/bench/quick. With --checkpoint that network is
-timed instead of untrained ones, and, where flags name a data set, the accuracy of everything that was made of it. A step that
-fails does not stop the others; it ends with 1 then. --check ends with 1 where hgfast is not as many times as fast as the seed's
-way, in the same run, as `ratio_checks` has it; no times are looked at.
+timed instead of untrained ones and scored, with what was made of it, on the data set that flags name. A step that fails does not
+stop the others; it ends with 1 then. --check ends with 1 where hgfast is not as many times as fast as the seed's way, in the same
+run, as `ratio_checks` has it; no times are looked at.
 What may enter: the flags, running the steps, and writing what they left. The steps are in `all_steps`.
 """
 
@@ -56,6 +56,8 @@ class AllConfig(DataChoice):
     """folder of the page, the record and the charts; none: bench/results, with --quick exp/bench/quick"""
     work: Path = Path("exp/bench")
     """folder for what is exported, kept and used again, and the record of each step"""
+    cli: Path | None = None
+    """hgfast_cli, as export/cpp builds it, whose memory embedding looks at too"""
     limit: float = 120.0
     """minutes after which a step is ended and has failed"""
     check: bool = False
@@ -71,6 +73,8 @@ class AllConfig(DataChoice):
             raise HgfastError(f"--steps: {unknown[0]!r} is unknown; choose from {', '.join(STEPS)}")
         if self.checkpoint is not None and not self.checkpoint.is_file():
             raise HgfastError(f"there is no checkpoint {self.checkpoint}: give one that training has written")
+        if self.cli is not None and not self.cli.is_file():
+            raise HgfastError(f"there is no file {self.cli}: build it as export/cpp/README.md says")
         if self.checkpoint is None and data_flags(self):
             raise HgfastError(f"{data_flags(self)[0]} names pictures for a network of one's own: give --checkpoint FILE too")
 
@@ -133,6 +137,7 @@ def setting(config: AllConfig) -> Setting:
         data=data_flags(config),
         cores=cores(),
         gpu_gb=graphics()["gpu_memory_gb"] or 0.0,
+        cli=None if config.cli is None else near(config.cli),
     )
 
 

@@ -19,12 +19,14 @@ from hgfast.config import DataChoice
 from hgfast.sidecar import checksum
 
 MOST_THREADS = 8  # of a loader; few machines give one more
+UNTRAINED = "hg1"  # of the networks that latency makes where it is given none
+WITHIN = ("onnxruntime", "openvino", "openvino-bf16")  # what the accuracy of an ONNX is looked at in
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """Where and on what it is run. checkpoint: a network of one's own. data: the flags that name a data set. cores: of the CPU.
-    gpu_gb: memory of the first GPU, 0 where there is none."""
+    gpu_gb: memory of the first GPU, 0 where there is none. cli: the program of export/cpp, if it was built."""
 
     work: Path
     quick: bool
@@ -32,6 +34,7 @@ class Setting:
     data: tuple[str, ...]
     cores: int
     gpu_gb: float
+    cli: Path | None = None
 
     def record(self, name: str) -> Path:
         """Where a step leaves its record."""
@@ -46,7 +49,8 @@ def make_step(name: str, at: Setting) -> Step:
     """One of them; that of pckh is known only after latency has run."""
     words, flags = STEPS[name]
     path = at.record(name)
-    impossible = "" if name != "pckh" or at.data else "it needs --checkpoint FILE and the flags that name a data set"
+    lacking = name == "pckh" and at.checkpoint is not None and not at.data
+    impossible = "it needs the flags that name a data set beside --checkpoint" if lacking else ""
     command = (f"bench/{name}.py", *flags(at), "--json", str(path))
     return Step(name=name, words=words, command=command, result=path, impossible=impossible)
 
@@ -66,7 +70,9 @@ def latency(at: Setting) -> tuple[str, ...]:
 
 
 def embedding(at: Setting) -> tuple[str, ...]:
-    return ("--work", str(at.work), *at.quickly)
+    own = [("--checkpoint", at.checkpoint), ("--cli", at.cli)]
+    given = [word for flag, path in own if path is not None for word in (flag, str(path))]
+    return (*given, "--work", str(at.work), *at.quickly)
 
 
 def decode(at: Setting) -> tuple[str, ...]:
@@ -74,7 +80,12 @@ def decode(at: Setting) -> tuple[str, ...]:
 
 
 def pckh(at: Setting) -> tuple[str, ...]:
-    return (*([str(at.checkpoint)] if at.checkpoint is not None else []), *map(str, exported(at)), *at.data)
+    """Without a network of one's own an untrained one on the people that latency has drawn for int8: only distances mean much."""
+    checkpoint = at.checkpoint or at.work / UNTRAINED / "fresh.pt"
+    made = exported(at, checkpoint)
+    data = at.data if at.checkpoint is not None else ("--dataset", "mpii", "--data", str(at.work / "people"))
+    within = ("--runtimes", f"[{','.join(WITHIN)}]") if any(path.suffix == ".onnx" for path in made) and not at.quick else ()
+    return (str(checkpoint), *map(str, made), *within, *data)
 
 
 STEPS: dict[str, tuple[str, Callable[[Setting], tuple[str, ...]]]] = {
@@ -88,16 +99,16 @@ STEPS: dict[str, tuple[str, Callable[[Setting], tuple[str, ...]]]] = {
 """By name, which is the script's: what it shows, and its flags but for --json."""
 
 
-def exported(at: Setting) -> list[Path]:
+def exported(at: Setting, checkpoint: Path) -> list[Path]:
     """The files that latency has made of the checkpoint, or found beside it, and timed."""
     left = ROOT / at.record("latency")
-    if at.checkpoint is None or not left.is_file():
+    if not left.is_file() or not (ROOT / checkpoint).is_file():
         return []
     from networks import fits  # torch takes its time
 
     rows = [row for row in read_record(left)["rows"] if row.get("batch")]
     most = max((int(row["batch"]) for row in rows), default=1)
-    checkpoint = ROOT / at.checkpoint
+    checkpoint = ROOT / checkpoint
     folders = (checkpoint.parent, ROOT / at.work / f"{checkpoint.stem}-{checksum(checkpoint)[:12]}")
     places = [[folder / str(name) for folder in folders] for name in dict.fromkeys(row["file"] for row in rows)]
     found = [next((path for path in both if fits(path, checkpoint, most)), None) for both in places]

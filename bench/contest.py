@@ -21,15 +21,25 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tqdm import tqdm
 
 from hgfast.errors import HgfastError
 
 TICK = os.sysconf("SC_CLK_TCK")
-Batches = Generator["int | tuple[int, float]", None, None]
-"""How many images were made since the last time, and, for ways that know it, how many seconds of that they waited for data."""
+
+
+class Made(NamedTuple):
+    """What a way has made since the last time, as far as it knows. waited: seconds of it that it waited for data. gpu_ms:
+    milliseconds that the GPU took, by its own clock."""
+
+    images: int
+    waited: float = 0.0
+    gpu_ms: float = 0.0
+
+
+Batches = Generator[Made, None, None]
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -48,7 +58,7 @@ class Way(Protocol):
         """Import what `start` needs, so that its time and memory are not counted."""
 
     def start(self) -> Batches:
-        """Endless batches: yields how many images each has, once it is ready to be used."""
+        """Endless batches: yields what was made, once it is ready to be used."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,8 @@ class Start:
 @dataclass(frozen=True)
 class Lap:
     """What was made in `seconds`, with CPU seconds of all processes; `waited` of the seconds went by waiting for data, as far as
-    the way says so, and torch held `gpu_mb` of the GPU at most, in 10^6 bytes. `batch_ms`: of every batch, one after the other.
+    the way says so, and torch held `gpu_mb` of the GPU at most, in 10^6 bytes. `batch_ms`: of every batch, one after the other,
+    and `gpu_ms` likewise by the GPU's clock, where the way knows it.
     """
 
     images: int
@@ -80,6 +91,7 @@ class Lap:
     waited: float = 0.0
     gpu_mb: float = 0.0
     batch_ms: tuple[float, ...] = ()
+    gpu_ms: tuple[float, ...] = ()
 
     @property
     def images_per_s(self) -> float:
@@ -109,6 +121,12 @@ class Result:
     def rounds(self) -> list[float]:
         """Milliseconds a batch in every round, the median of its lap each."""
         return [median(lap.batch_ms) for lap in self.laps]
+
+    @property
+    def gpu_ms(self) -> float | None:
+        """Milliseconds of the GPU a batch, the median over the rounds; None where the way does not know them."""
+        rounds = [median(lap.gpu_ms) for lap in self.laps if lap.gpu_ms]
+        return median(rounds) if rounds else None
 
     @property
     def batch_ms(self) -> list[float]:
@@ -253,15 +271,21 @@ def run_lap(batches: Batches, pace: Pace) -> Lap:
     for _ in range(pace.warm):
         next(batches)
     forget_gpu_mb()
-    images, waited, cpu = 0, 0.0, cpu_seconds()
+    made, cpu = list[Made](), cpu_seconds()
     arrivals = [time.perf_counter()]
     while len(arrivals) <= pace.batches or arrivals[-1] - arrivals[0] < pace.seconds:
-        news = next(batches)
+        made.append(next(batches))
         arrivals.append(time.perf_counter())
-        count, wait = news if isinstance(news, tuple) else (news, 0.0)
-        images, waited = images + count, waited + wait
     took = tuple(1000 * (end - begin) for begin, end in itertools.pairwise(arrivals))
-    return Lap(images, arrivals[-1] - arrivals[0], cpu_seconds() - cpu, waited, gpu_mb(), took)
+    return Lap(
+        images=sum(one.images for one in made),
+        seconds=arrivals[-1] - arrivals[0],
+        cpu_seconds=cpu_seconds() - cpu,
+        waited=sum(one.waited for one in made),
+        gpu_mb=gpu_mb(),
+        batch_ms=took,
+        gpu_ms=tuple(one.gpu_ms for one in made if one.gpu_ms),
+    )
 
 
 def cpu_seconds() -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from contest import Batches, Pace, Result, compete
+from contest import Batches, Made, Pace, Result, compete
 from noise import shares
 from record import Row, machine, make_record, write_record
 from seed_decoder import parse as seed_parse
@@ -128,7 +128,7 @@ class DecodeWay:
                 _ = seed_parse(host) if self.method == SEED else decode(noisy, self.method, self.kind)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                yield config.samples
+                yield Made(config.samples)
 
 
 def race(config: DecodeConfig, device: torch.device) -> tuple[list[DecodeWay], list[Result]]:

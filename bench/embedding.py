@@ -25,7 +25,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from contest import Batches, Pace, Result, compete, resident_mb
+from contest import Batches, Made, Pace, Result, compete, resident_mb
 from networks import MAPS, ONNX, exported, fresh
 from noise import shares
 from numpy.typing import NDArray
@@ -121,7 +121,7 @@ def alone(way: EmbeddingWay) -> Batches:
     images = [rng.normal(size=(1, *shape)).astype(np.float32) for _ in range(4)]  # type: ignore[arg-type]
     for number in count():
         artefact(images[number % len(images)])
-        yield 1
+        yield Made(1)
 
 
 def one_by_one(way: EmbeddingWay) -> Batches:
@@ -130,7 +130,7 @@ def one_by_one(way: EmbeddingWay) -> Batches:
     with Session(way.file, way.runtime, threads=way.threads) as session:
         for number in count():
             session(photos[number % len(photos)], [BOX], padding=PADDING)
-            yield 1
+            yield Made(1)
 
 
 def from_threads(way: EmbeddingWay) -> Batches:
@@ -149,7 +149,7 @@ def from_threads(way: EmbeddingWay) -> Batches:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for one in done:
                 one.result()
-            yield len(done)
+            yield Made(len(done))
     finally:
         wait(waiting)  # so that they are not in the way of others
         pool.shutdown()

@@ -282,6 +282,7 @@ def make_row(
         "median_ms": round(median_ms, 4),
         "p90_ms": round(float(np.percentile(result.batch_ms, 90)), 4),
         "p99_ms": round(float(np.percentile(result.batch_ms, 99)), 4),
+        "gpu_ms": None if result.gpu_ms is None else round(result.gpu_ms, 4),
         "images_per_s": round(1000 * one.batch / median_ms, 3),
         "speedup": round(float(np.median(np.divide(first, result.rounds))), 3),
         "noise": round(found.of(number), 4) if found.rounds > 1 else None,
@@ -328,6 +329,7 @@ SHOWN = {
     "median_ms": "ms",
     "p90_ms": "p90",
     "p99_ms": "p99",
+    "gpu_ms": "GPU, ms",
     "images_per_s": "images/s",
     "speedup": "speed-up",
     "speedup_noise": "noise",
@@ -348,7 +350,7 @@ def table(rows: Sequence[Row]) -> str:
         shown["way"] += ", end to end" if row.get("end_to_end") else ""
         lines.append([forms.get(k, "{:.2f}").format(v) if isinstance(v, float | int) else str(v) for k, v in shown.items()])
     return tabulate(
-        lines, headers=list(SHOWN.values()), disable_numparse=True, colalign=("left", "left", *["right"] * 11, "left")
+        lines, headers=list(SHOWN.values()), disable_numparse=True, colalign=("left", "left", *["right"] * 12, "left")
     )
 
 
@@ -368,8 +370,9 @@ def main() -> None:
             rows += own
             said += words
     print(
-        "ms: median over the rounds; speed-up: over the first row; noise: what a difference from it must exceed; MB: memory from "
-        "opening and first running; floor: at the rate of torch's matrix product; px: of the input",
+        "ms: median over the rounds, by the host's clock; GPU, ms: by CUDA events with copies; speed-up: over the first row; "
+        "noise: what a difference from it must exceed; MB: memory from opening and first running; floor: at the rate of torch's "
+        "matrix product; px: of the input",
         flush=True,
     )
     if not config.files and config.checkpoint is None:

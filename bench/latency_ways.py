@@ -2,7 +2,8 @@
 
 From uint8 RGB pictures in memory to keypoints in memory, normalising and decoding (in fp32) included, whatever the runtime. With
 `end_to_end` from JPEG files' bytes and boxes to keypoints in the photographs' pixels. Every way has a process of its own (see
-`contest`); when it starts it writes what it finds in the pictures, so that its keypoints can be compared.
+`contest`); when it starts it writes what it finds in the pictures, so that its keypoints can be compared. On a GPU a way works in
+one stream, and CUDA events around a batch say what it took there, copies included.
 What may enter: opening a network in a runtime and running it; no statistics.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from contest import Batches
+from contest import Batches, Made
 from numpy.typing import NDArray
 from seed_style import cut
 from torch import Tensor
@@ -28,7 +30,7 @@ from hgfast.geometry import move, square_matrices, warp
 from hgfast.inference import keypoints_of, last_heatmaps
 from hgfast.model import StackedHourglass
 from hgfast.preprocessing import Preprocessing, apply, fold
-from hgfast.runtimes import Artefact, Place, openvino_runner
+from hgfast.runtimes import Artefact, Place
 from hgfast.sidecar import KEYPOINTS
 
 Pictures = NDArray[np.uint8]
@@ -74,7 +76,19 @@ class LatencyWay:
 
     @property
     def cuda(self) -> bool:
-        return torch.cuda.is_available() and self.runtime != "openvino"
+        """Does it work on a GPU?"""
+        return torch.cuda.is_available() and (self.runtime != "onnxruntime" or onnx_on_gpu()) and self.runtime != "openvino"
+
+    @cached_property
+    def stream(self) -> torch.cuda.Stream | None:
+        """Where it works on a GPU, which is made when it is first asked for."""
+        return torch.cuda.Stream() if self.cuda else None  # type: ignore[no-untyped-call]
+
+    @property
+    def place(self) -> Place:
+        """Of an artefact."""
+        stream = None if self.stream is None else self.stream.cuda_stream
+        return Place(self.threads, stream=stream, bf16=self.precision == "bf16")
 
     def load(self) -> None:
         torch.set_num_threads(self.threads)
@@ -82,6 +96,10 @@ class LatencyWay:
             torch.zeros(1, device="cuda")
 
     def start(self) -> Batches:
+        with torch.cuda.stream(self.stream):  # of None it makes nothing
+            yield from self._batches()
+
+    def _batches(self) -> Batches:
         find = FINDERS.get(self.way, find_artefact)(self)
         pictures = np.load(self.work / "pictures.npy")
         if not self.end_to_end:
@@ -89,11 +107,28 @@ class LatencyWay:
         inputs = rotated(pictures, self.batch)
         whole = end_to_end(self, find, inputs) if self.end_to_end else None
         for number in count():
-            if whole is not None:
-                whole(number)
-            else:
-                find(inputs[number % len(inputs)])
-            yield self.batch
+            work = partial(whole, number) if whole is not None else partial(find, inputs[number % len(inputs)])
+            yield Made(self.batch, gpu_ms=gpu_ms(self.stream, work))
+
+
+def onnx_on_gpu() -> bool:
+    """Is this onnxruntime one for NVIDIA's GPUs?"""
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def gpu_ms(stream: torch.cuda.Stream | None, work: Callable[[], object]) -> float:
+    """Do it, and say how many milliseconds the stream took, by CUDA events; 0 where there is none."""
+    if stream is None:
+        work()
+        return 0.0
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin.record(stream)
+    work()
+    end.record(stream)
+    end.synchronize()
+    return float(begin.elapsed_time(end))
 
 
 def everything(find: Find, pictures: Pictures, batch: int) -> NDArray[Any]:
@@ -149,15 +184,12 @@ def load_on(way: LatencyWay) -> StackedHourglass:
 def find_artefact(way: LatencyWay) -> Find:
     """An ONNX, TorchScript or engine, by what hgfast.runtime uses."""
     runtime: Any = way.runtime
-    artefact = Artefact(way.file, runtime, Place(way.threads))
+    artefact = Artefact(way.file, runtime, way.place)
     sidecar = artefact.sidecar
-    run: Any = artefact
-    if way.precision == "bf16":  # which is OpenVINO's choice for a file in fp32
-        run = openvino_runner(way.file, Place(way.threads), "bf16")
     if not sidecar.normalised:
-        return lambda pictures: run(pictures)[KEYPOINTS]
+        return lambda pictures: artefact(pictures)[KEYPOINTS]
     affine = affine_of(Preprocessing(sidecar.mean, sidecar.std))
-    return lambda pictures: run(normalise(pictures, affine).contiguous().numpy())[KEYPOINTS]
+    return lambda pictures: artefact(normalise(pictures, affine).contiguous().numpy())[KEYPOINTS]
 
 
 FINDERS: dict[str, Callable[[LatencyWay], Find]] = {

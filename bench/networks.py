@@ -18,10 +18,10 @@ from torch import nn
 
 from hgfast import checkpoints
 from hgfast import sidecar as sidecars
-from hgfast.checkpoints import Meta, revision
+from hgfast.checkpoints import revision
 from hgfast.errors import HgfastError
 from hgfast.files import prepare_folder
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.sidecar import checksum
 from hgfast.skeletons import BODY16

@@ -4,6 +4,7 @@ and EPE of hands.
     python bench/pckh.py --predictions preds.h5 --annotations valid.h5 --json pckh.json --chart pckh.png
     python bench/pckh.py exp/mpii/best.pt --dataset mpii --data MPII --flip-test
     python bench/pckh.py exp/mpii/best.pt exp/mpii/best.fp16.onnx exp/mpii/best.int8.onnx --dataset mpii --data MPII
+    python bench/pckh.py best.pt best.fp32.onnx --runtimes [onnxruntime,openvino,openvino-bf16] --dataset mpii --data MPII
     python bench/pckh.py exp/mpii/best.pt --annotations test.h5 --images MPII/images --submission pred_keypoints_mpii.mat
 
 Several checkpoints and exported networks, or --predictions [a.h5,b.mat], are rows of one table; the first is what the distances
@@ -15,18 +16,19 @@ What may enter: the flags, the figures, and what is said about them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pckh_network import Ran, Running, open_pictures, run_network
+from pckh_network import Ran, Running, Within, open_pictures, run_network
 from pckh_predictions import read_predictions
 from pckh_submission import check_people, write_freihand, write_mpii
 from pckh_truth import Array, Truth, open_truth
 from record import Row, machine, make_record, write_record
 from tabulate import tabulate
 
+from hgfast import sidecar as sidecars
 from hgfast.cli import parse
 from hgfast.config import DataChoice
 from hgfast.engine import NoGpu
@@ -34,6 +36,7 @@ from hgfast.errors import HgfastError, run
 from hgfast.evaluation import not_finite
 from hgfast.files import check_apart, prepare_file
 from hgfast.metrics import BodyFigures, Curve, body_figures, body_table, hand_table, pck_curve, pck_shares, pck_table, pckh_curve
+from hgfast.sidecar import is_artefact
 from pipelines.datasets import DATASETS, input_files
 from pipelines.samples import Samples
 
@@ -73,6 +76,9 @@ class PckhConfig(DataChoice):
     """average with the mirrored picture's heatmaps; for networks that were trained on mirrored pictures"""
     decoder: Literal["argmax", "quarter", "dark"] | None = None
     """from heatmaps to points; none: what each checkpoint names"""
+    runtimes: list[Within] = field(default_factory=list)
+    """run every ONNX in each of these, the last for fp32 only: onnxruntime, openvino, openvino-bf16; none: in the first that is
+    installed"""
     json: Path | None = None
     """write the figures and the record here"""
     chart: Path | None = None
@@ -105,6 +111,10 @@ class PckhConfig(DataChoice):
         for flag, given_too in (("--flip-test", self.flip_test), ("--decoder", self.decoder is not None)):
             if self.files and given_too:
                 raise HgfastError(f"{flag} is for checkpoints: predictions are scored as they are")
+        if self.runtimes and not any(path.suffix == ".onnx" for path in self.checkpoints):
+            raise HgfastError("--runtimes is for ONNX files: give one, or leave it out")
+        if len(set(self.runtimes)) < len(self.runtimes):
+            raise HgfastError("--runtimes names one twice: name every runtime once")
         if self.chart is not None and self.chart.suffix.lower() != ".png":
             raise HgfastError(f"--chart {self.chart} must end in .png")
         if self.submission is not None and len(given) > 1:
@@ -199,7 +209,7 @@ def score(config: PckhConfig, split: str, truth: Truth) -> tuple[list[Scored], l
     if config.checkpoints:
         samples = open_pictures(config, split, truth)
         how = Running(config.device, config.batch_size, config.loader, config.threads, config.flip_test, config.decoder)
-        results, waiting = run_all(given, samples, truth, how)
+        results, waiting = run_all(given, samples, truth, how, config.runtimes)
     else:
         found = [read_predictions(path, truth) for path in given]
         results = [Scored(m, path, points, truth.take(places)) for m, path, (points, places) in zip(methods(given), given, found)]
@@ -209,21 +219,33 @@ def score(config: PckhConfig, split: str, truth: Truth) -> tuple[list[Scored], l
     return results, waiting
 
 
-def run_all(paths: Sequence[Path], samples: Samples, truth: Truth, how: Running) -> tuple[list[Scored], list[str]]:
-    """Every network beside the samples that it has; and the engines that wait for a GPU, by method."""
+def run_all(
+    paths: Sequence[Path], samples: Samples, truth: Truth, how: Running, runtimes: Sequence[Within] = ()
+) -> tuple[list[Scored], list[str]]:
+    """Every network, an ONNX in each of the runtimes, beside the samples that it has; and the engines that wait for a GPU, by
+    method."""
     results, waiting = list[Scored](), list[str]()
     for method, path in zip(methods(paths), paths):
-        try:
-            ran = run_network(path, samples, truth, how)
-        except NoGpu:
-            waiting.append(method)
-            continue
-        results.append(Scored(method, path, ran.points, truth.take(ran.places), ran))
+        for within in runtimes_of(path, runtimes):
+            try:
+                ran = run_network(path, samples, truth, replace(how, within=within))
+            except NoGpu:
+                waiting.append(method)
+                continue
+            name = f"{method} in {within}" if within else method
+            results.append(Scored(name, path, ran.points, truth.take(ran.places), ran))
     if not results:
         raise HgfastError(
             f"{paths[0]} needs an NVIDIA GPU, and there is none here: give a checkpoint or an ONNX, or use another machine"
         )
     return results, waiting
+
+
+def runtimes_of(path: Path, runtimes: Sequence[Within]) -> Sequence[Within | None]:
+    """Those that a file is to be run in: bf16 is a way to run fp32; what is no ONNX has one runtime."""
+    if not runtimes or not is_artefact(path) or sidecars.read(path).kind != "onnx":
+        return [None]
+    return [one for one in runtimes if one != "openvino-bf16" or sidecars.read(path).precision == "fp32"]
 
 
 def apart(scored: Scored, first: Scored) -> dict[str, float | None]:
@@ -254,6 +276,7 @@ def make_row(scored: Scored, first: Scored) -> Row:
     truth = scored.truth
     return {
         "method": scored.method,
+        "file": scored.path.name,
         "what": scored.ran and scored.ran.what,
         **apart(scored, first),
         "ground_truth": truth.name,

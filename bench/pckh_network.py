@@ -21,17 +21,21 @@ from hgfast.distributed import Ranks, pick_device
 from hgfast.errors import HgfastError
 from hgfast.evaluation import check_joints, feed, predict, predict_with, seen
 from hgfast.precision import resolve
-from hgfast.runtimes import Artefact, Place
+from hgfast.runtimes import Artefact, Place, Runtime
 from hgfast.sidecar import KEYPOINTS, is_artefact
 from pipelines.datasets import open_loader, usable_samples
 from pipelines.mpii import as_samples
 from pipelines.mpii_mat import DOWN, WIDER
+from pipelines.pictures import Bounds
 from pipelines.samples import Samples
+
+Within = Literal["onnxruntime", "openvino", "openvino-bf16"]
+"""What to run an ONNX in; the last is OpenVINO's own choice for fp32 on CPUs that have bf16."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """How to run a network; as hgfast/evaluate.py has them."""
+    """How to run a network; as hgfast/evaluate.py has them. within: of an ONNX; None is what is taken first."""
 
     device: str
     batch_size: int
@@ -39,6 +43,7 @@ class Running:
     threads: int | None
     flip_test: bool
     decoder: Literal["argmax", "quarter", "dark"] | None = None
+    within: Within | None = None
 
 
 def open_pictures(choice: DataChoice, split: str, truth: Truth) -> Samples:
@@ -70,6 +75,7 @@ def open_pictures(choice: DataChoice, split: str, truth: Truth) -> Samples:
         reference=truth.reference,
         row=truth.rows,
         skip_missing=choice.skip_missing,
+        bounds=Bounds(choice.data if choice.images is None else None, choice.data_outside),
     )
 
 
@@ -125,7 +131,9 @@ def _run_checkpoint(checkpoint: Path, samples: Samples, truth: Truth, how: Runni
 
 def _run_artefact(path: Path, samples: Samples, truth: Truth, how: Running) -> tuple[Array, int, str, str]:
     """An exported network, likewise."""
-    artefact = Artefact(path, place=Place(how.threads))
+    bf16 = how.within == "openvino-bf16"
+    runtime: Runtime | None = "openvino" if how.within == "openvino-bf16" else how.within
+    artefact = Artefact(path, runtime, Place(how.threads, bf16=bf16))
     sidecar = artefact.sidecar
     check_joints(path, sidecar.skeleton, truth.skeleton, f"the joints of {truth.source}", "choose another")
     if KEYPOINTS not in [port.name for port in sidecar.outputs]:
@@ -143,4 +151,4 @@ def _run_artefact(path: Path, samples: Samples, truth: Truth, how: Running) -> t
         return artefact.all(images_of(batch))[KEYPOINTS]
 
     predicted = predict_with(find, len(sidecar.skeleton.joints), sidecar.shift, loader, ranks, path.name)
-    return predicted, sidecar.input_size, sidecar.decoder, f"{artefact.runtime} {sidecar.precision}"
+    return predicted, sidecar.input_size, sidecar.decoder, f"{artefact.runtime} {'bf16' if bf16 else sidecar.precision}"

@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from pckh_truth import Array, Truth, Whole, short
-from scipy.io import loadmat
 
 from hgfast.errors import HgfastError
-from pipelines.mpii_mat import UNREADABLE
+from pipelines import h5_file, mat_file, numpy_file
 
 NAMES = ("preds", "pos_pred_src")
 FAR = 1e9  # pixels, beyond any picture
@@ -51,7 +49,7 @@ def read_predictions(path: Path, truth: Truth) -> tuple[Array, Whole]:
     elif head.startswith(b"MATLAB 5.0"):
         name, found = _from_mat(path)
     elif head.startswith((b"\x93NUMPY", b"PK")):
-        name, found = _from_numpy(path)
+        name, found = _from_numpy(path, zipped=head.startswith(b"PK"))
     else:
         raise HgfastError(f"{path} is no file of predictions of a known format: {FORMATS}")
     return _finite(_arrange(found, truth, f"{path}: {name}"), truth, path), np.arange(len(truth))
@@ -59,39 +57,35 @@ def read_predictions(path: Path, truth: Truth) -> tuple[Array, Whole]:
 
 def _from_hdf5(path: Path) -> tuple[str, Any]:
     try:
-        with h5py.File(path, "r") as file:
-            name = _pick({key: None for key in file if isinstance(file[key], h5py.Dataset)}, path)
-            return name, file[name][()]
-    except (OSError, KeyError, RuntimeError) as error:
+        name = _pick(h5_file.keys(path), path)
+        return name, h5_file.read_h5(path, [name])[name]
+    except h5_file.BROKEN as error:
         raise HgfastError(f"{path} cannot be read as HDF5 ({short(error)}): write it again") from error
 
 
 def _from_mat(path: Path) -> tuple[str, Any]:
     try:
-        content = loadmat(str(path), appendmat=False)
-    except UNREADABLE as error:
+        name = _pick(mat_file.names(path), path)
+        return name, mat_file.read_mat(path, [name])[name]
+    except mat_file.BROKEN as error:
         raise HgfastError(f"{path} cannot be read as a MATLAB file ({short(error)}): write it again") from error
-    name = _pick({key: None for key in content if not key.startswith("__")}, path)
-    return name, content[name]
 
 
-def _from_numpy(path: Path) -> tuple[str, Any]:
+def _from_numpy(path: Path, zipped: bool) -> tuple[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return "the array", content
-            name = _pick({key: None for key in content.files}, path)
-            return name, content[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if not zipped:
+            return "the array", numpy_file.read_npy(path)
+        name = _pick(numpy_file.names(path), path)
+        return name, numpy_file.read_npz(path, [name])[name]
+    except numpy_file.BROKEN as error:
         raise HgfastError(f"{path} cannot be read as numpy's arrays ({short(error)}): write it again") from error
 
 
-def _pick(names: Mapping[str, None], path: Path) -> str:
+def _pick(names: Sequence[str], path: Path) -> str:
     for name in NAMES:
         if name in names:
             return name
-    found = f"it holds {', '.join(list(names)[:8])}" if names else "it holds nothing"
+    found = f"it holds {', '.join(names[:8])}" if names else "it holds nothing"
     raise HgfastError(f"{path} has no predictions called {' or '.join(NAMES)} ({found}): rename them")
 
 

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pckh_truth import Array, Truth
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
 from hgfast.errors import HgfastError
 from hgfast.files import complete, write_text
-from pipelines.mpii_mat import MAT_FROM, PEOPLE, UNREADABLE
+from pipelines.mat_file import BROKEN, read_mat
+from pipelines.mpii_mat import MAT_FROM, PEOPLE
 
 RELEASED = 24987
 """Pictures in RELEASE.annolist of mpii_human_pose_v1_u12_1.mat."""
@@ -150,12 +151,12 @@ def _complete(points: Array, truth: Truth, release: Path) -> tuple[Struct, str]:
 def _read_release(path: Path) -> tuple[Struct, NDArray[Any], NDArray[Any]]:
     """annolist, img_train and single_person, (N,) each. Raises `HgfastError` where the file does not have them."""
     try:
-        content = loadmat(str(path), appendmat=False, variable_names=["RELEASE"])
+        content = read_mat(path, ["RELEASE"])
         release = content["RELEASE"].ravel()[0]
         annolist, img_train, single = (release[name].ravel() for name in ("annolist", "img_train", "single_person"))
         if not len(annolist) == len(img_train) == len(single) or not {"image", "annorect"} <= set(annolist.dtype.names or ()):
             raise ValueError("its lists are of different lengths, or annolist is no struct")
-    except (*UNREADABLE, AttributeError) as error:
+    except (*BROKEN, AttributeError) as error:
         words = " ".join(str(error).split())[:120]
         raise HgfastError(f"{path} cannot be read as MPII's release ({words}): {MAT_FROM} as --release") from error
     return annolist, img_train, single

@@ -19,14 +19,15 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat, whosmat
 
 from hgfast.config import DataChoice
 from hgfast.errors import HgfastError
 from hgfast.skeletons import BODY16, Skeleton
+from pipelines import h5_file
 from pipelines.datasets import open_samples
+from pipelines.mat_file import BROKEN, names, read_mat
 from pipelines.mpii import PIXEL_OFFSET, as_names, as_numbers, check_split, read_columns
-from pipelines.mpii_mat import DOWN, HEAD, UNREADABLE, WIDER
+from pipelines.mpii_mat import DOWN, HEAD, WIDER
 from pipelines.samples import Samples
 
 Array = NDArray[np.float64]
@@ -184,8 +185,8 @@ def from_h5(path: Path) -> Truth:
 def from_detections(path: Path) -> Truth:
     """detections_our_format.mat. Raises `HgfastError` where it is not whole."""
     try:
-        content = loadmat(str(path), appendmat=False, variable_names=list(DETECTIONS))
-    except UNREADABLE as error:
+        content = read_mat(path, list(DETECTIONS))
+    except BROKEN as error:
         raise HgfastError(f"{path} cannot be read as a MATLAB file ({short(error)}): replace it") from error
     people = int(np.size(content.get("pos_gt_src", 0)) / 32)  # 16 joints, x and y
     table = {}
@@ -211,16 +212,15 @@ def from_detections(path: Path) -> Truth:
 def _variables(path: Path) -> list[str]:
     """The names in a MATLAB file; none where it is no such file."""
     try:
-        return [name for name, _, _ in whosmat(str(path), appendmat=False)]
-    except UNREADABLE:
+        return names(path)
+    except BROKEN:
         return []
 
 
 def _keys(path: Path) -> list[str]:
     try:
-        with h5py.File(path, "r") as file:
-            return list(file)
-    except OSError as error:
+        return h5_file.keys(path)
+    except h5_file.BROKEN as error:
         raise HgfastError(f"{path} cannot be read as HDF5 ({short(error)}): replace it") from error
 
 

@@ -1,10 +1,10 @@
-"""README's tables of speed, from the records in bench/results/.
+"""The tables of speed in README.md and docs/benchmarks.md, from the records in bench/results/.
 
     python bench/readme_tables.py
     python bench/readme_tables.py --check
 
-writes anew what is between `<!-- bench: NAME -->` and `<!-- /bench -->` in README.md, with the command and the machine beneath;
---check changes nothing and ends with 1 where README is not what it would write.
+writes anew what is between `<!-- bench: NAME -->` and `<!-- /bench -->` in them, with the command and the machine beneath;
+--check changes nothing and ends with 1 where a page is not what it would write.
 What may enter: the names, the records they are of, the tables, and putting them where they belong.
 """
 
@@ -13,31 +13,30 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from measures import is_number
+from readme_summary import SUMMARY, Short
 from record import Row
-from records import Record, command_of, machine_words, read_record, rows_of
+from records import RESULTS, ROOT, open_rows, rendered, source
 from results_text import digits, markdown, not_measured, percent
 
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run
 from hgfast.files import write_text
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path("bench/results")
 MARKED = re.compile(r"(?P<begin><!-- bench: (?P<name>[^>]*?) -->\n)(?P<text>.*?)(?P<end><!-- /bench -->)", re.DOTALL)
 
 
 @dataclass(kw_only=True)
 class ReadmeConfig:
-    """One look at README's tables."""
+    """One look at the tables."""
 
     check: bool = False
     """change nothing, and end with 1 where a table is not what its record gives"""
-    readme: Path = ROOT / "README.md"
-    """the page"""
+    pages: list[Path] = field(default_factory=lambda: [ROOT / "README.md", ROOT / "docs" / "benchmarks.md"])
+    """where the tables are"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,15 @@ class Table:
     record: Path
     render: Callable[[Sequence[Row], Sequence[Row]], str]
     accuracy: Path | None = None
+
+    @property
+    def text(self) -> str:
+        """What is between the markers. Raises `HgfastError` for a record that is missing or has no such rows."""
+        record, rows = open_rows(self.bench, self.record)
+        accuracy = [] if self.accuracy is None else open_rows("pckh", self.accuracy)[1]
+        files = ", ".join(f"`{path}`" for path in (self.record, self.accuracy) if path is not None)
+        made = rendered(self.record, self.bench, lambda: self.render(rows, accuracy))
+        return f"{made}\n\n{source(record, self.bench)} ({files}).\n"
 
 
 # ---- the tables ----
@@ -82,17 +90,20 @@ def latency_cells(row: Row | None) -> list[str]:
     return [digits(row["median_ms"]), speedup, f"{digits(row['mean_px_error'])} / {digits(row['max_px_error'])}"]
 
 
+IN_FP32 = ("seed_style", "channels_last", "compile")
+"""The ways of a checkpoint that compute what was scored of it."""
+
+
 def score_name(accuracy: Sequence[Row]) -> str:
     """The figure that is shown of a record of pckh."""
     return next((key for key in ("pckh@0.5", "pck@0.2") if any(key in row for row in accuracy)), "pck@0.2")
 
 
 def score_of(row: Row, accuracy: Sequence[Row]) -> str:
-    """Of the same file in the same precision; "" where that was not scored, as bf16 in OpenVINO."""
+    """Of the same file in the same runtime and precision; "" where that was not scored."""
+    ran = "checkpoint" if row["runtime"] == "torch" and row["way"] in IN_FP32 else f"{row['runtime']} {row['precision']}"
     for scored in accuracy:
-        precision = "fp32" if scored["what"] == "checkpoint" else str(scored["what"]).rpartition(" ")[2]
-        same = Path(scored["method"]).name == row["file"] and precision == row["precision"]
-        if same and is_number(scored.get(score_name(accuracy))):
+        if (scored["file"], scored["what"]) == (row["file"], ran) and is_number(scored.get(score_name(accuracy))):
             value = float(scored[score_name(accuracy)])
             return f"{value:.2f}" if score_name(accuracy).startswith("pckh") else f"{value:.4f}"
     return ""
@@ -143,7 +154,8 @@ def train_step(rows: Sequence[Row], _: Sequence[Row]) -> str:
     return markdown(lines, titles, 4)
 
 
-TABLES = {
+TABLES: dict[str, Table | Short] = {
+    "summary": SUMMARY,
     "latency": Table("latency", RESULTS / "latency-2-cores.json", latency),
     "latency-trained": Table(
         "latency", RESULTS / "latency-lspet-hg2-2-cores.json", latency, RESULTS / "pckh-exports-2-cores.json"
@@ -151,34 +163,12 @@ TABLES = {
     "loader": Table("loader", RESULTS / "loader-2-cores.json", loader),
     "train_step": Table("train_step", RESULTS / "train-step-2-cores.json", train_step),
 }
-"""By the name in README's markers."""
+"""By the name in the markers."""
+
+# ---- the pages ----
 
 
-def table(name: str) -> str:
-    """The text between the markers. Raises `HgfastError` for a record that is missing or has no such rows."""
-    one = TABLES[name]
-    record = read_record(ROOT / one.record)
-    rows = rows_of(record, one.bench)
-    if not rows:
-        raise HgfastError(f"{one.record} has no rows of bench/{one.bench}.py, which README's table {name!r} is made of")
-    accuracy = [] if one.accuracy is None else rows_of(read_record(ROOT / one.accuracy), "pckh")
-    files = ", ".join(f"`{path}`" for path in (one.record, one.accuracy) if path is not None)
-    try:
-        text = one.render(rows, accuracy)
-    except KeyError as error:
-        raise HgfastError(f"{one.record} has no {error} in its rows: write it anew with bench/{one.bench}.py") from error
-    return f"{text}\n\n{source(record, one.bench)} ({files}).\n"
-
-
-def source(record: Record, bench: str) -> str:
-    """Which command found it, where and when."""
-    return f"`{command_of(record, bench)}` on {machine_words(record)}"
-
-
-# ---- README ----
-
-
-def rewrite(text: str, readme: Path) -> tuple[str, list[str], list[str]]:
+def rewrite(text: str, page: Path) -> tuple[str, list[str], list[str]]:
     """The page as it should be, the names of its tables, and of those that were not so.
 
     Raises:
@@ -186,31 +176,32 @@ def rewrite(text: str, readme: Path) -> tuple[str, list[str], list[str]]:
     """
     found = list(MARKED.finditer(text))
     if text.count("<!-- bench:") != len(found) or text.count("<!-- /bench -->") != len(found):
-        raise HgfastError(f"{readme}: a `<!-- bench: NAME -->` has no `<!-- /bench -->` on a later line, or the other way round")
+        raise HgfastError(f"{page}: a `<!-- bench: NAME -->` has no `<!-- /bench -->` on a later line, or the other way round")
     if unknown := [one["name"] for one in found if one["name"] not in TABLES]:
-        raise HgfastError(f"{readme}: there is no table {unknown[0]!r}; bench/readme_tables.py knows {', '.join(TABLES)}")
-    wanted = {one["name"]: table(one["name"]) for one in found}
+        raise HgfastError(f"{page}: there is no table {unknown[0]!r}; bench/readme_tables.py knows {', '.join(TABLES)}")
+    wanted = {one["name"]: TABLES[one["name"]].text for one in found}
     stale = [one["name"] for one in found if one["text"] != wanted[one["name"]]]
     return MARKED.sub(lambda one: one["begin"] + wanted[one["name"]] + one["end"], text), [one["name"] for one in found], stale
 
 
 def main() -> None:
     config = parse(ReadmeConfig, description=__doc__ or "")
-    try:
-        text = config.readme.read_text()
-    except OSError as error:
-        raise HgfastError(f"cannot read {config.readme} ({error.strerror}): name the page with --readme") from error
-    wanted, names, stale = rewrite(text, config.readme)
-    if config.check and stale:
-        print(
-            f"error: {config.readme.name}'s table {', '.join(stale)} is not what its record gives: "
-            "run python bench/readme_tables.py",
-            file=sys.stderr,
-        )
+    old = False
+    for page in config.pages:
+        try:
+            text = page.read_text()
+        except OSError as error:
+            raise HgfastError(f"cannot read {page} ({error.strerror}): name the pages with --pages") from error
+        wanted, names, stale = rewrite(text, page)
+        if config.check and stale:
+            words = f"{page.name}'s table {', '.join(stale)} is not what its record gives"
+            print(f"error: {words}: run python bench/readme_tables.py", file=sys.stderr)
+            old = True
+        elif stale:
+            write_text(page, wanted, "--pages")
+        print(f"{page.name}: {len(names)} tables, {len(stale)} of them new")
+    if old:
         raise SystemExit(1)
-    if stale:
-        write_text(config.readme, wanted, "--readme")
-    print(f"{config.readme.name}: {len(names)} tables, {len(stale)} of them new")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from record import Row
 
@@ -18,6 +18,10 @@ from hgfast.errors import HgfastError
 Record = Mapping[str, Any]
 PARTS: dict[str, type] = {"machine": dict, "versions": dict, "revision": str, "command": str, "date": str, "rows": list}
 OUTPUTS = ("--json", "--chart", "--out")
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path("bench/results")
+"""Where those that the pages are made of are kept, below the project's folder."""
+Made = TypeVar("Made")
 
 
 def read_record(path: Path) -> Record:
@@ -78,3 +82,27 @@ def machine_words(record: Record) -> str:
     about = record["machine"]
     gpu = [str(about["gpu"])] if about.get("gpu") else []
     return ", ".join([*gpu, str(about.get("processor", "")), f"{about.get('cores', '?')} cores", record["date"][:10]])
+
+
+# ---- for the project's own pages ----
+
+
+def open_rows(bench: str, path: Path) -> tuple[Record, list[Row]]:
+    """A record below the project's folder, and its rows of a script. Raises `HgfastError` where there are none."""
+    record = read_record(ROOT / path)
+    if not (rows := rows_of(record, bench)):
+        raise HgfastError(f"{path} has no rows of bench/{bench}.py, which a table is made of: write it anew with that")
+    return record, rows
+
+
+def rendered(path: Path, bench: str, make: Callable[[], Made]) -> Made:
+    """What is made of a record's rows. Raises `HgfastError` for rows of an old form."""
+    try:
+        return make()
+    except KeyError as error:
+        raise HgfastError(f"{path} has no {error} in its rows: write it anew with bench/{bench}.py") from error
+
+
+def source(record: Record, bench: str) -> str:
+    """Which command found it, where and when."""
+    return f"`{command_of(record, bench)}` on {machine_words(record)}"

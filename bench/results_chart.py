@@ -51,7 +51,7 @@ PLOTS = {
     "latency": Plot(("images_per_s",), "images/s", ("preset", "batch", "end_to_end"), ("way", "precision")),
     "embedding": Plot(("median_ms",), "ms a call", ("runtime",), ("what",)),
     "decode": Plot(("median_ms",), "ms a batch, logarithmic", ("kind",), ("decoder",), logarithmic=True),
-    "pckh": Plot(("pckh@0.5", "pck@0.2"), "PCKh@0.5 in percent, or PCK@0.2", (), ("method", "what")),
+    "pckh": Plot(("pckh@0.5", "pck@0.2"), "PCKh@0.5 in percent, or PCK@0.2", (), ("file", "what")),
 }
 
 

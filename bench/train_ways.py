@@ -20,19 +20,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-from contest import Batches
+from contest import Batches, Made
 from seed_style import CELLS, SeedStyle, seed_loader
 from seed_train import SeedTrainer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from hgfast import checkpoints, distributed
-from hgfast.checkpoints import Meta
 from hgfast.config import Config
 from hgfast.distributed import Ranks
 from hgfast.evaluation import Loader
 from hgfast.losses import map_kind
-from hgfast.model import STRIDE, StackedHourglass, architecture
+from hgfast.model import STRIDE, Meta, StackedHourglass, architecture
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
 from pipelines.dali import import_dali
@@ -107,7 +106,7 @@ def run_leg(way: TrainWay) -> Batches:
                     loop.step(batch)
             if on_gpu:
                 torch.cuda.synchronize()
-            yield together * way.batch_size, waited
+            yield Made(together * way.batch_size, waited)
     finally:
         loop.batches.close()
         distributed.stop()

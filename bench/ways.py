@@ -9,7 +9,7 @@ What may enter: opening a loader and drawing batches from it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from contest import Batches, Made
 from numpy.typing import NDArray
 from seed_style import SeedStyle, seed_loader
 
@@ -31,7 +32,6 @@ from pipelines.plain import TorchLoader
 from pipelines.plan import Plan
 from pipelines.samples import Samples
 
-Batches = Generator[int, None, None]
 PRELOADED = 1.0  # gigabytes, more than the pictures of a contest
 
 
@@ -90,7 +90,7 @@ def hgfast_way(way: LoaderWay) -> Batches:
                 render(batch.keypoints / STRIDE, way.size // STRIDE, way.size // STRIDE)
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            yield len(batch.images)
+            yield Made(len(batch.images))
 
 
 def options_of(variant: str) -> LoadingConfig:
@@ -109,7 +109,7 @@ def seed_way(way: LoaderWay) -> Batches:
     loader = seed_loader(dataset, way.batch_size, way.threads)
     while True:
         for pictures, _ in loader:
-            yield len(pictures)
+            yield Made(len(pictures))
 
 
 def decode_way(way: LoaderWay) -> Batches:
@@ -134,7 +134,7 @@ def decode_dali(way: LoaderWay) -> Batches:
     pipeline = graph()
     while True:
         pipeline.run()
-        yield way.batch_size
+        yield Made(way.batch_size)
 
 
 def read_way(way: LoaderWay) -> Batches:
@@ -164,7 +164,7 @@ def pooled(way: LoaderWay, work: Callable[[str], Any]) -> Batches:
             for done in waiting:
                 done.result()
             if waiting:
-                yield len(waiting)
+                yield Made(len(waiting))
             waiting = coming
 
 

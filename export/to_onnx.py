@@ -4,6 +4,7 @@
     python export/to_onnx.py exp/mpii/best.pt --precision fp16 --batch 1:8:64 --flip-test --outputs keypoints,heatmaps
 
 The file runs as it is in onnxruntime and OpenVINO. Its description lies beside it, FILE.json, and within it, as metadata.
+What may enter: the flags and the order of the work. The graph is `graph`'s, the file `onnx_file`'s, comparing `verify`'s.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
 The file is traced and frozen, takes any number of images at once, and its outputs are a tuple in the order of --outputs. Its
 description lies beside it, FILE.json, and within it as the extra file hgfast.json. torch calls TorchScript deprecated since
 2.13. A LibTorch of the same version or a newer one reads the file.
+What may enter: the flags and the order of the work. The graph is `graph`'s, comparing `verify`'s.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 
 TensorRT builds for the GPU of the machine, TensorRT-RTX for several kinds and without any. Where there is a GPU the engine is run
 and compared too. The ONNX stays beside the engine, also where nothing is installed that builds one.
+What may enter: the flags and the order of the work. Building is `engines`' and `torch_trt`'s, comparing `verify`'s.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """hgfast: stacked hourglass networks for poses, trained fast and shipped as an engine.
 
 Importing this package imports no torch: names are looked up when first used.
+What may enter: names of the public face, looked up late.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What every loader yields."""
+"""What every loader yields.
+
+What may enter: what loaders and the network must agree on, and nothing that makes or uses it.
+"""
 
 from __future__ import annotations
 

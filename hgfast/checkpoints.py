@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import pickle
 import re
-import struct
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,39 +21,16 @@ import torch
 
 from hgfast.errors import HgfastError, run
 from hgfast.files import complete, prepare_file
-from hgfast.foreign import Foreign, is_nameless, misfit, translate
-from hgfast.heatmaps import KINDS, METHODS
-from hgfast.model import STRIDE, Architecture, StackedHourglass
+from hgfast.foreign import Foreign, is_nameless, misfit, outline, translate
+from hgfast.model import Architecture, Meta, StackedHourglass
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import Skeleton, make_skeleton
+from hgfast.zip_file import check_zip, is_zip
 
 FORMAT = 1
 NUMBER = np.float64(0).__reduce__()[0]  # how numpy pickles a number: other projects keep their accuracy as one
 HARMLESS: list[Any] = [(NUMBER, "numpy.core.multiarray.scalar"), (NUMBER, "numpy._core.multiarray.scalar"), np.dtype]
 HARMLESS += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")]
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What a network needs to be used: `model.meta`.
-
-    kind and decoder go to `hgfast.heatmaps.decode`; pixel_offset is what was added to the training files' coordinates.
-    shift is what must be added, in source pixels, to the points that the network finds: 0 unless its pixel_offset was not
-    the one that its data set needed, as for weights trained on MPII's numbers, which count from 1, as they are.
-    """
-
-    skeleton: Skeleton
-    preprocessing: Preprocessing
-    input_size: int
-    kind: str
-    decoder: str
-    pixel_offset: float
-    stride: int = STRIDE
-    shift: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.decoder not in METHODS or self.kind not in KINDS:
-            raise ValueError(f"unknown decoder {self.decoder!r} or kind of maps {self.kind!r}")
 
 
 def build(arch: Architecture, meta: Meta) -> StackedHourglass:
@@ -93,6 +69,8 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise HgfastError(f"no checkpoint at {path}")
     try:
+        if is_zip(path):
+            check_zip(path)
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -102,7 +80,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint: it is none, or holds more than tensors and plain types{what}, which are not "
             "loaded as they could run code: save its state_dict alone"
         ) from error
-    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError, struct.error) as error:
+    except Exception as error:  # of a broken file it may be any
         raise HgfastError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is none, or was cut short"
         ) from error
@@ -149,12 +127,13 @@ def restore(content: dict[str, Any], path: Path, averaged: bool = True) -> Stack
         meta = dict(content["meta"])
         meta["skeleton"] = Skeleton.from_plain(meta["skeleton"])
         meta["preprocessing"] = Preprocessing(**{key: tuple(value) for key, value in meta["preprocessing"].items()})
-        model = build(arch, Meta(**meta))
+        described = Meta(**meta)
         weights = content["ema"] if averaged and "ema" in content else content["weights"]
-        if problem := misfit(model.state_dict(), weights):
+        if problem := misfit(outline(arch, len(described.skeleton.joints), len(weights)), weights):
             raise ValueError(problem)
+        model = build(arch, described)
         model.load_state_dict(weights)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, HgfastError) as error:
         raise HgfastError(f"{path} does not describe a network of this version ({' '.join(str(error).split())[:300]})") from error
     return model.eval()
 

@@ -2,6 +2,7 @@
 
 python hgfast/evaluate.py exp/freihand/best.pt --dataset freihand --data DIR --json result.json
 python hgfast/evaluate.py exp/mpii/best.pt --dataset mpii --data DIR --baselines --out report
+What may enter: the flags, and what is written. Figures are `metrics`', running the network `evaluation`'s.
 """
 
 from __future__ import annotations

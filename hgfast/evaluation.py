@@ -141,7 +141,7 @@ def predict_with(
     Args:
         find: a batch of n samples -> (n, K, 3) x, y in input pixels and score.
         joints: K.
-        shift: source pixels to be added to the points (`hgfast.checkpoints.Meta`).
+        shift: source pixels to be added to the points (`hgfast.model.Meta`).
     """
     found = Found(loader.count, joints)
     for batch in tqdm(loader.epoch(0), total=len(loader), desc=label, disable=None if ranks.first else True, leave=False):

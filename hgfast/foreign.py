@@ -8,11 +8,12 @@ What may enter: names, shapes and habits of a foreign family of stacked hourglas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hgfast.errors import HgfastError
@@ -34,7 +35,7 @@ BEARPAW = Preprocessing((0.4404, 0.4440, 0.4327), (1.0, 1.0, 1.0))  # its color_
 class Foreign:
     """A foreign file's network, in our terms.
 
-    weights: by our names. shift: source pixels to be added to what it predicts (`hgfast.checkpoints.Meta`).
+    weights: by our names. shift: source pixels to be added to what it predicts (`hgfast.model.Meta`).
     """
 
     family: str
@@ -74,7 +75,8 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
 
 def _translate(theirs: Princeton | Bearpaw) -> Foreign:
     arch, joints = theirs.architecture(), theirs.shape(theirs.SCORE)[0]
-    model = StackedHourglass(arch, joints)
+    with torch.device("meta"):  # a file may claim any shape: nothing is made of it before all fit
+        model = StackedHourglass(arch, joints)
     names: dict[str, str] = {}
     unused: set[str] = set()
     for ours, other in theirs.modules(model):
@@ -86,7 +88,7 @@ def _translate(theirs: Princeton | Bearpaw) -> Foreign:
     found = {name: value for name, value in theirs.tensors.items() if name not in unused}
     for ours, other in names.items():
         if other.endswith(COUNTER):
-            found.setdefault(other, wanted[ours])
+            found.setdefault(other, torch.zeros_like(wanted[ours], device="cpu"))
     if problem := misfit({other: wanted[ours] for ours, other in names.items()}, found):
         raise HgfastError(problem)
     skeleton = {16: BODY16, 21: HAND21}.get(joints) or nameless(joints)
@@ -109,10 +111,34 @@ def misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | N
             return f"the tensor {name} has the shape {tuple(found[name].shape)}, the others ask for {tuple(value.shape)}"
         if found[name].is_floating_point() != value.is_floating_point() or found[name].is_complex():
             return f"the tensor {name} holds {found[name].dtype} numbers, wanted {value.dtype}"
+    extra = [name for name in found if name not in wanted]
+    if not extra and (problem := _hollow([found[name] for name in wanted])):
+        return problem
+    for name in wanted:
         if not found[name].isfinite().all():
             return f"the tensor {name} holds numbers that are not finite: training had gone wrong"
-    extra = [name for name in found if name not in wanted]
     return f"there is no place for the tensor {extra[0]} of the shape {tuple(found[extra[0]].shape)}" if extra else None
+
+
+def _hollow(tensors: Sequence[Tensor]) -> str | None:
+    """What is wrong with tensors that show the same few numbers again and again, as a file of any size may have them."""
+    shown = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    if shown > 2 * sum(held.values()):
+        return f"the tensors claim {shown} bytes and hold {sum(held.values())}"
+    return None
+
+
+def outline(arch: Architecture, joints: int, tensors: int) -> dict[str, Tensor]:
+    """The names and shapes of a network's weights, without the memory for them.
+
+    Raises:
+        ValueError: a network that so many tensors cannot make.
+    """
+    if arch.stacks * arch.depth * arch.blocks > tensors:
+        raise ValueError(f"{tensors} tensors do not make {arch.stacks} stacks of depth {arch.depth}")
+    with torch.device("meta"):
+        return StackedHourglass(arch, joints).state_dict()
 
 
 def nameless(joints: int) -> Skeleton:

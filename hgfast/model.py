@@ -1,25 +1,50 @@
 """The stacked hourglass (Newell et al., ECCV 2016), and its presets.
 
 Shapes: N pictures, S stacks, K joints, C features; the input is H x W, every map H/4 x W/4.
-What may enter: the network's architecture. It must script, trace, compile and export: no shape asserts, no indexed
-ModuleLists, and no module that a forward pass does not use (DDP would wait for its gradient for ever).
+What may enter: the network's architecture, and what one needs to know to use it. It must script, trace, compile and export: no
+shape asserts, no indexed ModuleLists, and no module that a forward pass does not use (DDP would wait for its gradient for ever).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
 from hgfast.errors import HgfastError
-
-if TYPE_CHECKING:
-    from hgfast.checkpoints import Meta
+from hgfast.heatmaps import KINDS, METHODS
+from hgfast.preprocessing import Preprocessing
+from hgfast.skeletons import Skeleton
 
 STRIDE = 4
+LARGEST = 2**14  # channels or pixels, beyond what fits any GPU
+DEEPEST, MOST = 12, 256  # halvings, stacks
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a network needs to be used: `model.meta`.
+
+    kind and decoder go to `hgfast.heatmaps.decode`; pixel_offset is what was added to the training files' coordinates.
+    shift is what must be added, in source pixels, to the points that the network finds: 0 unless its pixel_offset was not
+    the one that its data set needed, as for weights trained on MPII's numbers, which count from 1, as they are.
+    """
+
+    skeleton: Skeleton
+    preprocessing: Preprocessing
+    input_size: int
+    kind: str
+    decoder: str
+    pixel_offset: float
+    stride: int = STRIDE
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.decoder not in METHODS or self.kind not in KINDS:
+            raise ValueError(f"unknown decoder {self.decoder!r} or kind of maps {self.kind!r}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,11 @@ class Architecture:
     input_size: int = 256
 
     def __post_init__(self) -> None:
+        numbers = (self.stacks, self.features, self.growth, self.depth, self.blocks, *self.stem, self.input_size)
+        if not all(type(number) is int and number <= LARGEST for number in numbers) or len(self.stem) != 3:
+            raise HgfastError(f"model: its numbers must be whole and at most {LARGEST}, with three in the stem")
+        if self.depth > DEEPEST or self.stacks > MOST:
+            raise HgfastError(f"model: the depth may be {DEEPEST} and the number of stacks {MOST} at most")
         multiple = STRIDE * 2**self.depth
         if self.input_size < multiple or self.input_size % multiple:
             raise HgfastError(

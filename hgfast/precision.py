@@ -1,4 +1,7 @@
-"""Mixed precision: which one a device gets, and the autocast context for it."""
+"""Mixed precision: which one a device gets, and the autocast context for it.
+
+What may enter: choosing a precision; no training and no export.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ python hgfast/predict.py exp/mpii/best.int8.onnx video.mp4
 
 Writes DIR/keypoints.json (coordinates of the picture as it is seen, in pixels, 0 at the outer edge of the first one) and
 every picture with the skeleton drawn. A picture that cannot be read is named, and the others are done.
+What may enter: the flags, and what is written. Looking is `inference`'s and `runtime`'s, drawing `draw`'s.
 """
 
 from __future__ import annotations

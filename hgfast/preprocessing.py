@@ -1,4 +1,7 @@
-"""What happens to RGB values between a picture and the network, kept with the weights that were trained on it."""
+"""What happens to RGB values between a picture and the network, kept with the weights that were trained on it.
+
+What may enter: arithmetic of values; where a picture is cut is `geometry`'s.
+"""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ class Session:
         device: the number of the GPU, for what runs on one.
         stream: the handle of a CUDA stream of that GPU to work in, which must outlive the session; None is one of its own. What
             a call gives is on the host and complete when it returns.
+        bf16: let OpenVINO compute what is fp32 in bf16, where the CPU has it: twice as fast, and some keypoints move.
 
     Raises:
         HgfastError: a file or its sidecar missing, broken, not belonging together or built by another version; a runtime or a
@@ -58,8 +59,9 @@ class Session:
         bgr: bool = False,
         device: int = 0,
         stream: int | None = None,
+        bf16: bool = False,
     ) -> None:
-        self._artefact: Artefact | None = Artefact(Path(path), runtime, Place(threads, device, stream))
+        self._artefact: Artefact | None = Artefact(Path(path), runtime, Place(threads, device, stream, bf16))
         self.sidecar: Sidecar = self._artefact.sidecar
         self.runtime = self._artefact.runtime
         self._bgr, self._turn = bgr, threading.Lock()

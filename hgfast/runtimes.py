@@ -24,6 +24,7 @@ from hgfast import sidecar as sidecars
 from hgfast.errors import HgfastError
 from hgfast.machine import cores
 from hgfast.sidecar import OUTPUTS, Batch, Sidecar
+from hgfast.zip_file import check_zip
 
 Arrays = dict[str, NDArray[np.float32]]
 Runner = Callable[[NDArray[Any]], Arrays]
@@ -42,12 +43,14 @@ class Place:
     """Where a network runs.
 
     threads: of a CPU; None is one a core. device: the number of the GPU, for what runs on one. stream: the handle of a CUDA
-    stream of that GPU to work in, which must outlive the network; None is one of its own.
+    stream of that GPU to work in, which must outlive the network; None is one of its own. bf16: OpenVINO computes what is fp32 in
+    bf16, where the CPU has it; nobody else does.
     """
 
     threads: int | None = None
     device: int = 0
     stream: int | None = None
+    bf16: bool = False
 
 
 class Artefact:
@@ -183,11 +186,11 @@ def onnxruntime_runner(model: Path | bytes, place: Place) -> Runner:
     return lambda images: dict(zip(names, session.run(names, {entry.name: images})))
 
 
-def openvino_runner(model: Path | bytes, place: Place, precision: Literal["f32", "bf16"] = "f32") -> Runner:
-    """OpenVINO on the CPU, in fp32 where it would take bf16 by itself."""
+def openvino_runner(model: Path | bytes, place: Place) -> Runner:
+    """OpenVINO on the CPU, in fp32 where it would take bf16 by itself, unless the place says bf16."""
     ov = _import("openvino", "openvino")
     _check_cpu("openvino", place)
-    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": place.threads or cores()}
+    hints = {"INFERENCE_PRECISION_HINT": "bf16" if place.bf16 else "f32", "INFERENCE_NUM_THREADS": place.threads or cores()}
     try:
         core = _core(ov)
         content = model if isinstance(model, bytes) else model.read_bytes()
@@ -219,6 +222,7 @@ def torchscript_runner(path: Path, names: list[str], place: Place) -> Runner:
         _check_cpu("torch without CUDA", place)
     stream = None if place.stream is None else torch.cuda.ExternalStream(place.stream, device)
     try:
+        check_zip(path)
         with quiet_torchscript():
             script = torch.jit.load(str(path), map_location=device).eval()
     except Exception as error:  # of a broken file it may be any

@@ -1,4 +1,7 @@
-"""Skeletons as data: joint names, edges, flip pairs, groups and colours, in one place for drawing, metrics and flips."""
+"""Skeletons as data: joint names, edges, flip pairs, groups and colours, in one place for drawing, metrics and flips.
+
+What may enter: what is known of joints without any data set.
+"""
 
 from __future__ import annotations
 
@@ -127,8 +130,13 @@ def edge_colours(joints: Sequence[str], edges: Sequence[tuple[int, int]], pairs:
     return tuple(sides.pop() if len(sides) == 1 else MIDDLE for sides in found)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+def _tuples(value: Any, depth: int = 3) -> Any:
+    """Lists in lists as tuples, as deep as a skeleton's go. Raises `ValueError` for deeper ones."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    if not depth:
+        raise ValueError("its lists are nested deeper than a skeleton's")
+    return tuple(_tuples(item, depth - 1) for item in value)
 
 
 def _words(name: str) -> str:

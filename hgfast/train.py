@@ -7,6 +7,7 @@
 
 -e NAME is --exp, -c NAME or --continue NAME goes on with an experiment, -m N or --max-iters N ends after N thousand steps.
 Files go to exp/NAME: checkpoint.pt, best.pt, config.yaml, metrics.jsonl.
+What may enter: the flags, and putting a run together. The loop is `training`'s.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 import yaml
 
 from hgfast import checkpoints, distributed, kept
-from hgfast.checkpoints import Meta, load_model
+from hgfast.checkpoints import load_model
 from hgfast.cli import parse
 from hgfast.config import Config, ModelConfig
 from hgfast.distributed import Ranks
@@ -31,7 +32,7 @@ from hgfast.errors import HgfastError, run
 from hgfast.foreign import is_nameless
 from hgfast.looks import show
 from hgfast.losses import map_kind
-from hgfast.model import StackedHourglass
+from hgfast.model import Meta, StackedHourglass
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
 from pipelines.cache import cached
@@ -223,9 +224,10 @@ def as_saved(config: Config) -> Config:
 
 def main() -> None:
     config = read_config(sys.argv[1:])
-    ranks = distributed.start(config.device)
+    ranks = distributed.start(config.device, config.train.wait_minutes)
     try:
-        train(after_restart(config, ranks), ranks)
+        with distributed.in_contact(ranks.rank):
+            train(after_restart(config, ranks), ranks)
     finally:
         distributed.stop()
 

@@ -12,6 +12,7 @@ next check decodes only files that are new or have another size or time.
 
 Exit code: 0 if every picture can be used, 1 if one cannot (missing ones count unless --skip-missing is given) or a split is
 broken, 2 if nothing could be checked.
+What may enter: the flags, the list and the file that is kept. What is looked at is in `check_pictures` and its neighbours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""One struct of arrays for every data set: after it nothing knows which data set a sample came from."""
+"""One struct of arrays for every data set: after it nothing knows which data set a sample came from.
+
+What may enter: what every data set has; what only one has stays with its reader.
+"""
 
 from __future__ import annotations
 

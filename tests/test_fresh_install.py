@@ -21,8 +21,8 @@ from options import ExportConfig
 from to_onnx import make_onnx
 
 from hgfast import checkpoints
-from hgfast.checkpoints import Meta, build
-from hgfast.model import PRESETS
+from hgfast.checkpoints import build
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import BODY16
 

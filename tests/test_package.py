@@ -40,18 +40,3 @@ def test_scripts_of_two_folders_do_not_hide_each_other() -> None:
     """Their tests have both folders on the path."""
     bench, export = ({file.stem for file in (ROOT / folder).glob("*.py")} for folder in ("bench", "export"))
     assert bench & export == set()
-
-
-def test_arrows_point_one_way() -> None:
-    """Only the entry points of hgfast know the pipelines."""
-    entries = {"train.py", "evaluate.py"}
-    users = {file.name for file in (ROOT / "hgfast").glob("*.py") if "from pipelines" in file.read_text()}
-    assert users == entries
-
-
-@pytest.mark.parametrize("folder", ["hgfast", "pipelines"])
-def test_nothing_below_knows_the_scripts_above(folder: str) -> None:
-    above = {file.stem for name in ("bench", "export") for file in (ROOT / name).glob("*.py")}
-    for file in (ROOT / folder).rglob("*.py"):
-        words = [line.split()[1] for line in file.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
-        assert not {word.partition(".")[0] for word in words} & {*above, "bench", "export"}, file

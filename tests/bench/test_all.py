@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import readme_tables
 from all_steps import STEPS, Setting, make_step
 from gpu_steps import Step
 from ratio_checks import CHECKS, make_checks
+from readme_summary import Line, Short, of_latency, of_loading, of_training
 from readme_tables import Table
 from results_page import COLUMNS
 from results_text import digits, markdown, short
@@ -90,8 +92,9 @@ ROWS: dict[str, list[Row]] = {
         {"decoder": "dark", "kind": "gaussian", "median_ms": 5.0, "noise": 0.05, "speedup": 36.0, "error_float32": 0.00012},
     ],
     "pckh": [
-        {"method": "best.pt", "what": "checkpoint", "pck@0.2": 0.5594, "mean_px": 0.0},
-        {"method": "best.int8.onnx", "what": "onnxruntime int8", "pck@0.2": 0.5539, "mean_px": 0.99},
+        {"method": "best.pt", "file": "best.pt", "what": "checkpoint", "pck@0.2": 0.5594, "mean_px": 0.0},
+        {"method": "a", "file": "best.int8.onnx", "what": "onnxruntime int8", "pck@0.2": 0.5538, "mean_px": 0.98},
+        {"method": "b", "file": "best.int8.onnx", "what": "openvino int8", "pck@0.2": 0.5539, "mean_px": 0.99},
     ],
 }
 
@@ -119,8 +122,10 @@ def test_every_command_is_understood_by_its_script(
     name: str, gpu_gb: float, quick: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = ("--dataset", "coco", "--annotations", "a.json", "--versions", "[gs,hom]", "--skip-missing")
-    at = Setting(work=Path("work"), quick=quick, checkpoint=Path("exp/best.pt"), data=data, cores=16, gpu_gb=gpu_gb)
+    own = Path("exp/best.pt")
+    at = Setting(work=Path("work"), quick=quick, checkpoint=own, data=data, cores=16, gpu_gb=gpu_gb, cli=Path("cli"))
     command = make_step(name, at).command
+    assert (str(own) in command) == (name in ("latency", "embedding", "pckh")) and ("cli" in command) == (name == "embedding")
     assert ("--quick" in command) == (quick and name != "pckh")
     assert (data[0] in command) == (name in ("latency", "pckh"))
     understood(command, monkeypatch)
@@ -179,6 +184,17 @@ def test_pckh_gets_the_files_that_latency_has_left(tmp_path: Path, monkeypatch: 
     files = make_step("pckh", at).command[1:4]
     assert files == (str(checkpoint), str(tmp_path / "best.fp32.onnx"), str(tmp_path / "work/best-0123456789ab/best.int8.onnx"))
     assert set(asked) == {8}
+    found = ["--runtimes" in make_step("pckh", replace(at, quick=quick)).command for quick in (False, True)]
+    assert found == [True, False]
+
+
+def test_without_a_network_of_ones_own_pckh_looks_at_an_untrained_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = Setting(work=tmp_path / "work", quick=True, checkpoint=None, data=(), cores=2, gpu_gb=0.0)
+    step = make_step("pckh", at)
+    assert not step.impossible and step.command[1] == str(tmp_path / "work" / "hg1" / "fresh.pt")
+    assert step.command[2:6] == ("--dataset", "mpii", "--data", str(tmp_path / "work" / "people"))
+    understood(step.command, monkeypatch)
+    assert "name a data set" in make_step("pckh", replace(at, checkpoint=Path("best.pt"))).impossible
 
 
 # ---- running ----
@@ -220,24 +236,24 @@ def test_a_page_a_record_and_charts(run_all: All, tmp_path: Path, capsys: pytest
     assert run_all("--check") == 0
     out = capsys.readouterr().out
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("== ")] == [f"== {name}" for name in NAMES]
-    assert out.count("\nworking\n") == len(NAMES) - 1 and out.count(" ok\n") == len(CHECKS)
+    assert out.count("\nworking\n") == len(NAMES) and out.count(" ok\n") == len(CHECKS)
 
     written = left(tmp_path, ".json")
     content = json.loads(written.read_text())
     name = written.stem
     assert name.endswith(f"-{content['date'][:10]}") and "-cores-" in name and name == name.lower()
-    assert {row["bench"] for row in content["rows"]} == set(NAMES) - {"pckh"} == set(content["commands"])
+    assert {row["bench"] for row in content["rows"]} == set(NAMES) == set(content["commands"])
     assert all(
         row in [{key: value for key, value in one.items() if key != "bench"} for one in content["rows"]] for row in ROWS["decode"]
     )
-    assert content["conclusions"] == [f"{step} is fast" for step in NAMES if step != "pckh"]
+    assert content["conclusions"] == [f"{step} is fast" for step in NAMES]
     assert content["machine"]["matrix_tflops_fp32"] == 0.2 and content["versions"]["only-loader"] == "1"
-    assert [step["state"] for step in content["steps"]] == ["ok"] * 5 + ["not possible"]
+    assert [step["state"] for step in content["steps"]] == ["ok"] * 6
     assert all(check["ok"] for check in content["checks"]) and len(content["checks"]) == len(CHECKS)
 
     page = left(tmp_path, ".md").read_text()
     assert page.startswith("# Benchmarks: ") and "Made with" not in page
-    for step in NAMES[:-1]:
+    for step in NAMES:
         assert f"## {step}: {STEPS[step][0]}" in page and f"- {step} is fast" in page
         chart = tmp_path / "out" / f"{name}-{step}.png"
         assert f"]({chart.name})" in page
@@ -245,8 +261,13 @@ def test_a_page_a_record_and_charts(run_all: All, tmp_path: Path, capsys: pytest
         assert picture is not None and picture.std() > 1
     assert "| hg1 | openvino | int8 | 1 | 8.00 | 5% |" in page
     assert "- tensorrt fp16: no NVIDIA GPU here" in page
-    assert "Not possible: it needs --checkpoint FILE and the flags that name a data set" in page
-    assert not (tmp_path / "out" / f"{name}-pckh.png").exists()
+
+
+def test_a_step_that_is_not_possible_is_said(run_all: All, tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    assert run_all("--checkpoint", str(tmp_path / "best.pt"), "--steps", "[decode,pckh]") == 0
+    assert "Not possible: it needs the flags that name a data set beside --checkpoint" in left(tmp_path, ".md").read_text()
+    assert not list((tmp_path / "out").glob("*-decode-pckh-pckh.png"))
 
 
 def test_a_step_that_fails_or_hangs_does_not_stop_the_others(
@@ -265,7 +286,7 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_others(
     assert {name: step["state"] for name, step in steps.items()} == {
         **dict.fromkeys(fakes, "failed"),
         "train_step": "ok",
-        "pckh": "not possible",
+        "pckh": "ok",
     }
     assert steps["loader"]["why"].endswith("no disk") and steps["latency"]["why"].endswith("begun")
     assert "is not JSON" in steps["embedding"]["why"] and "it has not written" in steps["decode"]["why"]
@@ -349,6 +370,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
         "latency": Table("latency", tmp_path / "latency.json", readme_tables.latency, tmp_path / "pckh.json"),
         "loader": Table("loader", tmp_path / "loader.json", readme_tables.loader),
         "train_step": Table("train_step", tmp_path / "train_step.json", readme_tables.train_step),
+        "summary": Short((Line("training", "train_step", tmp_path / "train_step.json", of_training("hg1")),)),
+        "none": Short((Line("training", "train_step", tmp_path / "train_step.json", of_training("hg2")),)),
         "absent": Table("loader", tmp_path / "absent.json", readme_tables.loader),
         "other": Table("decode", tmp_path / "loader.json", readme_tables.loader),
         "old": Table("decode", tmp_path / "decode.json", readme_tables.loader),
@@ -359,7 +382,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     def tables_of(*flags: str, text: str | None = None) -> tuple[int, str, str]:
         if text is not None:
             page.write_text(text)
-        monkeypatch.setattr(sys, "argv", ["readme_tables.py", "--readme", str(page), *flags])
+        monkeypatch.setattr(sys, "argv", ["readme_tables.py", "--pages", f"[{page}]", *flags])
         captured = io.StringIO()
         monkeypatch.setattr(sys, "stderr", captured)
         try:
@@ -393,6 +416,14 @@ def test_readme_is_written_and_stays(kept: Callable[..., tuple[int, str, str]]) 
     assert err == "error: README.md's table latency is not what its record gives: run python bench/readme_tables.py\n"
 
 
+def test_the_table_in_short_has_the_best_beside_the_seeds(kept: Callable[..., tuple[int, str, str]]) -> None:
+    page = kept(text=PAGE.format("summary"))[1]
+    assert "| training | 10.0 / s | 20.0 / s | 2.0 |" in page and "`python bench/train_step.py --quick` on Some CPU" in page
+    assert of_loading("freihand", False)(ROWS["loader"]) == ("4.00 ms", "1.00 ms", "4.0")
+    rows = [{"preset": "hg1", "end_to_end": False, "speedup_noise": 0.07, **row} for row in ROWS["latency"]]
+    assert of_latency("hg1", "int8")(rows) == ("40.0 ms", "8.00 ms in openvino", "5.00 ± 7%")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -401,6 +432,7 @@ def test_readme_is_written_and_stays(kept: Callable[..., tuple[int, str, str]]) 
         (PAGE.format("loader") + "<!-- /bench -->", "or the other way round"),
         (PAGE.format("absent"), "absent.json cannot be read"),
         (PAGE.format("other"), "has no rows of bench/decode.py"),
+        (PAGE.format("none"), "train_step.json has no 'seed_style' in its rows: write it anew"),
         (PAGE.format("old"), "decode.json has no 'loader' in its rows: write it anew"),
     ],
 )

@@ -16,11 +16,11 @@ sys.path.append(str(Path(__file__).parents[2] / "bench"))  # where Python looks 
 sys.path.append(str(Path(__file__).parents[2] / "export"))
 
 import networks
-from contest import Lap, Result, Start
+from contest import Lap, Made, Pace, Result, Start, run_lap
 from embedding import EmbeddingWay, conclusions, endurance_row, live, make_row
 from floors import Rates, floor_ms, measure_rates
 from latency import LatencyConfig, network_of_checkpoint, preset_of
-from latency_ways import LatencyWay, everything, rotated
+from latency_ways import LatencyWay, everything, gpu_ms, rotated
 from networks import ONNX, exported, exports, fits, fresh
 from options import ExportConfig
 from to_onnx import make_onnx
@@ -64,7 +64,7 @@ def test_all_ways_say_the_same(checkpoint: Path, onnx: Path, tmp_path: Path) -> 
     ways += [way(name, onnx, tmp_path, name) for name in ("onnxruntime", "openvino")]
     for one in ways:
         batches = one.start()
-        assert [next(batches) for _ in range(3)] == [2, 2, 2]
+        assert [next(batches).images for _ in range(3)] == [2, 2, 2]
         found = np.load(one.points)
         sure = wanted[..., 2] > 0.05
         assert found.shape == wanted.shape and np.abs(found - wanted)[sure].max() < 0.05, one.name
@@ -94,7 +94,9 @@ def test_end_to_end_finds_the_photographs_points(onnx: Path, tmp_path: Path) -> 
     """What is cut out of the enlarged picture is nine tenths of it, so points are the crop's in other pixels."""
     np.save(tmp_path / "pictures.npy", draw_pictures(64, 4))
     batches = way("onnxruntime", onnx, tmp_path, "onnxruntime", end_to_end=True).start()
-    assert [next(batches), next(batches)] == [2, 2] and not way("onnxruntime", onnx, tmp_path, "onnxruntime").points.exists()
+    assert [next(batches), next(batches)] == [(2, 0, 0)] * 2 and not way(
+        "onnxruntime", onnx, tmp_path, "onnxruntime"
+    ).points.exists()
 
 
 def test_inputs_are_rotated() -> None:
@@ -197,6 +199,43 @@ def test_a_file_from_the_shell(command: Command, onnx: Path, tmp_path: Path) -> 
     assert len(record["conclusions"]) == 1 and "fastest in fp32" in record["conclusions"][0] and "speed-up" in done.stdout
 
 
+class FakeEvent:
+    """One of CUDA's: its time is the number of things that its stream had to do before it."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        self.at: int | None = None
+
+    def record(self, stream: list[str]) -> None:
+        self.at = len(stream)
+
+    def synchronize(self) -> None:
+        assert self.at is not None
+
+    def elapsed_time(self, other: FakeEvent) -> float:
+        assert self.at is not None and other.at is not None
+        return float(other.at - self.at)
+
+
+def test_events_are_around_the_work_and_in_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    stream: Any = ["copy"]
+    assert gpu_ms(stream, lambda: stream.extend(["copy", "network", "decode"])) == 3.0
+    done = list[int]()
+    assert gpu_ms(None, lambda: done.append(1)) == 0.0 and done == [1]
+
+
+def test_a_lap_keeps_what_the_gpu_took() -> None:
+    def batches(gpu: float) -> Any:
+        while True:
+            yield Made(2, 0.001, gpu)
+
+    lap, blind = (run_lap(batches(gpu), Pace(0.0, batches=4, warm=1)) for gpu in (1.5, 0.0))
+    assert lap.images == 8 and lap.waited == pytest.approx(0.004) and lap.gpu_ms == (1.5,) * 4 and blind.gpu_ms == ()
+    start = Start(0.0, 0.0)
+    assert Result(start, [lap, blind]).gpu_ms == 1.5 and Result(start, [blind]).gpu_ms is None
+
+
 # ---- embedding ----
 
 
@@ -220,7 +259,7 @@ def test_what_embedding_costs_is_taken_round_by_round(onnx: Path) -> None:
 def test_ways_of_embedding_count_what_they_make(onnx: Path) -> None:
     for what in ("session", "4 threads"):
         batches = EmbeddingWay(what, "onnxruntime", onnx, 1).start()
-        assert sum(next(batches) for _ in range(8)) >= 8
+        assert sum(next(batches).images for _ in range(8)) >= 8
         batches.close()
 
 

@@ -32,7 +32,6 @@ from torchscript import make_torchscript
 from trt import TrtConfig, make_engine
 
 from hgfast import checkpoints
-from hgfast.checkpoints import Meta
 from hgfast.config import DataChoice
 from hgfast.engine import NoGpu
 from hgfast.errors import HgfastError
@@ -40,7 +39,7 @@ from hgfast.errors import run as leave
 from hgfast.foreign import nameless
 from hgfast.looks import accuracy_curves
 from hgfast.metrics import body_figures, hand_table
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.sidecar import checksum, place, read
 from hgfast.sidecar import write as write_sidecar
@@ -659,6 +658,30 @@ def test_exported_networks_score_as_the_checkpoint(
     assert all(name in printed for name in names) and "from the keypoints of net.pt, in pixels of the input" in printed
     if "net.engine" in given:
         assert re.search(r"net.engine +built, not run: there is no GPU here", printed) and found["not_run"] == ["net.engine"]
+
+
+def test_an_onnx_is_scored_in_every_runtime(
+    score: Run, fails: Callable[..., str], exported: Path, people: Path, capsys: Any
+) -> None:
+    """bf16 is a way to run fp32; a checkpoint has one way."""
+    files = [exported / name for name in ("net.pt", "net.onnx", "half.onnx")]
+    data = ("--dataset", "mpii", "--data", people, "--threads", 1)
+    found = score(*files, "--runtimes", "[onnxruntime,openvino,openvino-bf16]", *data)
+    rows = {(row["file"], row["what"]): row for row in found["rows"]}
+    assert list(rows) == [
+        ("net.pt", "checkpoint"),
+        ("net.onnx", "onnxruntime fp32"),
+        ("net.onnx", "openvino fp32"),
+        ("net.onnx", "openvino bf16"),
+        ("half.onnx", "onnxruntime fp16"),
+        ("half.onnx", "openvino fp16"),
+    ]
+    assert len({row["method"] for row in found["rows"]}) == len(rows)
+    assert rows["net.onnx", "openvino fp32"]["max_px"] < 0.01
+    if "avx512_bf16" in Path("/proc/cpuinfo").read_text():  # elsewhere it is fp32
+        assert rows["net.onnx", "openvino bf16"]["max_px"] > 0.01
+    assert "--runtimes is for ONNX files" in fails(files[0], "--runtimes", "[openvino]", *data)
+    assert "name every runtime once" in fails(files[1], "--runtimes", "[openvino,openvino]", *data)
 
 
 def test_distances_are_in_pixels_of_the_input(score: Run, exported: Path, people: Path, tmp_path: Path) -> None:

@@ -22,9 +22,8 @@ from pckh_submission import RELEASED, write_freihand, write_mpii
 from pckh_truth import Truth, from_h5
 
 from hgfast import checkpoints
-from hgfast.checkpoints import Meta
 from hgfast.errors import HgfastError
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import BODY16, HAND21
 

@@ -44,11 +44,10 @@ from torchscript import make_torchscript
 from trt import TrtConfig, make_engine
 
 from hgfast import checkpoints
-from hgfast.checkpoints import Meta
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run
 from hgfast.files import check_apart, prepare_file
-from hgfast.model import PRESETS, Architecture
+from hgfast.model import PRESETS, Architecture, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import BODY16, HAND21
 

@@ -31,11 +31,11 @@ from to_onnx import make_onnx
 
 from hgfast import checkpoints, load_model
 from hgfast.boxes import squares
-from hgfast.checkpoints import Meta, build
+from hgfast.checkpoints import build
 from hgfast.draw import read_image
 from hgfast.geometry import square_matrices, warp
 from hgfast.inference import look
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.runtime import Session
 from hgfast.skeletons import BODY16

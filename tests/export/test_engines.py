@@ -40,12 +40,11 @@ from proof import Weights, onnx_weights, prove_precision
 
 import hgfast.engine
 import hgfast.gpu_memory
-from hgfast.checkpoints import Meta
 from hgfast.checkpoints import build as build_network
 from hgfast.engine import Engine, plan_version
 from hgfast.errors import HgfastError
 from hgfast.gpu_memory import DeviceBuffer, Gpu, HostBuffer, NoGpu, Stream, copy_in, copy_out
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.sidecar import Batch, Port, Precision, Sidecar
 from hgfast.skeletons import BODY16

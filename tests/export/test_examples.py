@@ -27,9 +27,9 @@ from options import ExportConfig
 from to_onnx import make_onnx
 
 from hgfast import checkpoints
-from hgfast.checkpoints import Meta, build
+from hgfast.checkpoints import build
 from hgfast.draw import read_image
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.runtime import Session
 from hgfast.skeletons import BODY16

@@ -39,12 +39,12 @@ from torchscript import make_torchscript
 from trt import TrtConfig, make_engine
 
 from hgfast import checkpoints, load_model
-from hgfast.checkpoints import Meta, build
+from hgfast.checkpoints import build
 from hgfast.engine import NoGpu
 from hgfast.errors import HgfastError, run
 from hgfast.foreign import nameless
 from hgfast.inference import look, squares
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.runtimes import RUNTIMES, Artefact, Place
 from hgfast.sidecar import OUTPUTS, Batch, Sidecar, place, read

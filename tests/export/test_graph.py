@@ -19,11 +19,11 @@ sys.path.append(str(Path(__file__).parents[1] / "hgfast"))
 from foreign_nets import lived_in
 from graph import Deployed, Wiring, fold
 
-from hgfast.checkpoints import Meta, build
+from hgfast.checkpoints import build
 from hgfast.errors import HgfastError
 from hgfast.foreign import nameless
 from hgfast.inference import keypoints_of, last_heatmaps, look, squares
-from hgfast.model import PRESETS, StackedHourglass
+from hgfast.model import PRESETS, Meta, StackedHourglass
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
 

@@ -31,12 +31,12 @@ from trt import TrtConfig, make_engine
 
 from hgfast import checkpoints
 from hgfast.batch import Batch as Loaded
-from hgfast.checkpoints import Meta, build
+from hgfast.checkpoints import build
 from hgfast.cli import parse
 from hgfast.distributed import Ranks, pick_device
 from hgfast.errors import HgfastError, run
 from hgfast.heatmaps import render
-from hgfast.model import PRESETS, StackedHourglass
+from hgfast.model import PRESETS, Meta, StackedHourglass
 from hgfast.preprocessing import Preprocessing
 from hgfast.runtimes import RUNTIMES, Artefact, Place
 from hgfast.sidecar import OUTPUTS, Batch, read

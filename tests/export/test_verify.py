@@ -22,11 +22,11 @@ from options import ExportConfig
 from verify import Limits, Row, Witness, batches, compare, limits_of
 
 from hgfast import checkpoints, sidecar
-from hgfast.checkpoints import Meta, build
+from hgfast.checkpoints import build
 from hgfast.errors import HgfastError
 from hgfast.heatmaps import render
 from hgfast.inference import keypoints_of, look, squares
-from hgfast.model import PRESETS, StackedHourglass
+from hgfast.model import PRESETS, Meta, StackedHourglass
 from hgfast.preprocessing import Preprocessing
 from hgfast.sidecar import KEYPOINTS, OUTPUTS, Batch
 from hgfast.skeletons import BODY16

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from hgfast.checkpoints import Meta
+from hgfast.model import Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import Skeleton
 

@@ -23,12 +23,11 @@ import torch
 
 from hgfast import checkpoints
 from hgfast.batch import Batch
-from hgfast.checkpoints import Meta
 from hgfast.config import Config
 from hgfast.costs import forward_flops
 from hgfast.distributed import Ranks
 from hgfast.logbook import Logbook
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import HAND21
 from hgfast.training import Trainer

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from hgfast import checkpoints, distributed
-from hgfast.checkpoints import Meta
 from hgfast.distributed import Ranks
 from hgfast.evaluation import Found, predict
-from hgfast.model import PRESETS, StackedHourglass
+from hgfast.model import PRESETS, Meta, StackedHourglass
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import Skeleton
 from pipelines.datasets import open_loader

@@ -13,9 +13,8 @@ import torch
 import torch.distributed as dist
 
 from hgfast import checkpoints, distributed
-from hgfast.checkpoints import Meta
 from hgfast.config import Config, DataChoice
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.training import Trainer
 from pipelines.datasets import open_loader, open_samples

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hgfast import load_model
-from hgfast.checkpoints import Meta, build, describe, read, save
+from hgfast.checkpoints import build, describe, read, save
 from hgfast.errors import HgfastError
-from hgfast.model import StackedHourglass, architecture
+from hgfast.model import Meta, StackedHourglass, architecture
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import HAND21
 

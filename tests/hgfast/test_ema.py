@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hgfast.checkpoints import Meta, build
+from hgfast.checkpoints import build
 from hgfast.config import Config
 from hgfast.ema import MovingAverage, decay_at
 from hgfast.errors import HgfastError
-from hgfast.model import PRESETS, StackedHourglass
+from hgfast.model import PRESETS, Meta, StackedHourglass
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import HAND21
 

@@ -24,12 +24,11 @@ import hgfast.evaluation
 import hgfast.gallery
 from hgfast import checkpoints, distributed
 from hgfast.batch import Batch
-from hgfast.checkpoints import Meta
 from hgfast.errors import HgfastError
 from hgfast.evaluate import Evaluation, main, write_chart
 from hgfast.evaluation import Found, Loader, not_finite, predict, seen
 from hgfast.foreign import nameless
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
 from pipelines.datasets import figures, open_loader

@@ -10,10 +10,10 @@ import torch
 from finder import SIZE, SKELETON, Finder, dots
 from numpy.typing import NDArray
 
-from hgfast.checkpoints import Meta, build
+from hgfast.checkpoints import build
 from hgfast.errors import HgfastError
 from hgfast.inference import last_heatmaps, look, squares
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import BODY16
 

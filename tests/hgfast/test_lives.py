@@ -22,12 +22,11 @@ from torch import Tensor
 
 from hgfast import checkpoints
 from hgfast.batch import Batch
-from hgfast.checkpoints import Meta
 from hgfast.config import Config
 from hgfast.distributed import Ranks
 from hgfast.errors import HgfastError
 from hgfast.heatmaps import render
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import HAND21
 from hgfast.training import Trainer

@@ -19,11 +19,11 @@ from odd_pictures import rotated_jpeg
 
 import hgfast.predict
 from hgfast import checkpoints
-from hgfast.checkpoints import Meta, build, describe
+from hgfast.checkpoints import build, describe
 from hgfast.draw import read_image
 from hgfast.errors import HgfastError, run
 from hgfast.inference import Network
-from hgfast.model import PRESETS
+from hgfast.model import PRESETS, Meta
 from hgfast.predict import PredictConfig, expand, main, output_names, predict, read_ahead
 from hgfast.preprocessing import Preprocessing
 from hgfast.skeletons import BODY16

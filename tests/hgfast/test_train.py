@@ -21,7 +21,6 @@ from foreign_nets import SeedNet, lived_in, prefixed
 
 from hgfast import checkpoints, distributed, load_model, training
 from hgfast.batch import Batch
-from hgfast.checkpoints import Meta
 from hgfast.config import Config, DataChoice
 from hgfast.distributed import pick_device
 from hgfast.draw import read_image
@@ -29,7 +28,7 @@ from hgfast.errors import HgfastError, run
 from hgfast.evaluation import Loader, predict
 from hgfast.inference import look
 from hgfast.logbook import Logbook
-from hgfast.model import PRESETS, StackedHourglass
+from hgfast.model import PRESETS, Meta, StackedHourglass
 from hgfast.precision import resolve
 from hgfast.preprocessing import Preprocessing
 from hgfast.train import main, train
