@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,6 +146,8 @@ class Finder:
         try:
             if path.resolve().is_relative_to(self.folder.resolve()):
                 return True
+            if path.suffix == ".pt" and path.is_file() and checksum(path) in self._checksums:  # the same file elsewhere
+                return True
             beside = sidecar.place(path)
             content = self._read(beside) if beside.is_file() else None
         except (OSError, ValueError):  # words that no path can be
@@ -175,7 +178,7 @@ def fits(content: Content, parts: Mapping[str, type]) -> bool:
 
 
 def words_of(record: Mapping[str, Any]) -> list[str]:
-    """The words of a record's commands, and the checkpoints that it names."""
+    """The words of a record's commands, also within [a,b] and --flag=value, and the checkpoints that it names."""
     several, checkpoints = record.get("commands"), record.get("checkpoints")
     commands = [record["command"], *(several.values() if isinstance(several, dict) else [])]
     words = list[str]()
@@ -184,4 +187,5 @@ def words_of(record: Mapping[str, Any]) -> list[str]:
             words += shlex.split(str(command))
         except ValueError:
             words += str(command).split()
+    words = [part for word in words for part in re.split(r"[\[\],=]", word) if part]
     return words + [str(path) for path in (checkpoints if isinstance(checkpoints, list) else [])]

@@ -205,6 +205,7 @@ def compared(verification: Mapping[str, Any] | None) -> dict[str, Any]:
     accuracy = (verification or {}).get("accuracy")
     found: dict[str, Any] = {"max_px": max((v for row in rows if math.isfinite(v := number(row.get("max_px")))), default=None)}
     verdicts = list(dict.fromkeys(str(row["verdict"]) for row in rows if row.get("verdict")))
+    found["accuracy, checkpoint → this"] = None
     if isinstance(accuracy, dict):
         before, after = words(accuracy.get("checkpoint")), words(accuracy.get("artefact"))
         found["accuracy, checkpoint → this"] = f"{words(accuracy.get('metric'))}: {before} → {after} %"

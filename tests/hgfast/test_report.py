@@ -441,13 +441,19 @@ def test_exports_are_told_apart_by_their_checkpoint(ran: Path, tmp_path: Path) -
     assert "does not belong to" in page.text and "spoiled.onnx" in page.text
 
 
-def test_records_of_this_run_carry_no_warning(ran: Path) -> None:
+def test_records_of_this_run_carry_no_warning(ran: Path, tmp_path: Path) -> None:
     record = json.loads(LATENCY.read_text())
     for command, said in ((f"python bench/latency.py --checkpoint {ran}/best.pt", False), ("python bench/latency.py", True)):
         (ran / "latency.json").write_text(json.dumps({**record, "command": command}))
         page = write(ran)
         assert ("not of this run" in page.text) == said
         assert "record of a benchmark" in page.cells
+    copy = shutil.copy(ran / "best.pt", tmp_path / "copy.pt")
+    made = export(tmp_path, ran / "best.pt", "made.onnx")
+    strange = {"command": "python 'unfinished \0 x.pt", "checkpoints": ["y" * 5000 + ".pt"]}
+    for changed in ({"command": f"python bench/pckh.py {copy}"}, {"command": f"bench/latency.py --files=[{made}]"}, strange):
+        (ran / "latency.json").write_text(json.dumps({**record, **changed}))
+        assert ("not a checkpoint of this run" in write(ran).text) == (changed is strange)
 
 
 def test_an_evaluation_older_than_the_checkpoint_says_so(ran: Path) -> None:
