@@ -40,7 +40,7 @@ except ImportError as error:
     raise HgfastError("a report is written with the package jinja2: pip install jinja2") from error
 
 TEMPLATE = "report.html.j2"
-HEADLINES = 8  # figures in large print
+HEADLINES = 12  # figures in large print
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,13 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [(name, words(value)) for name, value in found if value not in (None, "")]
 
 
-def headlines(run: Run) -> list[tuple[str, str]]:
-    """The figures of the network that validated best, the one that picked it first."""
-    figures = dict(run.network.figures) if run.network else {}
+def headlines(run: Run) -> list[tuple[str, str, bool]]:
+    """The figures of the network that validated best: names, values, and which of them picked it, which comes first."""
+    figures, best = (dict(run.network.figures), run.network.best) if run.network else ({}, None)
     if not figures and run.validated:
         figures = figures_of(run.validated[-1])
-    return [(label(name), in_digits(value)) for name, value in list(figures.items())[:HEADLINES]]
+    names = sorted(figures, key=lambda name: name != best)[:HEADLINES]  # stable
+    return [(label(name), in_digits(figures[name]), name == best) for name in names]
 
 
 def commands(run: Run) -> dict[str, str]:

@@ -28,8 +28,8 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Network:
-    """What a checkpoint says of itself. figures: of the validation after `epoch`, the one that picks best.pt first. machine:
-    where it was trained, empty in files written before that was recorded."""
+    """What a checkpoint says of itself. figures: of the validation after `epoch`. best: the one of them that picks best.pt.
+    machine: where it was trained. Files from before these two were recorded have None, and nothing."""
 
     path: Path
     parameters: int
@@ -41,6 +41,7 @@ class Network:
     decoder: str
     epoch: int | None
     figures: Mapping[str, float]
+    best: str | None
     revision: str
     machine: Mapping[str, Any]
 
@@ -197,7 +198,7 @@ def _network(folder: Path, notes: list[str]) -> Network | None:
             notes.append(f"{error}.")
             continue
         meta, arch, epoch = model.meta, model.arch, content.get("epoch")
-        machine, figures = content.get("machine"), figures_of({"valid": content.get("metrics")})
+        machine, best, figures = content.get("machine"), content.get("best_by"), figures_of({"valid": content.get("metrics")})
         return Network(
             path,
             sum(weights.numel() for weights in model.parameters()),
@@ -208,7 +209,8 @@ def _network(folder: Path, notes: list[str]) -> Network | None:
             meta.skeleton.name,
             meta.decoder,
             epoch if isinstance(epoch, int) else None,
-            dict(sorted(figures.items(), key=lambda figure: figure[0] != content.get("best_by"))),  # stable
+            figures,
+            best if isinstance(best, str) and best in figures else None,
             str(content.get("revision", "unknown")),
             machine if isinstance(machine, dict) else {},
         )

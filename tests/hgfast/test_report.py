@@ -205,7 +205,7 @@ def test_a_run_with_everything(hands: Path, trained: Path, tmp_path: Path, comma
     assert facts["parameters"] == f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} million"
     assert facts["revision"] == best["revision"] and facts["machine"].endswith("cores")
     assert facts["done"] == f"3 epochs, {lines(folder)[-1]['step']} steps"
-    first = re.search(r'class="headlines">\s*<div><dt>(.*?)</dt><dd>(.*?)</dd>', page.source)
+    first = re.search(r'class="headlines">\s*<div class="best"><dt>(.*?)</dt><dd>(.*?)</dd>', page.source)
     assert first is not None and first.groups() == ("auc 0 30px", in_digits(best["metrics"]["auc_0_30px"]))
     assert f"after epoch {best['epoch']}" in page.text
 
