@@ -6,6 +6,7 @@ What may enter: torch.distributed. Nothing else in the package calls it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,9 +102,10 @@ def in_contact(rank: int) -> Iterator[None]:
         text = " ".join(str(error).split())
         if not isinstance(error, dist.DistError) and "gloo" not in text:
             raise
+        reason = re.sub(r"^\[/\S+\] ", "", text).partition(". ")[0]  # without the line in their code
         raise HgfastError(
-            f"rank {rank} has lost contact with another rank, which has ended, or has not answered in time "
-            f"({text[:300]}): see what that one said (how long to wait: --train.wait-minutes)"
+            f"rank {rank} has lost contact with another one, which has ended, or has not answered in the time of "
+            f"--train.wait-minutes ({reason[:200]}): see what that one said"
         ) from error
 
 

@@ -14,9 +14,17 @@ from typing import NoReturn
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, a limit on files: nothing that code could mend
 
+LONGEST = 900  # letters of a sentence
+
 
 class HgfastError(Exception):
-    """Bad input or a missing piece. The message is one sentence: what is wrong, where, and what to do."""
+    """Bad input or a missing piece. The message is one sentence: what is wrong, where, and what to do.
+
+    Of a sentence that quotes something endless, the middle is left out.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence if len(sentence) <= LONGEST else f"{sentence[: LONGEST - 300]} … {sentence[-290:]}")
 
 
 class Stopped(Exception):
@@ -33,7 +41,10 @@ def fail(error: HgfastError) -> NoReturn:
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-        get_error_handler().record_exception(error)
+        try:
+            raise HgfastError(str(error)) from None  # without what led to it, of which torchrun would print every line
+        except HgfastError as alone:
+            get_error_handler().record_exception(alone)
     raise SystemExit(2)
 
 

@@ -5,6 +5,7 @@ What may enter: noticing signals. What is done about them is for the loop to say
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -44,6 +45,13 @@ class Wishes:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def outlast_torchrun() -> None:
+    """Under torchrun, which ends all ranks with SIGTERM as soon as one has failed: for a rank that is about to end by itself,
+    so that it comes to say why."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from hgfast.looks import show
 from hgfast.losses import map_kind
 from hgfast.model import Meta, StackedHourglass
 from hgfast.preprocessing import Preprocessing
+from hgfast.signals import outlast_torchrun
 from hgfast.training import Trainer
 from pipelines.cache import cached
 from pipelines.datasets import DATASETS, figures, open_loader, usable_samples
@@ -228,6 +229,9 @@ def main() -> None:
     try:
         with distributed.in_contact(ranks.rank):
             train(after_restart(config, ranks), ranks)
+    except HgfastError:
+        outlast_torchrun()
+        raise
     finally:
         distributed.stop()
 

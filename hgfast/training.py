@@ -383,7 +383,8 @@ class Trainer:
         if self.step_number and state["steps_an_epoch"] != len(self.train):
             raise HgfastError(
                 f"{path} was trained with {state['steps_an_epoch']} steps an epoch and this run has {len(self.train)}: "
-                "continue with the same data and batch size (a file check or crop cache made since may have left samples out)"
+                "continue with the same data and batch size (a file check, a crop cache or --skip-missing since may have left "
+                "samples out; an empty file in the place of a picture that has vanished keeps its sample's place)"
             )
         if self.progress >= 1 and not self._pending:
             raise HgfastError(

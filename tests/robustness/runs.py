@@ -71,6 +71,10 @@ class Run:
         """The sentences of what ended with exit code 2."""
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
+    def tracebacks(self) -> int:
+        """How many there are, before torchrun says which of its ranks failed, with one of its own."""
+        return self.err.partition("failed (exitcode: ")[0].count("Traceback")
+
     def workers(self) -> list[int]:
         """Processes that its loader, or what starts them for it, has started."""
         helpers = [pid for pid in children(self.process.pid) if "multiprocessing.forkserver" in command_line(pid)]

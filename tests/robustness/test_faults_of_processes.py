@@ -80,10 +80,9 @@ def test_a_worker_killed_in_the_midst_of_its_answer_is_noticed() -> None:
     assert [number for number, _ in pool.answers(range(2 * AHEAD))] == list(range(2 * AHEAD))  # by new ones
 
 
-def test_a_bug_in_a_worker_ends_the_iterator(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_in_a_worker_ends_the_iterator() -> None:
     with pytest.raises(HgfastError, match="has ended with exit code 1: see what it said"):
         list(Workers(fails, 1, nothing, __name__).answers(range(3)))
-    assert "ValueError: a bug at 0" in capfd.readouterr().err
 
 
 # ---- workers and ranks of a run ----
@@ -125,20 +124,26 @@ def test_workers_do_not_outlive_a_killed_run(hands: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["stopped", "killed"])
 def test_a_rank_that_does_not_answer_or_is_gone(hands: Path, tmp_path: Path, number: signal.Signals) -> None:
-    """The other one says so after --train.wait-minutes, or at once, and torchrun ends what is left."""
+    """The other one says so after --train.wait-minutes, or at once, and the job ends; so does a rank that wakes up too late.
+
+    One that does not wake up is killed by torchrun, 30 seconds later.
+    """
     run = Run(tmp_path, *words(hands, tmp_path), "-m", 100, "--train.wait-minutes", 0.08, ranks=2)
     run.wait_until((tmp_path / "run/checkpoint.pt").exists, "checkpoint")
     ranks = run.processes("hgfast/train.py")
     os.kill(ranks[-1], number)
-    began = time.monotonic()
-    assert run.finish() != 0
-    assert time.monotonic() - began < 40
+    run.wait_until(run.errors, "sentence")
+    if number == signal.SIGSTOP:
+        os.kill(ranks[-1], signal.SIGCONT)
+    assert run.finish(30) != 0
     step = saved_step(tmp_path)
-    (line,) = [line for line in run.errors() if "has lost contact with another rank" in line]
-    assert line.startswith("error: rank 0 ") and f"step {step} is saved: go on with -c run" in line
-    assert "Traceback" not in run.err.partition("torch.distributed.elastic")[0]
+    first, *others = run.errors()
+    assert first.startswith("error: rank 0 has lost contact with another one")
+    assert f"step {step} is saved: go on with -c run" in first
+    assert all(line.startswith("error: rank 1 has lost contact") and "go on with -c run" in line for line in others)
+    assert not run.tracebacks()
     assert not [pid for pid in ranks if family(pid)]
     again = Run(tmp_path, "-c", "run", "--out", tmp_path, "-m", (step + 4) / 1000)
     assert again.finish() == 0, again.err
