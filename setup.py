@@ -24,6 +24,7 @@ RTX = [
 BENCH = ["matplotlib>=3.10", "pillow>=11"]
 DEV = [
     "flask>=3",
+    "hypothesis>=6.130",
     "mypy>=1.15",
     "nlohmann-json>=3.11",
     "pillow>=11",

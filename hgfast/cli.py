@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
-import yaml
 
 from hgfast.errors import HgfastError
+from hgfast.yaml_file import read_yaml
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 T = TypeVar("T")
@@ -31,6 +31,12 @@ class Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise HgfastError(explain(message, self.known())) from None
+
+    def parse_args(self, *words: Any, **options: Any) -> Any:
+        try:
+            return super().parse_args(*words, **options)
+        except OverflowError as error:
+            raise HgfastError(f"one of the numbers is too large for any computer ({error}): correct it") from error
 
     def format_help(self, *formatter: Any) -> str:
         """Flags with dashes, as people type them."""
@@ -137,12 +143,7 @@ def dispatch(
 
 def check_file(path: Path, groups: Iterable[str]) -> None:
     """Refuse a YAML file that is not a mapping of keys to values, by name. `groups` are keys that hold mappings themselves."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise HgfastError(f"the configuration {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HgfastError(f"the configuration {path} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    content = read_yaml(path, "the configuration", most=1000)  # of long lists jsonargparse makes copies of copies
     if not isinstance(content, dict):
         raise HgfastError(f"the configuration {path} must hold lines such as 'batch_size: 32'")
     for group in groups:

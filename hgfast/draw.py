@@ -6,6 +6,7 @@ Pictures are (H, W, 3) uint8 RGB; points are in their pixels, corner convention.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hgfast.errors import HgfastError
+from hgfast.picture_size import FILE_BYTES, check_size
 from hgfast.skeletons import Skeleton
 
 Image = NDArray[np.uint8]
@@ -26,33 +28,48 @@ def read_image(path: str | Path) -> Image:
     RGB, without transparency.
 
     Raises:
-        HgfastError: a file that is missing or no such picture; it names the file.
+        HgfastError: a file that is missing, no such picture, or one that claims more pixels than `picture_size.PIXELS`; it
+            names the file.
     """
-    if os.path.isdir(path):  # noqa: PTH112  # unlike Path.is_dir it leaves every error to the reading
-        raise HgfastError(f"{path} is a folder, not a picture")
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise HgfastError(f"{path} cannot be read ({error.strerror})") from error
+    data = content_of(path)
+    check_size(data.data, path)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
         if image is None and len(data):  # floating point, which OpenCV does not bring to 8 bits itself
+            check_size(data.data, path, floating=True)
             image = _to_bytes(cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH))
     except cv2.error as error:
         raise HgfastError(f"{path} cannot be decoded ({' '.join(str(error).split())[:200]})") from error
     if image is None:
         raise HgfastError(f"{path} is not a picture that OpenCV can read: replace it or leave it out")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
+
+
+def content_of(path: str | Path) -> Image:
+    """The bytes (n,) of a picture's file. Raises `HgfastError` where there is none; a pipe's or a device's might never end."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  # paths of 100 000 pictures stay text
+        if stat.S_ISDIR(status.st_mode):
+            raise HgfastError(f"{path} is a folder, not a picture")
+        if not stat.S_ISREG(status.st_mode):
+            raise HgfastError(f"{path} is a device or a pipe, not a picture")
+        if status.st_size > FILE_BYTES:
+            raise HgfastError(f"{path} has {status.st_size / 1e9:.1f} GB, more than any picture: replace it or leave it out")
+        return np.fromfile(path, np.uint8)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise HgfastError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _to_bytes(image: NDArray[Any] | None) -> Image | None:
     """A picture in floating point, from 0 to 1, to 255 or to whatever its brightest is, as 8 bits."""
     if image is None:
         return None
-    values = np.nan_to_num(image.astype(np.float64))
-    most = values.max()
+    with np.errstate(over="ignore"):
+        values = np.nan_to_num(image.astype(np.float32, copy=False), copy=False)
+    most = float(values.max())
     white = 1.0 if most <= 1 else max(255.0, most)
-    return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+    values *= 255 / white
+    return np.rint(np.clip(values, 0, 255, out=values), out=values).astype(np.uint8)
 
 
 def write_image(path: Path, image: Image) -> None:

@@ -20,11 +20,12 @@ VALUES = 50_000
 """The most values, aliases being as many as what they stand for."""
 
 
-def read_yaml(path: Path, what: str) -> Any:
+def read_yaml(path: Path, what: str, most: int = VALUES) -> Any:
     """The content of a file, as `yaml.safe_load` has it.
 
     Args:
         what: the file is, as "the configuration", for the message.
+        most: values that it may hold.
 
     Raises:
         HgfastError: no such file, not YAML, or too much of it.
@@ -39,8 +40,8 @@ def read_yaml(path: Path, what: str) -> Any:
     except ValueError as error:
         raise HgfastError(f"{where} is not valid YAML: it is no text in UTF-8") from error
     try:
-        if _weight(yaml.compose(text, Loader=yaml.SafeLoader), {}) > VALUES:
-            raise HgfastError(f"{where} holds more than {VALUES} values, aliases for what they name included: write it plainly")
+        if _weight(yaml.compose(text, Loader=yaml.SafeLoader), {}) > most:
+            raise HgfastError(f"{where} holds more than {most} values, aliases for what they name included: write it plainly")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         said = " ".join(str(error).split())[:200]  # YAMLError apart, of values that are not what their tags say

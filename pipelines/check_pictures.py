@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hgfast import picture_size
 from hgfast.draw import read_image
 from hgfast.errors import HgfastError
 from pipelines.check_result import Outcome, State
@@ -22,7 +23,6 @@ from pipelines.dali import import_dali, what_is_wrong
 
 FILES = 64  # a batch of DALI's, at most
 PIXELS = 2**26  # together, unless one has more
-LARGEST = 2**30  # pixels; OpenCV decodes none that are larger
 
 
 def look_at(path: str) -> tuple[State | None, str]:
@@ -71,8 +71,8 @@ def with_dali(paths: Sequence[str], threads: int) -> Iterator[tuple[str, Outcome
                 yield path, outcome
                 continue
             count = outcome[0] * outcome[1]
-            if count > LARGEST:
-                yield path, f"has {outcome[0]} x {outcome[1]} pixels, too many to decode"
+            if count > picture_size.PIXELS:
+                yield path, picture_size.too_many(*outcome)
                 continue
             if few and pixels + count > PIXELS:
                 yield from whole.run(few)

@@ -101,7 +101,7 @@ def read_result(path: Path) -> Result:
         ) from error
     except OSError as error:
         raise HgfastError(f"the result of the file check {path} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise HgfastError(_broken(path, " ".join(str(error).split())[:80] or type(error).__name__)) from error
 
 

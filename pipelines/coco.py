@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
 from hgfast.skeletons import Skeleton
-from pipelines.pictures import find_pictures
+from pipelines.pictures import INSIDE, Bounds, find_pictures
 from pipelines.samples import Samples
 from pipelines.skeleton_files import joint_number, read_skeleton, skeleton_of_category
 
@@ -52,6 +52,7 @@ def read_coco(
     normalise: str = "box",
     padding: float = 1.25,
     skip_missing: bool = False,
+    bounds: Bounds = INSIDE,
 ) -> CocoSamples:
     """The annotations of one file, one sample each, but for crowds, those without a labelled joint or a box with an area.
 
@@ -68,6 +69,7 @@ def read_coco(
             place, it is NaN: such samples are trained on, and PCK leaves them out.
         padding: side of the square in longer sides of the box.
         skip_missing: leave out samples whose picture is not there, instead of refusing.
+        bounds: where pictures may lie.
 
     Raises:
         HgfastError: files missing or broken, names that do not exist; the message says where and what to do.
@@ -86,7 +88,7 @@ def read_coco(
     people, keypoints, box, left_out = _read_people(content["annotations"], category, found, pixel_offset, annotations)
     names = _picture_names(content["images"], people, annotations)
     advice = "put them there, or name the folder that file_name starts from"
-    paths, there = find_pictures(images, names, skip_missing, advice)
+    paths, there = find_pictures(images, names, skip_missing, advice, bounds, lambda n: f"{_called(people[n])} of {annotations}")
     longer = box[:, 2:].max(1)
     points, labelled = keypoints[..., :2], keypoints[..., 2] > 0
     reference = longer if ends is None else _between(points, labelled, *ends)

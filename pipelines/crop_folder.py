@@ -11,7 +11,6 @@ import json
 import os
 import re
 import time
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from hgfast.errors import HgfastError
 from hgfast.files import complete
+from pipelines.numpy_file import BROKEN, read_npz
 
 ADVICE = "run python pipelines/cache.py with the same flags"
 PARTIAL = ".partial"
@@ -70,10 +70,10 @@ def is_whole(folder: Path, key: str, there: dict[str, int], index: Index) -> boo
 def read_index(folder: Path) -> Index | None:
     """The index; None where there is none, or none that can be read."""
     try:
-        with (folder / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as content:
-            sizes = dict(zip(map(str, content["keys"].tolist()), map(int, content["sizes"].tolist()), strict=True))
-            options = [{str(name): float(value) for name, value in one.items()} for one in json.loads(str(content["options"]))]
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile):
+        content = read_npz(folder / "index.npz", ("keys", "sizes", "options"))
+        sizes = dict(zip(map(str, content["keys"].tolist()), map(int, content["sizes"].tolist()), strict=True))
+        options = [{str(name): float(value) for name, value in one.items()} for one in json.loads(str(content["options"]))]
+    except (*BROKEN, AttributeError):
         return None
     return Index(sizes, options) if options else None
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hgfast.draw import read_image
 from hgfast.errors import HgfastError
 from hgfast.skeletons import HAND21
-from pipelines.pictures import find_pictures
+from pipelines.pictures import Bounds, find_pictures
 from pipelines.samples import Samples
 
 VERSIONS = ("gs", "hom", "sample", "auto")
@@ -39,6 +39,7 @@ def read_freihand(
     versions: Sequence[str] = VERSIONS,
     skip_missing: bool = False,
     shares: Sequence[float] | None = None,
+    outside: bool = False,
 ) -> Samples:
     """The samples of one split.
 
@@ -49,6 +50,7 @@ def read_freihand(
         versions: which of `VERSIONS`; the evaluation set has no others than its own pictures.
         skip_missing: leave out samples whose picture is not there, instead of refusing.
         shares: of the hands that train and valid get; test gets the rest. None: the seed's ranges.
+        outside: pictures may be links that lead out of the root.
 
     Raises:
         HgfastError: files missing or of the wrong shape, or an empty split; the message says which and what to do.
@@ -67,7 +69,7 @@ def read_freihand(
     numbers = np.concatenate([ids + len(uv) * column for column in columns])
     names = [f"{number:08d}.jpg" for number in numbers]
     advice = "unpack the archive again, or leave out absent versions with --versions"
-    paths, there = find_pictures(root / part / "rgb", names, skip_missing, advice)
+    paths, there = find_pictures(root / part / "rgb", names, skip_missing, advice, Bounds(root, outside))
     _check_size(paths)
     group = np.tile(ids, len(columns))[there]
     keypoints = uv[group]

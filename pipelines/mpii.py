@@ -9,17 +9,17 @@ What may enter: this layout, and what the original file's reader (`pipelines.mpi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
 from hgfast.skeletons import BODY16
-from pipelines.pictures import find_pictures
+from pipelines.h5_file import BROKEN, NoSuchData, read_h5
+from pipelines.pictures import INSIDE, Bounds, find_pictures
 from pipelines.samples import Samples
 
 SPLITS = ("train", "valid")
@@ -33,7 +33,7 @@ SCALE_PIXELS = 200.0  # a scale of 1 is a square of this side
 SHAPES = {"center": (2,), "scale": (), "part": (16, 2), "visible": (16,), "normalize": (), "imgname": ()}
 
 
-def read_mpii(root: Path, split: str, skip_missing: bool = False, images: Path | None = None) -> Samples:
+def read_mpii(root: Path, split: str, skip_missing: bool = False, images: Path | None = None, outside: bool = False) -> Samples:
     """The people of one split, one sample each.
 
     Args:
@@ -41,12 +41,14 @@ def read_mpii(root: Path, split: str, skip_missing: bool = False, images: Path |
         split: "train" or "valid".
         skip_missing: leave out people whose picture is not there, instead of refusing.
         images: the folder of the pictures, if it is elsewhere.
+        outside: pictures may lie outside of the root, or of `images` where that is given.
 
     Raises:
         HgfastError: files missing or of the wrong shape; the message says which and what to do.
     """
     check_split(split)
     path = root / "annot" / f"{split}.h5"
+    bounds = Bounds(root if images is None else None, outside)
     images = images or root / "images"
     for wanted, present in ((images, images.is_dir()), (path, path.is_file())):
         if not present:
@@ -65,6 +67,8 @@ def read_mpii(root: Path, split: str, skip_missing: bool = False, images: Path |
         reference=table["normalize"],
         row=np.arange(len(names)),
         skip_missing=skip_missing,
+        bounds=bounds,
+        called=lambda row: f"row {row} of {path}",
     )
 
 
@@ -84,6 +88,8 @@ def as_samples(
     reference: NDArray[np.float64],
     row: NDArray[np.int64],
     skip_missing: bool,
+    bounds: Bounds = INSIDE,
+    called: Callable[[int], str] = "row {}".format,
 ) -> Samples:
     """N people as `Samples`: the one place that goes from MPII's pixel numbers, which count from 1, to the corner convention.
 
@@ -91,11 +97,14 @@ def as_samples(
         images: the folder of pictures; names (N,) of them.
         centre: (N, 2) and scale (N,), both adjusted. points: (N, 16, 2), (0, 0) where not labelled (N, 16).
         reference: (N,) head sizes in pixels. row: (N,) by which the file knows them.
+        bounds: where pictures may lie. called: what to call one of them, by its `row`.
 
     Raises:
         HgfastError: pictures missing, as `find_pictures` puts it.
     """
-    paths, there = find_pictures(images, names, skip_missing, "unpack the archive of pictures again")
+    paths, there = find_pictures(
+        images, names, skip_missing, "unpack the archive of pictures again", bounds, lambda n: called(int(row[n]))
+    )
     return Samples(
         paths=paths,
         centre=(centre + PIXEL_OFFSET)[there],
@@ -133,12 +142,10 @@ def _read_table(path: Path) -> dict[str, NDArray[Any]]:
 def read_columns(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
     """Data sets of an annotation file by name, as they are. Raises `HgfastError` where one of them or the file is missing."""
     try:
-        with h5py.File(path, "r") as file:
-            missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
-            if missing:
-                raise HgfastError(f"{path} has no data set {missing[0]!r}: it is not an annotation file of MPII; replace it")
-            return {name: file[name][()] for name in names}
-    except OSError as error:
+        return read_h5(path, names)
+    except NoSuchData as error:
+        raise HgfastError(f"{path} has no data set {error.name!r}: it is not an annotation file of MPII; replace it") from error
+    except BROKEN as error:
         raise HgfastError(f"{path} cannot be read as HDF5 ({' '.join(str(error).split())[:120]}): replace it") from error
 
 

@@ -24,7 +24,6 @@ What may enter: the structs of this file and the lists that go with it; coordina
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,12 +31,12 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from hgfast.errors import HgfastError
 from hgfast.skeletons import BODY16
+from pipelines.mat_file import BROKEN, read_mat
 from pipelines.mpii import as_names, as_numbers, as_samples, check_split, read_columns
+from pipelines.pictures import INSIDE, Bounds
 from pipelines.samples import Samples
 
 MAT_FROM = "unpack mpii_human_pose_v1_u12_2.zip (human-pose.mpi-inf.mpg.de) and give its mpii_human_pose_v1_u12_1.mat"
@@ -46,18 +45,6 @@ DOWN = 15.0  # pixels of scale from objpos to the middle of the square: legs are
 WIDER = 1.25  # times the scale, so that limbs are not cut off
 PEOPLE = 1000  # in a picture at most, so that a number can stand for picture and person
 HEAD = 0.6  # of the diagonal of the head box: what PCKh divides by (SC_BIAS of the official evaluation)
-UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    MemoryError,
-    UnboundLocalError,
-    zlib.error,
-    MatReadError,
-)
 
 
 class Person(NamedTuple):
@@ -87,6 +74,7 @@ def read_mpii_mat(
     *,
     chosen: Collection[tuple[str, int]] | None = None,
     single_person: bool = False,
+    bounds: Bounds = INSIDE,
 ) -> Samples:
     """The annotated people of one split, one sample each, in the order of the file.
 
@@ -103,6 +91,7 @@ def read_mpii_mat(
         chosen: split "valid" only: just these people, as picture and number in annorect from 0 (`valid_people`); without it
             everybody annotated in the pictures of `valid`, who are more than twice as many in the official files.
         single_person: just people that the file calls sufficiently separated from others (RELEASE.single_person).
+        bounds: where pictures may lie.
 
     Raises:
         HgfastError: files missing, unreadable or without a field that is needed; lists that do not go with them; nobody left.
@@ -132,6 +121,8 @@ def read_mpii_mat(
         reference=HEAD * np.array([person.head for person in people]),
         row=np.array([person.row for person in people]),
         skip_missing=skip_missing,
+        bounds=bounds,
+        called=lambda row: f"{place_of(row)} of {annotations}",
     )
 
 
@@ -250,18 +241,14 @@ def _only(people: list[Person], chosen: Collection[tuple[str, int]], annotations
 
 
 def _load(path: Path) -> np.void:
-    """The struct RELEASE.
-
-    `loadmat` builds arrays and runs nothing that is in the file. But its compiled parser trusts the file: bytes changed on
-    purpose, in a file that is not compressed, can crash the process (scipy 1.17), so take the file from where it is published.
-    """
+    """The struct RELEASE."""
     if not path.is_file():
         raise HgfastError(f"there is no MPII annotation file {path}: {MAT_FROM}")
     if h5py.is_hdf5(path):
         raise HgfastError(f"{path} is HDF5 (MATLAB's version 7.3), the original is not: {MAT_FROM}")
     try:
-        content = loadmat(str(path), appendmat=False, variable_names=["RELEASE"])
-    except UNREADABLE as error:
+        content = read_mat(path, ["RELEASE"])
+    except BROKEN as error:
         raise HgfastError(f"{path} cannot be read as a MATLAB file ({' '.join(str(error).split())[:120]}): {MAT_FROM}") from error
     release = _first(content.get("RELEASE"))
     if release is None:

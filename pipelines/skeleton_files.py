@@ -18,11 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hgfast.cli import suggest
 from hgfast.errors import HgfastError
 from hgfast.skeletons import KNOWN, Colour, Skeleton, make_skeleton
+from hgfast.yaml_file import read_yaml
 
 KEYS = ("name", "joints", "edges", "flip_pairs", "groups", "colours")
 
@@ -50,12 +49,7 @@ def read_skeleton(path: Path) -> Skeleton:
     Raises:
         HgfastError: no such file, not YAML, an unknown key or joint (with the nearest right name), or parts that do not fit.
     """
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise HgfastError(f"the skeleton {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not text, or a date that is none
-        raise HgfastError(f"the skeleton {path} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    content = read_yaml(path, "the skeleton")
     where = f"the skeleton {path}"
     if not isinstance(content, dict):
         raise HgfastError(f"{where} must hold lines such as 'joints: [wrist, thumb]'")

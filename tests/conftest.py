@@ -8,9 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipelines.synthetic import draw_freihand, draw_mpii
+
+hypothesis.settings.register_profile("few", max_examples=20, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("many", max_examples=2000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("few")  # --hypothesis-profile many: a hundred times as many, others each time
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hgfast.skeletons import BODY16, HAND21, LEFT, MIDDLE, RIGHT
 from pipelines.baselines import mean_pose
 from pipelines.coco import CocoSamples, read_coco
 from pipelines.freihand import read_freihand
-from pipelines.pictures import find_pictures
+from pipelines.pictures import Bounds, find_pictures
 
 Content = dict[str, Any]
 JOINTS = ["nose", "left_eye", "right_eye"]
@@ -169,21 +170,29 @@ def test_pictures_are_found_without_looking_at_them(tmp_path: Path, monkeypatch:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     listed: list[Path] = []
-    iterdir = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda folder: listed.append(folder) or iterdir(folder))
-    for look in ("stat", "exists", "is_file", "resolve"):
-        monkeypatch.setattr(Path, look, lambda *_: pytest.fail("a file was looked at"))
-    paths, there = find_pictures(tmp_path, [*names, "two/absent.jpg"], True, "")
+    resolved: list[Path] = []
+    scandir, realpath = os.scandir, os.path.realpath
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
+        patched.setattr(os.path, "realpath", lambda path: resolved.append(Path(path)) or realpath(path))
+        for look in ("stat", "exists", "is_file", "resolve"):
+            patched.setattr(Path, look, lambda *_: pytest.fail("a file was looked at"))
+        paths, there = find_pictures(tmp_path, [*names, "two/absent.jpg"], True, "")
+    assert set(resolved) == {tmp_path / folder for folder in ("", "one", "two", "two/three")}
     assert len(paths) == 100 and there.tolist() == [True] * 100 + [False]
     assert sorted(listed) == sorted(tmp_path / folder for folder in ("", "one", "two", "two/three"))
 
 
-def test_links_are_followed(tmp_path: Path) -> None:
+def test_links_are_followed_where_they_may_lead(tmp_path: Path) -> None:
+    """More on this in tests/robustness/test_hostile.py."""
     (tmp_path / "images").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/a.jpg").touch()
     (tmp_path / "images/train").symlink_to(tmp_path / "elsewhere")
-    assert find_pictures(tmp_path / "images", ["train/a.jpg"], False, "")[1].all()
+    for bounds in (Bounds(root=tmp_path), Bounds(outside=True)):
+        assert find_pictures(tmp_path / "images", ["train/a.jpg"], False, "", bounds)[1].all()
+    with pytest.raises(HgfastError, match="a.jpg, the picture of sample 0, is a link that leads out of the data"):
+        find_pictures(tmp_path / "images", ["train/a.jpg"], False, "")
 
 
 def test_two_joints_as_the_length(tmp_path: Path) -> None:
