@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hgfast.errors import HgfastError
 from hgfast.report_run import Line, figures_of, number
@@ -29,7 +30,7 @@ PAGE = {INK: "var(--ink)", FAINT: "var(--faint)", **{stand: f"var(--line-{n})" f
 DASHES = ("-", "--", ":", "-.")
 FEW = 40  # points below which each has a dot
 HIGHEST, LOWEST = 1e30, 1e-12  # what an axis can end at
-SETTINGS = {
+SETTINGS: Any = {  # matplotlib has a type for each name
     "svg.fonttype": "none",
     "svg.hashsalt": "hgfast",
     "text.parse_math": False,

@@ -33,7 +33,7 @@ def read_events(folder: Path) -> Events:
     if not paths:
         return found
     try:
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # type: ignore[import-untyped]
         from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
     except ImportError as error:

@@ -187,6 +187,7 @@ def export(folder: Path, checkpoint: Path, name: str = "best.int8.onnx", **chang
 # ---- a whole run ----
 
 
+@pytest.mark.slow
 def test_a_run_with_everything(hands: Path, trained: Path, tmp_path: Path, command: Command) -> None:
     folder = Path(shutil.copytree(trained, tmp_path / "small"))
     export(folder, folder / "best.pt")
