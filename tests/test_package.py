@@ -12,7 +12,7 @@ SCRIPTS = ("hgfast", "pipelines", "bench", "export")
 PACKAGES = {
     *("torch", "numpy", "cv2", "nvidia", "onnx", "tensorrt", "triton", "tqdm", "yaml", "PIL", "matplotlib"),
     *("onnxruntime", "onnxscript", "openvino", "tensorrt_rtx", "tensorrt_bindings", "tensorrt_rtx_bindings", "torch_tensorrt"),
-    *("google", "h5py", "jsonargparse", "jsonschema", "scipy", "tabulate", "tensorboard", "torchvision", *SCRIPTS),
+    *("google", "h5py", "jinja2", "jsonargparse", "jsonschema", "scipy", "tabulate", "tensorboard", "torchvision", *SCRIPTS),
 }
 
 
