@@ -222,7 +222,7 @@ def torchscript_runner(path: Path, names: list[str], place: Place) -> Runner:
         _check_cpu("torch without CUDA", place)
     stream = None if place.stream is None else torch.cuda.ExternalStream(place.stream, device)
     try:
-        check_zip(path)
+        check_zip(path, compressed=True)
         with quiet_torchscript():
             script = torch.jit.load(str(path), map_location=device).eval()
     except Exception as error:  # of a broken file it may be any

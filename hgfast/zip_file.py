@@ -22,7 +22,8 @@ def check_zip(path: Path, compressed: bool = False) -> None:
     """Raise ValueError for a zip file that is broken or claims to hold more than there is room for.
 
     Args:
-        compressed: whether parts may be, `ROOM` being their limit then. PyTorch never compresses: its files hold what they weigh.
+        compressed: whether parts may be, `ROOM` being their limit then. `torch.save` never compresses: its files hold what they
+            weigh; TorchScript's code is compressed.
     """
     try:
         with zipfile.ZipFile(path) as archive:
