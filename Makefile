@@ -8,7 +8,7 @@ GPU_VENV := .venv-gpu
 DEMO_HANDS := 4000
 DEMO_DATA := data/demo-$(DEMO_HANDS)
 
-.PHONY: demo test test-docs test-install coverage torch-cpu lint format bench-quick gpu-check clean
+.PHONY: demo test test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check clean
 
 $(VENV)/installed: setup.py constraints.txt
 	@echo "== installing into $(VENV)"
@@ -39,9 +39,13 @@ demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	@echo "checkpoint: exp/demo/checkpoint.pt; everything on one page: exp/demo/report.html"
 
 test: $(VENV)/installed $(WITNESSES)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs" --ignore tests/robustness
 
-# The same tests, and which lines they have run, of child processes too: a table, and an error below what pyproject.toml asks for.
+# Broken and hostile files, random ones, full disks, dead ranks, a long run.
+test-robustness: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests/robustness
+
+# All of these tests, and which lines they have run, of child processes too: a table, and an error below what pyproject.toml asks for.
 coverage: $(VENV)/installed $(WITNESSES)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs" --cov --cov-report term:skip-covered
 

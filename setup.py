@@ -29,6 +29,7 @@ DEV = [
     "nlohmann-json>=3.11",
     "pillow>=11",
     "pytest>=8",
+    "pytest-cov>=7",
     "pytest-xdist>=3.6",
     "ruff>=0.9",
     "scipy-stubs",
