@@ -5,7 +5,8 @@
 
 Records are what any script here has written with --json. Rows that say the same of themselves are compared, figure by figure:
 times by more than the noise of both, accuracy by more than rounding, memory by more than a tenth. The ratio is the second
-record's over the first's. Times of two runs also differ by what else the machine had to do; speed-ups are of one run each.
+record's over the first's. Times of two runs also differ by what else the machine had to do; speed-ups are of one run each. Of
+latency it says whether both have the ways in the same order.
 What may enter: the flags, finding the rows that belong together, and what is said about them. Figures are `measures`'.
 """
 
@@ -19,8 +20,9 @@ from typing import Any
 
 from measures import between, compared, identity, judge, measure_of, noise_of, ratio, says_noise
 from noise import FLOOR
+from order import order
 from record import Row, machine, make_record, write_record
-from records import Record, bench_of, read_record, without_outputs
+from records import Record, bench_of, read_record, rows_of, without_outputs
 from tabulate import tabulate
 
 from hgfast.cli import parse
@@ -266,15 +268,18 @@ def main() -> None:
     if lines:
         print("\n" + table(lines, words) + "\n")
     alone = [*named("only in A", found.only_a, words), *named("only in B", found.only_b, words)]
-    print(*alone, summary(found), sep="\n", flush=True)
+    orders = [text for text in [order(rows_of(a, "latency"), rows_of(b, "latency"))] if text]
+    print(*alone, summary(found), *orders, sep="\n", flush=True)
     if config.json is not None:
-        write_record(record_of(config, found, words, said), config.json)
+        write_record(record_of(config, found, words, said, orders), config.json)
         print(f"record: {config.json}")
     if config.fail and any(line.verdict == "worse" for line in found.lines):
         raise SystemExit(1)
 
 
-def record_of(config: CompareConfig, found: Comparison, words: Mapping[Identity, str], said: Sequence[str]) -> dict[str, Any]:
+def record_of(
+    config: CompareConfig, found: Comparison, words: Mapping[Identity, str], said: Sequence[str], orders: Sequence[str]
+) -> dict[str, Any]:
     """The comparison as a record: a row a figure."""
     rows = [
         {
@@ -291,7 +296,7 @@ def record_of(config: CompareConfig, found: Comparison, words: Mapping[Identity,
     ]
     more = {"a": str(config.files[0]), "b": str(config.files[1]), "warnings": list(said)}
     more |= {"only_in_a": [words[who] for who in found.only_a], "only_in_b": [words[who] for who in found.only_b]}
-    return {**make_record(rows, machine(), conclusions=[summary(found)]), **more}
+    return {**make_record(rows, machine(), conclusions=[summary(found), *orders]), **more}
 
 
 if __name__ == "__main__":

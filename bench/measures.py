@@ -44,6 +44,7 @@ MEMORY_SHARE = 0.1
 MEASURES: dict[str, Measure] = {
     "images_per_s": Measure("higher", "time"),
     "median_ms": Measure("lower", "time"),
+    "gpu_ms": Measure("lower", "time"),
     "cpu_ms_per_image": Measure("lower", "time"),
     "step_ms": Measure("lower", "time"),
     "loader_ms": Measure("lower", "time"),

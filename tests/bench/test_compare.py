@@ -14,6 +14,8 @@ from conftest import ROOT
 sys.path.append(str(ROOT / "bench"))  # where Python looks for the modules beside a script
 
 import compare
+from order import order
+from record import Row
 
 from hgfast.errors import run
 
@@ -229,3 +231,21 @@ def test_every_record_that_is_kept_can_be_compared(path: Path, compared: Compare
     content = json.loads(path.read_text())
     code, out, _ = compared(content, content, "--fail")
     assert code == 0 and "0 worse, 0 better" in out and "0 rows only in A, 0 only in B" in out
+
+
+# ---- order ----
+
+
+def ways(**ms: float) -> list[Row]:
+    about = {"preset": "hg1", "batch": 1, "precision": "fp32", "noise": 0.1}
+    return [{**about, "way": way, "median_ms": value} for way, value in ms.items()]
+
+
+def test_orders_are_compared_where_both_runs_tell_ways_apart() -> None:
+    a = ways(one=100.0, two=50.0, three=52.0)
+    found = order(a, ways(one=90.0, two=60.0, three=55.0))
+    assert found == "order: of 3 pairs of ways both runs tell 2 apart, all in the same order"
+    found = order(a, ways(one=40.0, two=60.0, four=10.0))
+    assert found.endswith("1 pairs of ways both runs tell 1 apart, 1 in another order: one fp32 and two fp32, hg1, 1 at once")
+    assert order(a, [{**row, "noise": 9.0} for row in ways(one=40.0, two=60.0)]).endswith("tell 0 apart, all in the same order")
+    assert order(a, [{**row, "batch": 8} for row in a]) == order(a, [{**row, "median_ms": None} for row in a]) == ""
