@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import jsonargparse
 
@@ -110,7 +110,22 @@ def parse(
             check_file(Path(value or following), groups)
     namespace = parser.parse_args(words)
     namespace.pop("config")
-    return into(**parser.instantiate(namespace).as_dict())
+    found = into(**parser.instantiate(namespace).as_dict())
+    if nothing := without_value(found):
+        raise HgfastError(f"{nothing} has no value: give it one, or leave it out")
+    return found
+
+
+def without_value(instance: Any) -> str | None:
+    """The dotted name of a dataclass's first field that is None and may not be: jsonargparse takes null for anything."""
+    hints = get_type_hints(type(instance))
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        if value is None and type(None) not in get_args(hints[field.name]):
+            return field.name
+        if is_dataclass(value) and (inner := without_value(value)):
+            return f"{field.name}.{inner}"
+    return None
 
 
 def dispatch(

@@ -18,8 +18,20 @@ from numpy.typing import NDArray
 
 from hgfast.zip_file import check_zip
 
-BROKEN = (OSError, ValueError, TypeError, LookupError, EOFError, MemoryError, OverflowError, RecursionError, NotImplementedError)
-BROKEN += (SyntaxError, tokenize.TokenError, RuntimeError, zipfile.BadZipFile, zlib.error)
+BROKEN = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    RuntimeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 """What reading a broken file may raise."""
 
 

@@ -191,7 +191,7 @@ def test_links_are_followed_where_they_may_lead(tmp_path: Path) -> None:
     (tmp_path / "images/train").symlink_to(tmp_path / "elsewhere")
     for bounds in (Bounds(root=tmp_path), Bounds(outside=True)):
         assert find_pictures(tmp_path / "images", ["train/a.jpg"], False, "", bounds)[1].all()
-    with pytest.raises(HgfastError, match="a.jpg, the picture of sample 0, is a link that leads out of the data"):
+    with pytest.raises(HgfastError, match=r"a\.jpg, the picture of sample 0, is a link that leads out of the data"):
         find_pictures(tmp_path / "images", ["train/a.jpg"], False, "")
 
 

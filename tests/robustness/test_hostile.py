@@ -613,6 +613,12 @@ def test_numbers_that_no_computer_has(tmp_path: Path) -> None:
     refused(lambda: parse(Config, ["--pixel-offset", f"1{'0' * 400}"]), "one of the numbers is too large|bad value")
 
 
+@pytest.mark.parametrize("text", ["seed: null", "dataset: null", "augment: {rotation: null}", "train: {lr: ~}"])
+def test_nothing_where_something_must_be(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    refused(lambda: parse(Config, ["--config", str(tmp_path / "a.yaml")]), "has no value: give it one, or leave it out|bad value")
+
+
 def test_long_lists_in_a_configuration(tmp_path: Path) -> None:
     """jsonargparse took minutes for this."""
     file = tmp_path / "a.yaml"
