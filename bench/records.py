@@ -40,11 +40,6 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def benches(record: Record) -> list[str]:
-    """Which scripts its rows are of, by their names without .py; several in a record of all.py."""
-    return list(dict.fromkeys(bench_of(record, row) for row in record["rows"]))
-
-
 def bench_of(record: Record, row: Row) -> str:
     """Which script a row is of."""
     words = shlex.split(record["command"])

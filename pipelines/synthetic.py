@@ -66,13 +66,7 @@ def mpii(
         overwrite: replace a synthetic data set that is there
     """
     start = time.perf_counter()
-    rows = draw_mpii(out, count, seed, valid, workers, overwrite)
-    held = valid_count(count, valid)
-    seconds = time.perf_counter() - start
-    print(
-        f"{count} training pictures of {rows[0]} people and {held} validation pictures of {rows[1]} in {out}, {seconds:.1f} s",
-        flush=True,
-    )
+    say_people(draw_mpii(out, count, seed, valid, workers, overwrite), count, valid_count(count, valid), out, start)
 
 
 def coco(
@@ -94,13 +88,14 @@ def coco(
         overwrite: replace a synthetic data set that is there
     """
     start = time.perf_counter()
-    people = draw_coco(out, count, seed, valid, workers, overwrite)
-    held = valid_count(count, valid)
-    seconds = time.perf_counter() - start
-    print(
-        f"{count} training pictures of {people[0]} people and {held} validation pictures of {people[1]} in {out}, {seconds:.1f} s",
-        flush=True,
-    )
+    say_people(draw_coco(out, count, seed, valid, workers, overwrite), count, valid_count(count, valid), out, start)
+
+
+def say_people(people: tuple[int, int], count: int, held: int, out: Path, start: float) -> None:
+    """How many pictures and people there are for training and validation, and since `start` how long it took."""
+    of_training, of_validation = people
+    drawn = f"{count} training pictures of {of_training} people and {held} validation pictures of {of_validation} in {out}"
+    print(f"{drawn}, {time.perf_counter() - start:.1f} s", flush=True)
 
 
 if __name__ == "__main__":
