@@ -56,7 +56,7 @@ torch-cpu:
 
 # The commands and the Python of README.md and docs/, on small data.
 test-docs: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m docs tests/test_docs.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m docs tests/test_docs.py
 
 # A plain installation in an environment of its own, and README's lines in it.
 test-install: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""The drawing of docs/coordinates.md: one point in a source picture, in the network's input, in its heatmaps, and in others' numbers.
+"""The drawing of docs/coordinates.md: one point in a source picture, in the network's input, in its heatmaps, in others' numbers.
 
     python docs/draw_coordinates.py
 
@@ -93,7 +93,9 @@ class Panel:
 
 
 def add(root: ET.Element, tag: str, text: str | None = None, **attributes: object) -> None:
-    plain = {name.replace("_", "-"): f"{value:g}" if isinstance(value, float) else str(value) for name, value in attributes.items()}
+    plain = {
+        name.replace("_", "-"): f"{value:g}" if isinstance(value, float) else str(value) for name, value in attributes.items()
+    }
     ET.SubElement(root, tag, plain).text = text
 
 

@@ -26,13 +26,23 @@ from hgfast.videos import VideoWriter
 from pipelines.drawn.pictures import draw_pictures
 from pipelines.synthetic import draw_coco, draw_freihand, draw_mpii
 
-LINKED = ("hgfast", "pipelines", "export", "bench", "configs", "docs", "Makefile", "constraints.txt", "setup.py", "pyproject.toml")
+LINKED = (
+    "hgfast",
+    "pipelines",
+    "export",
+    "bench",
+    "configs",
+    "docs",
+    "Makefile",
+    "constraints.txt",
+    "setup.py",
+    "pyproject.toml",
+)
 """Of the project, as links: what is written goes elsewhere."""
 FEW = ("--model.preset", "tiny", "--batch-size", "4", "--threads", "1", "--train.amp", "off", "--train.max-iters", "0.002")
 DATA = {
     "mpii": ("--dataset", "mpii", "--data", "MPII"),
     "hands": ("--dataset", "freihand", "--data", "FreiHAND"),
-    "people": ("--dataset", "mpii", "--data", "MPII"),
 }
 """Experiments that there are, and what they were trained on."""
 ENVIRONMENT = {
@@ -51,6 +61,9 @@ def make_sandbox(folder: Path) -> Path:
     draw_mpii(folder / "MPII", 10, seed=1, valid=6, workers=1, progress=False)
     draw_freihand(folder / "FreiHAND", 24, seed=1, evaluation=8, workers=1, progress=False)
     draw_coco(folder / "mine", 10, seed=2, valid=6, workers=1, progress=False)
+    for name in ("train.json", "val.json"):
+        shutil.copy(folder / "mine" / name, folder / name)
+    (folder / "DIR").symlink_to("mine/images")
     shutil.copy(folder / "MPII/annot/valid.h5", folder / "valid.h5")
     write_release(folder / "mpii_human_pose_v1_u12_1.mat", folder / "MPII/annot")
     write_predictions(folder / "preds.h5", folder / "valid.h5")
@@ -62,6 +75,7 @@ def make_sandbox(folder: Path) -> Path:
     torch.manual_seed(3)
     torch.save({"state_dict": {f"model.module.{k}": v for k, v in seed().items()}, "epoch": 3}, theirs / "checkpoint.pt")
     torch.save({"state_dict": {f"module.{k}": v for k, v in bearpaw().items()}}, theirs / "model_best.pth.tar")
+    shutil.copy(theirs / "model_best.pth.tar", folder / "theirs.pth.tar")
     for name, data in DATA.items():
         sh(folder, "python", "hgfast/train.py", *data, "--exp", name, *FEW)
     sh(folder, "python", "export/to_onnx.py", "exp/mpii/best.pt", "--no-verify", "--batch", "1:4:8")
@@ -108,11 +122,14 @@ def write_release(path: Path, annot: Path) -> None:
 
 
 def write_pictures(folder: Path) -> None:
-    (folder / "photos").mkdir()
+    for name in ("photos", "folder"):
+        (folder / name).mkdir()
     drawn = [cv2.resize(image, (480, 480)) for image in draw_pictures(200, 3)]
     for number, image in enumerate(drawn):
         cv2.imwrite(str(folder / f"photos/{number}.jpg"), image[..., ::-1])
     cv2.imwrite(str(folder / "photo.jpg"), drawn[0][..., ::-1])
+    shutil.copy(folder / "photos/1.jpg", folder / "folder/one.jpg")
     with VideoWriter(folder / "film.mp4", 10) as film:
         for image in drawn:
             film.add(image)
+    shutil.copy(folder / "film.mp4", folder / "video.mp4")

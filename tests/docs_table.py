@@ -16,7 +16,10 @@ NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"^git clone\b", "it needs the network"),
     (r"^source \.venv/bin/activate$", "it changes the shell that it is typed into"),
     (r"^export \w+=", "it changes the shell that it is typed into"),
-    (r"^make (demo|test|test-install|test-docs|torch-cpu|lint|format|coverage|bench-quick|gpu-check)\b", "it has a CI step of its own, or minutes"),
+    (
+        r"^make (demo|test|test-install|test-docs|torch-cpu|lint|format|coverage|bench-quick|gpu-check)\b",
+        "it has a CI step of its own, or minutes",
+    ),
     (r"--nnodes 2", "it needs two machines; tests/hgfast/test_nodes.py stands in for them"),
     (r"^sbatch\b", "it needs Slurm; tests/hgfast/test_nodes.py stands in for it"),
     (r"^\.venv-gpu/", "it needs a GPU"),
@@ -40,7 +43,11 @@ TINY = "--model.preset tiny --model.input-size 64 --batch-size 4 --threads 1 --t
 
 SHORTENED: tuple[tuple[str, str, str], ...] = (
     # where it matches | what is replaced | by what; an empty second column: the third is appended
-    (r"hgfast/train\.py .*(--nproc-per-node|torchrun)|torchrun .*hgfast/train\.py", r"(--standalone )?--nproc-per-node \d+", "--standalone --nproc-per-node 2"),
+    (
+        r"hgfast/train\.py .*(--nproc-per-node|torchrun)|torchrun .*hgfast/train\.py",
+        r"(--standalone )?--nproc-per-node \d+",
+        "--standalone --nproc-per-node 2",
+    ),
     (r"hgfast/train\.py .*--weights ", "", TINY.replace("--model.preset tiny ", "")),
     (r"hgfast/train\.py -c \S+ --", "", "--train.max-iters 0.009"),
     (r"hgfast/train\.py -c ", "", "--train.max-iters 0.006"),
@@ -51,7 +58,7 @@ SHORTENED: tuple[tuple[str, str, str], ...] = (
     (r"export/(to_onnx|torchscript|trt)\.py", "", "--threads 1"),
     (r"export/.*--precision int8", "", "--calibration 8 --max-loss 100"),
     (r"bench/decode\.py", "", "--quick"),
-    (r"^cmake -S export/cpp -B build$", "", "-DCMAKE_BUILD_TYPE=None"),
+    (r"^cmake -S export/cpp -B build\b", "", "-DCMAKE_BUILD_TYPE=None"),
 )
 """Long commands, and what makes them short."""
 

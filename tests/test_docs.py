@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,18 +24,12 @@ from docs_table import NOT_RUN, look_up, script_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = {page: page.name if page.parent == ROOT else f"docs/{page.name}" for page in PAGES}
-PIECES = [piece for page in PAGES for piece in pieces(page, NAMES[page])]
-RUN = [piece for piece in PIECES if piece.kind == "python" or not look_up(piece.text).reason]
-LEFT_OUT = [piece for piece in PIECES if piece not in RUN]
+PIECES = {page: pieces(page, NAMES[page]) for page in PAGES}
 LIMIT = 300  # seconds
 Sandbox = Callable[[str], Path]
 
 pytestmark = pytest.mark.docs
-
-
-def of_page(piece: Piece) -> object:
-    """Pieces of a page stay in one process, in their order."""
-    return pytest.param(piece, id=piece.name, marks=pytest.mark.xdist_group(piece.page))
+each_page = pytest.mark.parametrize("page", PAGES, ids=list(NAMES.values()))
 
 
 @pytest.fixture(scope="session")
@@ -51,45 +46,60 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox
             make_sandbox(shared / "making").rename(whole)
 
     def of(page: str) -> Path:
-        own = base / page.replace("/", "-")
-        if not own.exists():
-            shutil.copytree(whole, own, symlinks=True)
-        return own
+        return Path(shutil.copytree(whole, base / page.replace("/", "-"), symlinks=True))
 
     return of
 
 
-@pytest.mark.parametrize("piece", [of_page(piece) for piece in RUN])
-def test_what_is_run(piece: Piece, sandbox: Sandbox) -> None:
-    folder = sandbox(piece.page)
+@each_page
+def test_what_is_run(page: Path, sandbox: Sandbox) -> None:
+    """All of a page that is run, in its order; what fails does not stop the rest."""
+    to_run = [piece for piece in PIECES[page] if piece.kind != "bash" or not look_up(piece.text).reason]
+    folder = sandbox(NAMES[page]) if to_run else Path()
+    failed = []
+    for piece in to_run:
+        began = time.monotonic()
+        complaint = carry_out(piece, folder)
+        print(f"{time.monotonic() - began:6.1f} s  {piece.name}")
+        if complaint:
+            failed.append(f"== {piece.name}: {complaint}")
+    assert not failed, "\n".join(failed)
+
+
+def carry_out(piece: Piece, folder: Path) -> str:
+    """Run a piece; what is wrong with how it ended or what it printed, or nothing."""
     if piece.kind == "python":
         words = [sys.executable, "-c", piece.text]
     else:
-        command = look_up(piece.text).command if piece.kind == "bash" else piece.text
-        words = ["bash", "-c", command]
+        words = ["bash", "-c", look_up(piece.text).command if piece.kind == "bash" else piece.text]
     done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT, check=False)
     said = done.stdout + done.stderr
-    about = f"{words[-1]}\n{said[-4000:]}"
+    about = f"{words[-1]}\n{said[-3000:]}"
+    if piece.kind != "console":
+        return "" if done.returncode == 0 else f"exit code {done.returncode}: {about}"
     refused = any(line.startswith("error: ") for line in piece.shown)
-    if piece.kind == "console":
-        assert "Traceback" not in said and (done.returncode == 2) == refused, about
-        assert (missing := prints(piece.shown, said)) is None, f"is not printed: {missing}\n{about}"
-    else:
-        assert done.returncode == 0, about
+    if "Traceback" in said or (done.returncode == 2) != refused:
+        return f"exit code {done.returncode}: {about}"
+    missing = prints(piece.shown, said)
+    return f"does not print {missing!r}: {about}" if missing is not None else ""
 
 
-@pytest.mark.parametrize("piece", [of_page(piece) for piece in LEFT_OUT])
-def test_what_is_not_run_has_flags_that_there_are(piece: Piece) -> None:
-    assert piece.kind == "bash", "a page shows what is printed by a command that is not run"
-    if piece.text.startswith("make "):
-        done = subprocess.run(["make", "-n", *piece.text.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    found = script_of(piece.text)
-    if found is not None:
-        script, flags = found
-        assert (ROOT / script).is_file()
-        known = help_of(script)
-        assert not [flag for flag in flags if not re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", known)], f"unknown to {script}"
+@each_page
+def test_what_is_not_run_has_flags_that_there_are(page: Path) -> None:
+    for piece in PIECES[page]:
+        if piece.kind != "bash" or not look_up(piece.text).reason:
+            continue
+        if piece.text.startswith("make "):
+            done = subprocess.run(
+                ["/usr/bin/env", "make", "-n", *piece.text.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{piece.name}: {done.stderr}"
+        if (found := script_of(piece.text)) is not None:
+            script, flags = found
+            assert (ROOT / script).is_file(), f"{piece.name}: there is no {script}"
+            known = help_of(script)
+            strange = [flag for flag in flags if not re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", known)]
+            assert not strange, f"{piece.name}: unknown to {script}: {strange}"
 
 
 @cache
@@ -102,11 +112,12 @@ def help_of(script: str) -> str:
 
 
 def test_nothing_is_left_out_for_a_reason_that_no_command_has() -> None:
-    unused = [pattern for pattern, _ in NOT_RUN if not any(re.search(pattern, piece.text) for piece in PIECES)]
+    everything = [piece for found in PIECES.values() for piece in found]
+    unused = [pattern for pattern, _ in NOT_RUN if not any(re.search(pattern, piece.text) for piece in everything)]
     assert len(unused) < len(NOT_RUN) / 2
 
 
-@pytest.mark.parametrize("page", PAGES, ids=list(NAMES.values()))
+@each_page
 def test_blocks_say_what_they_are(page: Path) -> None:
     """A command in a block that is not marked as bash or console would not be run."""
     shown = [block for block in blocks(page) if block.kind not in KINDS]
@@ -115,7 +126,7 @@ def test_blocks_say_what_they_are(page: Path) -> None:
         assert not strays, f"line {block.line} ff. is a block of {block.kind or 'nothing'} with {strays[0]!r}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=list(NAMES.values()))
+@each_page
 def test_links_lead_somewhere(page: Path) -> None:
     for target in links(page):
         if re.match(r"https?://|mailto:", target):
