@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 BYTES = 2**30
 """The most that the arrays of one reading may have together; the largest official file's have 10 MB."""
-FEW = 64
+FEW, LETTERS = 64, 2**16
 BROKEN = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError, AttributeError, NotImplementedError)
 """What reading a broken file may raise; those who ask name the file."""
 
@@ -66,9 +66,10 @@ def _texts(data: Any, room: int) -> NDArray[Any]:
     found: list[Any] = []
     for start in range(0, len(data), FEW):
         part = data[start : start + FEW]
-        room -= sum(len(value) if isinstance(value, (bytes, str)) else 8 for value in part)
-        if room < 0:
-            raise ValueError(f"its texts have more than {BYTES} bytes")
+        lengths = [len(value) if isinstance(value, (bytes, str)) else 0 for value in part]
+        room -= sum(lengths)
+        if room < 0 or max(lengths, default=0) > LETTERS:
+            raise ValueError(f"it holds a text of more than {LETTERS} letters, or too many")
         found += list(part)
     texts = np.empty(len(found), object)
     texts[:] = found

@@ -134,7 +134,7 @@ def test_files_of_every_kind(tmp_path: Path, loader: Loader) -> None:
     listed = json.loads((tmp_path / "points.json").read_text())["images"][worst.row]["file_name"]
     assert any(f"points.json, annotation {worst.row} ({listed}): " in line for line in lines)
     assert f"{images / 'zero.jpg'}: is empty" in lines and f"{images / 'gone.jpg'}: is missing" in lines
-    assert sum(line.startswith(str(images)) for line in lines) == len(bad) + 2
+    assert sum(line.startswith(str(images)) for line in lines) == len(bad) + 3
 
 
 def test_a_file_without_permission_is_bad_until_it_has_it(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ class Watched:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._pipe.send(None)
-        self._process.join(1 if self._idle else 0)
+        self._process.join(10 if self._idle else 0)
         self._process.kill()
         self._process.join()
         self._pipe.close()
