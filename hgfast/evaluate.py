@@ -70,7 +70,7 @@ class EvaluateConfig(DataChoice):
     batch_size: int = 32
     """pictures at a time"""
     loader: Literal["dali", "torch"] = "dali"
-    """what decodes and warps: NVIDIA DALI, or OpenCV in the worker processes of a torch DataLoader"""
+    """what decodes and warps: NVIDIA DALI, or, with torch, OpenCV in worker processes"""
     threads: int | None = None
     """decoding threads or worker processes; none: one a core"""
     amp: Literal["auto", "bf16", "fp16", "off"] = "off"

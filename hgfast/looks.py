@@ -6,6 +6,7 @@ others.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -131,4 +132,5 @@ def show(
     else:
         curve = charts.curve_picture(*accuracy_curves(samples, {"network": predicted}, heads), f"step {step}")
         log.picture(step, "valid/curve", curve, ".png")
+        gc.collect()  # figures are knots of objects, some 30 MB of which would lie about until Python looks for such itself
     log.picture(step, "valid/grid", grid(network, samples, count))

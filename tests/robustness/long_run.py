@@ -37,7 +37,7 @@ from hgfast.errors import HgfastError, run
 from pipelines.synthetic import draw_freihand
 
 HANDS, BATCH = 200, 8
-LIMITS = {"pss_kb": 2000.0, "rss_kb": 3000.0, "descriptors": 1.0, "threads": 1.0, "shm_kb": 100.0}
+LIMITS = {"own_kb": 2000.0, "rss_kb": 3000.0, "descriptors": 1.0, "threads": 1.0, "shm_kb": 100.0}
 """How much each may rise in 1 000 steps, all processes together."""
 WARM_UP = 0.3
 """Share of the steps in which caches, pools and allocators fill up."""
@@ -161,7 +161,7 @@ def draw(seen: Sequence[Sight], rows: Sequence[dict[str, Any]], path: Path, titl
     figure = Figure(figsize=(10, 6), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(2, 3).flat
-    for panel, row in zip(panels, rows):
+    for row, panel in zip(rows, panels):
         scale, unit = (1024, "MB") if row["measure"].endswith("_kb") else (1, "")
         values = np.array([getattr(sight.usage, row["measure"]) for sight in seen]) / scale
         panel.plot(steps, values, ".", markersize=2)

@@ -28,7 +28,7 @@ def sights(rise: dict[str, float], noise: float = 3000.0) -> list[Sight]:
         step = 20 * seconds
         warm = 500_000 * min(1.0, 0.2 + step / 500)
         values = {name: warm if name.endswith("s_kb") else 50.0 for name in LIMITS}
-        values["pss_kb"] += noise * rng.standard_normal() + 40_000 * (rng.random() < 0.05)  # a checkpoint being written
+        values["own_kb"] += noise * rng.standard_normal() + 40_000 * (rng.random() < 0.05)  # a checkpoint being written
         whole = {name: int(value + rise.get(name, 0.0) * step / 1000) for name, value in values.items()}
         seen.append(Sight(float(seconds), int(step // 20 * 20), Usage(processes=4, **whole)))
     return [*seen, Sight(100.0, 2000, Usage(0, 0, 0, 0, 0, 0))]
@@ -63,7 +63,7 @@ def test_usage_of_a_family() -> None:
     little, much = seen
     assert little.processes == much.processes == 2 and little.threads == much.threads == 2
     assert much.descriptors - little.descriptors == 10
-    assert 63 << 10 < much.pss_kb - little.pss_kb < 70 << 10
+    assert 63 << 10 < much.own_kb - little.own_kb < 70 << 10
     assert usage(process.pid).processes == 0
 
 
@@ -78,6 +78,6 @@ def test_two_hundred_steps_of_two_ranks(tmp_path: Path, capsys: pytest.CaptureFi
     for measure in ("descriptors", "threads"):
         row = rows[measure]
         assert row["rise"] == 0 and row["largest"] <= row["median"] + 4, said
-    assert rows["pss_kb"]["rise"] < 100_000, said
+    assert rows["own_kb"]["rise"] < 100_000, said
     assert max(content["samples"]["processes"]) >= 4 and max(content["samples"]["step"]) == 200
     assert read_image(str(chart)).shape[0] > 500

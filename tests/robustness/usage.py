@@ -14,11 +14,12 @@ SHM = Path("/dev/shm")  # noqa: S108  # looked at, not written to
 
 @dataclass(frozen=True)
 class Usage:
-    """Of all processes together. pss_kb: memory, in which pages of several processes count once; rss_kb: in which they count
-    for each. shm_kb: of all files in /dev/shm, whoever made them."""
+    """Of all processes together. own_kb: memory that is no file's, in which pages of several processes count once (Pss_Anon): of
+    files, libraries that is, each counts for less when somebody else on the machine has them too. rss_kb: all memory, in which
+    pages count for each process. shm_kb: of all files in /dev/shm, whoever made them."""
 
     processes: int
-    pss_kb: int
+    own_kb: int
     rss_kb: int
     descriptors: int
     threads: int
@@ -51,7 +52,7 @@ def command_line(pid: int) -> str:
 
 def usage(pid: int) -> Usage:
     """Of a process and its descendants; those that end meanwhile do not count."""
-    pss = rss = descriptors = threads = processes = 0
+    own = rss = descriptors = threads = processes = 0
     for one in family(pid):
         try:
             memory = _numbers(Path(f"/proc/{one}/smaps_rollup"))
@@ -60,11 +61,11 @@ def usage(pid: int) -> Usage:
         except (OSError, KeyError):
             continue
         processes += 1
-        pss += memory.get("Pss", 0)
+        own += memory.get("Pss_Anon", 0)
         rss += memory.get("Rss", 0)
         descriptors += files
         threads += tasks
-    return Usage(processes, pss, rss, descriptors, threads, shared_memory())
+    return Usage(processes, own, rss, descriptors, threads, shared_memory())
 
 
 def shared_memory() -> int:
