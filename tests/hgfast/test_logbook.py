@@ -174,7 +174,7 @@ def room_for(size: int) -> Iterator[None]:
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to(FULL)
-    with pytest.raises(HgfastError, match=rf"cannot write .*metrics.jsonl \(No space left .*\): free some space"):
+    with pytest.raises(HgfastError, match=r"cannot write .*metrics.jsonl \(No space left .*\): free some space"):
         Logbook(tmp_path).epoch(RECORD)
 
 
