@@ -33,6 +33,18 @@ def check_size(data: memoryview, path: str | Path, floating: bool = False) -> No
     limit = FLOATING if floating or data[:2] == HDR else PIXELS
     if size is not None and size[0] * size[1] > limit:
         raise HgfastError(f"{path} {too_many(*size, limit)}")
+    if data[:8] == PNG and (length := _longest_chunk(data)) > len(data):  # OpenCV would make room for it
+        raise HgfastError(f"{path} is broken: a part of it claims {length} bytes, the whole file has {len(data)}; replace it")
+
+
+def _longest_chunk(data: memoryview) -> int:
+    """The most bytes that a part of a PNG claims, up to the first that reaches beyond the end."""
+    at, longest = len(PNG), 0
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        longest = max(longest, length)
+        at += length + 12
+    return longest
 
 
 def too_many(width: int, height: int, limit: int = PIXELS) -> str:

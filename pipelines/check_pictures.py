@@ -19,7 +19,7 @@ from hgfast import picture_size
 from hgfast.draw import read_image
 from hgfast.errors import HgfastError
 from pipelines.check_result import Outcome, State
-from pipelines.dali import import_dali, what_is_wrong
+from pipelines.dali import import_dali, png_complaint, what_is_wrong
 
 FILES = 64  # a batch of DALI's, at most
 PIXELS = 2**26  # together, unless one has more
@@ -66,7 +66,13 @@ def with_dali(paths: Sequence[str], threads: int) -> Iterator[tuple[str, Outcome
     for start in range(0, len(paths), FILES):
         few: list[str] = []
         pixels = 0
-        for path, outcome in peek.run(paths[start : start + FILES]):
+        some = []
+        for path in paths[start : start + FILES]:
+            if complaint := png_complaint(path):
+                yield path, _predicate(complaint, path)
+            else:
+                some.append(path)
+        for path, outcome in peek.run(some) if some else ():
             if isinstance(outcome, str):
                 yield path, outcome
                 continue

@@ -22,7 +22,7 @@ from hgfast.config import LoadingConfig
 from hgfast.draw import content_of
 from hgfast.errors import HgfastError
 from hgfast.geometry import GRAIN, regions
-from hgfast.picture_size import PIXELS, check_size
+from hgfast.picture_size import PIXELS, PNG, check_size
 from hgfast.preprocessing import Preprocessing
 from pipelines.loading import PlannedLoader
 from pipelines.plan import Plan, PlannedBatch
@@ -71,6 +71,7 @@ class DaliLoader(PlannedLoader):
         self._planned: deque[PlannedBatch] = deque()
         self._busy = False
         self._kept: dict[str, NDArray[np.uint8]] = {}
+        self._looked_at: dict[str, bool] = {}  # whether DALI may have the file
         self._room = int(self._options.preload_gb * 1e9)
         self._pipeline = self._build()
 
@@ -179,6 +180,10 @@ class DaliLoader(PlannedLoader):
 
     def _file(self, path: str) -> NDArray[np.uint8]:
         """What the graph wants of a file: its path as bytes or, where pictures are kept in memory, its content."""
+        if path not in self._looked_at:
+            self._looked_at[path] = not png_complaint(path)
+        if not self._looked_at[path]:
+            path = os.devnull  # which the decoder refuses, so that it is found and named like any bad file
         if not self._options.preload_gb:
             return np.frombuffer(os.fsencode(path), np.uint8)
         if path in self._kept:
@@ -187,6 +192,8 @@ class DaliLoader(PlannedLoader):
             content = np.fromfile(path, np.uint8)
         except OSError:
             return np.zeros(1, np.uint8)  # which the decoder refuses, so that it is found and named like any bad file
+        if not content.nbytes:
+            return np.zeros(1, np.uint8)
         if content.nbytes <= self._room:
             self._kept[path] = content
             self._room -= content.nbytes
@@ -263,6 +270,27 @@ def undecodable(paths: Sequence[str], device: torch.device) -> dict[str, str]:
             waiting.clear()
             pipeline = graph()
     return reasons
+
+
+def png_complaint(path: str) -> str:
+    """What is wrong with a PNG whose parts claim more than there is, for which DALI would make room; nothing for other files."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    try:
+        head = os.read(file, len(PNG))
+    except OSError:
+        return ""
+    finally:
+        os.close(file)
+    if head != PNG:
+        return ""
+    try:
+        check_size(content_of(path).data, path)
+    except HgfastError as error:
+        return str(error)
+    return ""
 
 
 def what_is_wrong(path: str) -> str:

@@ -367,14 +367,9 @@ def test_vast_pictures_are_refused_before_there_is_room_for_them(tmp_path: Path,
     assert str(outcome).startswith("has 60000 x 50000 pixels, more")
 
 
-@pytest.mark.parametrize("form", ["png", "jpeg", "bmp", "tiff", "webp", "jp2", "ppm"])
-def test_vast_pictures_in_either_loader(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The loaders go on with other pictures; DALI's check and its search for bad files leave them alone too."""
-    (tmp_path / "vast.jpg").write_bytes(vast(form))
-    write_image(tmp_path / "good.png", np.full((50, 50, 3), 99, np.uint8))
-    paths = np.array([str(tmp_path / "vast.jpg"), str(tmp_path / "good.png")])
-    samples = Samples(
-        paths=paths,
+def two_pictures(one: Path, other: Path) -> Samples:
+    return Samples(
+        paths=np.array([str(one), str(other)]),
         centre=np.full((2, 2), 25.0),
         side=np.full(2, 50.0),
         keypoints=np.full((2, 21, 2), 20.0),
@@ -385,6 +380,15 @@ def test_vast_pictures_in_either_loader(tmp_path: Path, form: str, capsys: pytes
         skeleton=HAND21,
         pixel_offset=0.0,
     )
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "bmp", "tiff", "webp", "jp2", "ppm"])
+def test_vast_pictures_in_either_loader(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The loaders go on with other pictures; DALI's check and its search for bad files leave them alone too."""
+    (tmp_path / "vast.jpg").write_bytes(vast(form))
+    write_image(tmp_path / "good.png", np.full((50, 50, 3), 99, np.uint8))
+    samples = two_pictures(tmp_path / "vast.jpg", tmp_path / "good.png")
+    paths = samples.paths
     options = LoadingConfig(wait_minutes=0)
     for loader in (
         DaliLoader(Plan(samples, 32, 2, augment=AugmentConfig()), CPU, 1, Preprocessing(), options=options),
@@ -652,6 +656,25 @@ def test_headers_of_numpy_that_are_no_python(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
     with pytest.raises(BROKEN):
         read_npy(tmp_path / "a.npy")
+
+
+def test_a_part_of_a_png_that_claims_more_than_the_file(tmp_path: Path) -> None:
+    """OpenCV took 4 GB for this one, and so did DALI, which falls back on it."""
+    whole = bytearray(cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1].tobytes())
+    struct.pack_into(">I", whole, 33, 0xFF00068E)
+    (tmp_path / "a.png").write_bytes(whole)
+    refused(lambda: read_image(tmp_path / "a.png"), r"a\.png is broken: a part of it claims 4278191758 bytes", 20)
+    forget_peak()
+    before = peak_megabytes()
+    (outcome,) = dict(decode([str(tmp_path / "a.png")], "dali", 1)).values()
+    assert str(outcome).startswith("is broken: a part of it claims")
+    write_image(tmp_path / "good.png", np.full((50, 50, 3), 99, np.uint8))
+    plan = Plan(two_pictures(tmp_path / "a.png", tmp_path / "good.png"), 32, 2, augment=AugmentConfig())
+    for room in (0.0, 1.0):
+        options = LoadingConfig(wait_minutes=0, preload_gb=room)
+        (batch,) = DaliLoader(plan, CPU, 1, Preprocessing(), options=options).epoch(0)
+        assert batch.index.tolist() == [1, 1]
+    assert peak_megabytes() - before < 300
 
 
 def test_squares_of_a_picture_are_not_vast() -> None:
