@@ -52,10 +52,13 @@ SHORTENED: tuple[tuple[str, str, str], ...] = (
     (r"hgfast/train\.py -c \S+ --", "", "--train.max-iters 0.009"),
     (r"hgfast/train\.py -c ", "", "--train.max-iters 0.006"),
     (r"hgfast/train\.py (?!-c )(?!.*--weights )", "", TINY),
+    (r"hgfast/train\.py .*--exp hands( |$)", "", "--overwrite"),  # which the sandbox has
+    (r"predict\.py .*images/000000300", r"000000300", "000000003"),  # the first held-out picture, of three
     (r"pipelines/cache\.py", "", "--model.preset tiny --model.input-size 64 --threads 1"),
     (r"pipelines/synthetic\.py", r"--count \d+", "--count 3 --workers 1"),
     (r"pipelines/synthetic\.py", r"--valid \d+", "--valid 2"),
     (r"export/(to_onnx|torchscript|trt)\.py", "", "--threads 1"),
+    (r"export/(to_onnx|torchscript|trt)\.py(?!.*--batch)", "", "--batch 1:2:4"),
     (r"export/.*--precision int8", "", "--calibration 8 --max-loss 100"),
     (r"bench/decode\.py", "", "--quick"),
     (r"^cmake -S export/cpp -B build\b", "", "-DCMAKE_BUILD_TYPE=None"),
