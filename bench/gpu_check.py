@@ -126,8 +126,8 @@ def slug(name: str) -> str:
 
 
 def near(path: Path) -> Path:
-    """As the steps name it, which are run in the project's folder."""
-    path = path.resolve()
+    """As the steps name it, which are run in the project's folder. Links stay: where they lead is nobody's business."""
+    path = path.absolute()
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
