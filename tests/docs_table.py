@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from dataclasses import dataclass
 
 NOT_RUN: tuple[tuple[str, str], ...] = (
@@ -29,6 +30,9 @@ NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"^python tests/robustness/", "minutes; the tests beside it run it briefly"),
 )
 """What a command matches, and why it is not run."""
+
+TOOLS: tuple[tuple[str, tuple[str, ...]], ...] = ((r"^cmake |^build/hgfast_cli ", ("cmake", "c++")),)
+"""What a command matches that is run only where there are these programs, as in tests/export/test_cpp.py."""
 
 TINY = "--model.preset tiny --model.input-size 64 --batch-size 4 --threads 1 --train.amp off --train.max-iters 0.003"
 """A network and a length with which a run takes seconds."""
@@ -70,6 +74,9 @@ def look_up(command: str) -> Looked:
     for pattern, reason in NOT_RUN:
         if re.search(pattern, command):
             return Looked(command, reason)
+    for pattern, programs in TOOLS:
+        if re.search(pattern, command) and (absent := [one for one in programs if shutil.which(one) is None]):
+            return Looked(command, f"there is no {absent[0]} here")
     short = command
     for where, what, by in SHORTENED:
         if re.search(where, command):
