@@ -11,6 +11,7 @@ What may enter: the flags, the machine, the records and the table. The steps are
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -127,7 +128,7 @@ def slug(name: str) -> str:
 
 def near(path: Path) -> Path:
     """As the steps name it, which are run in the project's folder. Links stay: where they lead is nobody's business."""
-    path = path.absolute()
+    path = Path(os.path.normpath(path.absolute()))
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
