@@ -48,8 +48,9 @@ def test_usage_of_a_family() -> None:
     script = (
         "import subprocess, sys\nheld = b'x' * int(sys.argv[1])\n"
         "files = [open('/dev/null') for _ in range(int(sys.argv[2]))]\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=subprocess.PIPE)\n"
-        "print('ready', flush=True)\nsys.stdin.read()\nchild.stdin.close()\nchild.wait()"
+        "waits = 'import sys; print(1, flush=True); sys.stdin.read()'\n"
+        "child = subprocess.Popen([sys.executable, '-c', waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\nprint('ready', flush=True)\nsys.stdin.read()\nchild.stdin.close()\nchild.wait()"
     )
     seen = []
     for size, files in ((0, 0), (64 << 20, 10)):
