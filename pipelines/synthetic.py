@@ -7,6 +7,7 @@ What may enter: the commands. Files and folders of the layouts are `drawn.freiha
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hgfast.cli import dispatch
@@ -99,5 +100,5 @@ def say_people(people: tuple[int, int], count: int, held: int, out: Path, start:
 
 
 if __name__ == "__main__":
-    commands = {"freihand": freihand, "mpii": mpii, "coco": coco}
+    commands: dict[str, Callable[..., None]] = {"freihand": freihand, "mpii": mpii, "coco": coco}
     run(lambda: dispatch(commands, description="Synthetic data sets in the layouts of the real ones."))

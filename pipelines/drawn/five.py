@@ -55,7 +55,7 @@ def draw_coco(
         pictures = list(spread(perform, jobs, workers, "picture", progress))
         people = {}
         for name, part in zip(NAMES, (slice(count, None), slice(count))):
-            content = annotations(jobs[part], pictures[part])
+            content = content_of(jobs[part], pictures[part])
             people[name] = len(content["annotations"])
             with complete(out / f"{name}.json") as beside:
                 beside.write_text(json.dumps(content))
@@ -69,7 +69,7 @@ def leftovers(out: Path) -> Iterator[Path]:
         yield from (file for file in (out / "images").iterdir() if re.fullmatch(r"\d{9}\.jpg", file.name))
 
 
-def annotations(jobs: Sequence[Job], pictures: Sequence[Sequence[Row]]) -> dict[str, Any]:
+def content_of(jobs: Sequence[Job], pictures: Sequence[Sequence[Row]]) -> dict[str, Any]:
     """The content of a file for these pictures."""
     images = [{"id": job.index, "file_name": f"{job.index:09d}.jpg"} for job in jobs]
     found = [(job.index, person) for job, rows in zip(jobs, pictures) for row in rows if (person := annotation(row))]
@@ -80,7 +80,7 @@ def annotations(jobs: Sequence[Job], pictures: Sequence[Sequence[Row]]) -> dict[
 
 def annotation(row: Row) -> dict[str, Any] | None:
     """One person's box and keypoints; None where no joint is labelled."""
-    labelled = row.part.any(1)
+    labelled = (row.part != 0).any(axis=1)
     box = row.part[labelled] - 0.5  # in corner coordinates, as boxes have them
     low, high = box.min(0), box.max(0)
     margin = MARGIN * float((high - low).max())
