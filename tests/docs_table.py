@@ -46,7 +46,7 @@ SHORTENED: tuple[tuple[str, str, str], ...] = (
     ),
     (r"hgfast/train\.py .*--weights ", "", TINY.replace("--model.preset tiny ", "")),
     (r"hgfast/train\.py -c \S+ --", "", "--train.max-iters 0.009"),
-    (r"hgfast/train\.py -c ", "", "--train.max-iters 0.006"),
+    (r"hgfast/train\.py -c \S+$", "", "--train.max-iters 0.006"),
     (r"hgfast/train\.py (?!-c )(?!.*--weights )", "", TINY),
     (r"hgfast/train\.py .*--exp hands( |$)", "", "--overwrite"),  # which the sandbox has
     (r"predict\.py .*images/000000300", r"000000300", "000000003"),  # the first held-out picture, of three
