@@ -81,6 +81,24 @@ def latency(rows: Sequence[Row], accuracy: Sequence[Row]) -> str:
     return markdown(lines, ["way", "precision", *headers], 2) + left_out
 
 
+def batches(rows: Sequence[Row], _: Sequence[Row]) -> str:
+    """The network that comes last: pictures a second at each batch, over the seed's, and what the machine's rates would allow."""
+    preset = rows[-1]["preset"]
+    alone = [row for row in rows if row["preset"] == preset and row["median_ms"] and not row["end_to_end"]]
+    sizes = list(dict.fromkeys(row["batch"] for row in alone))
+    found = {(row["way"], row["precision"], row["batch"]): row for row in alone}
+    lines = []
+    for way, precision in dict.fromkeys((row["way"], row["precision"]) for row in alone):
+        cells = []
+        for size in sizes:
+            row = found[way, precision, size]
+            floor = digits(1000 * size / row["floor_ms"]) if row["floor_ms"] else ""
+            cells += [digits(row["images_per_s"]), latency_cells(row)[1], floor]
+        lines.append([way, precision, *cells])
+    titles = [title for size in sizes for title in (f"{size} at once, images/s", "× seed", "floor's")]
+    return markdown(lines, [f"{preset}, way", "precision", *titles], 2)
+
+
 def latency_cells(row: Row | None) -> list[str]:
     """The figures of a way with a network."""
     if row is None:
@@ -157,6 +175,7 @@ def train_step(rows: Sequence[Row], _: Sequence[Row]) -> str:
 TABLES: dict[str, Table | Short] = {
     "summary": SUMMARY,
     "latency": Table("latency", RESULTS / "latency-2-cores.json", latency),
+    "latency-batches": Table("latency", RESULTS / "latency-batches-2-cores.json", batches),
     "latency-trained": Table(
         "latency", RESULTS / "latency-lspet-hg2-2-cores.json", latency, RESULTS / "pckh-exports-2-cores.json"
     ),
