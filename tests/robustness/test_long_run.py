@@ -80,5 +80,5 @@ def test_two_hundred_steps_of_two_ranks(tmp_path: Path, capsys: pytest.CaptureFi
         row = rows[measure]
         assert row["rise"] == 0 and row["largest"] <= row["median"] + 4, said
     assert rows["own_kb"]["rise"] < 100_000, said
-    assert max(content["samples"]["processes"]) >= 4 and max(content["samples"]["step"]) == 200
+    assert max(content["samples"]["processes"]) >= 3 and max(content["samples"]["step"]) == 200
     assert read_image(str(chart)).shape[0] > 500
