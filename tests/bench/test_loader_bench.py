@@ -17,7 +17,7 @@ from conftest import Command, beside
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))  # where Python looks for the modules beside a script
 
-from contest import Lap, Pace, Result, Start, cpu_seconds, run_lap
+from contest import Lap, Made, Pace, Result, Start, cpu_seconds, run_lap
 from likeness import FREIHAND, MPII, Likeness, carried, encode, enlarged, find_grain, make_pictures, placements, weigh
 from loader import Entry
 from record import machine, make_record, write_record
@@ -222,11 +222,11 @@ def test_cpu_time_is_that_of_this_process_and_its_workers() -> None:
 def test_a_lap_counts_images_between_the_arrivals_of_batches() -> None:
     made = []
 
-    def batches() -> Iterator[int]:
+    def batches() -> Iterator[Made]:
         while True:
             time.sleep(0.005)
             made.append(1)
-            yield 7
+            yield Made(7)
 
     lap = run_lap(batches(), Pace(seconds=0.1, batches=4, warm=3))  # type: ignore[arg-type]
     assert lap.images == 7 * (len(made) - 3) and len(made) >= 7

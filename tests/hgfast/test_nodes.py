@@ -259,9 +259,15 @@ def test_the_batch_file_fits_itself() -> None:
 
 
 def launch_lines() -> list[list[str]]:
-    """Every torchrun line of the README, of the recipes and of the entry point's help, as the words after `torchrun`."""
-    files = [ROOT / "README.md", ROOT / "hgfast/train.py", *sorted(ROOT.glob("configs/*.yaml"))]
-    found = [re.findall(r"\btorchrun ((?:[^\n`]|(?<=\\)\n)*hgfast/train\.py[^\n`]*)", file.read_text()) for file in files]
+    """Every torchrun line of the pages, of the recipes and of the entry point's help, as the words after `torchrun`."""
+    files = [
+        ROOT / "README.md",
+        ROOT / "hgfast/train.py",
+        ROOT / "docs/several-machines.md",
+        *sorted(ROOT.glob("configs/*.yaml")),
+    ]
+    line = r"\btorchrun ((?:[^\n`]|(?<=\\)\n)*hgfast/train\.py(?:[^\n`]|(?<=\\)\n)*)"
+    found = [re.findall(line, file.read_text()) for file in files]
     return [shlex.split(line.replace("\\\n", " "), comments=True) for lines in found for line in lines]
 
 
