@@ -38,7 +38,8 @@ def readme_lines() -> str:
 def test_ten_lines_in_a_fresh_environment(tmp_path: Path) -> None:
     lines = readme_lines()
     assert len([line for line in lines.splitlines() if line.strip()]) <= 10
-    checkpoint = tmp_path / "best.pt"
+    checkpoint = tmp_path / "exp" / "mpii" / "best.pt"
+    checkpoint.parent.mkdir(parents=True)
     meta = Meta(BODY16, Preprocessing(), 64, "logits", "dark", -0.5)
     checkpoints.save(checkpoints.describe(build(PRESETS["tiny"], meta)), checkpoint)
     config = ExportConfig(checkpoint=checkpoint, batch="1:2:4", no_verify=True)
