@@ -3,7 +3,7 @@
     python many_lives.py FOLDER KILLS SEED
 
 A process forked for each life trains a tiny network on pictures made up in memory, saving after every second step to what
-behaves as a slow disk, so that many of the kills hit a checkpoint being written. Prints one line of JSON.
+behaves as a slow disk; every third kill waits for a checkpoint that is being written. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def slow_save(content: object, path: Path) -> None:
     with path.open("wb", buffering=0) as file:
         for start in range(0, len(data), len(data) // 10):
             file.write(data[start : start + len(data) // 10])
-            time.sleep(0.01)  # so that kills meet a checkpoint under way on a slow machine too
+            time.sleep(0.01)
 
 
 torch_save = torch.save
@@ -89,8 +89,8 @@ def live(folder: Path) -> None:
     trainer.fit()
 
 
-def outlive(folder: Path, seconds: float | None) -> bool:
-    """Start a life and kill it after so many seconds, if it lasts so long. Did it end by itself?"""
+def outlive(folder: Path, seconds: float | None, writing: bool = False) -> bool:
+    """Start a life and kill it after so many seconds, or then in the midst of writing. Did it end by itself?"""
     child = os.fork()
     if child == 0:
         devnull = os.open(os.devnull, os.O_WRONLY)
@@ -99,6 +99,9 @@ def outlive(folder: Path, seconds: float | None) -> bool:
         os._exit(0)
     if seconds is not None:
         time.sleep(seconds)
+        end = time.monotonic() + 10
+        while writing and time.monotonic() < end and not list(folder.glob(".*.writing")):
+            time.sleep(0.001)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
@@ -116,7 +119,7 @@ def main() -> None:
     killed = writing = 0
     ended = False
     while killed < kills and not ended:
-        ended = outlive(folder / "parts", rng.uniform(0, 0.07 * lifetime))
+        ended = outlive(folder / "parts", rng.uniform(0, 0.06 * lifetime), writing=killed % 3 == 0)
         killed += not ended
         writing += bool(list((folder / "parts").glob(".*.writing")))
         for left in (folder / "parts").glob(".*.writing"):
