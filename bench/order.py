@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from math import log, log1p
 
-from measures import between, is_number
+from measures import MEASURES, Verdict, between, is_number, judge
 from record import Row
 
 GROUP = ("preset", "size", "batch", "threads", "end_to_end", "device")
@@ -26,10 +25,10 @@ def order(a: Sequence[Row], b: Sequence[Row]) -> str:
         ways = [way for way in times_a[contest] if way in times_b[contest]]
         for one, two in combinations(ways, 2):
             pairs += 1
-            signs = [sign(times[contest][one], times[contest][two]) for times in (times_a, times_b)]
-            if all(signs):
+            verdicts = [judged(times[contest][one], times[contest][two]) for times in (times_a, times_b)]
+            if "within noise" not in verdicts:
                 told += 1
-                if signs[0] != signs[1]:
+                if verdicts[0] != verdicts[1]:
                     other.append(f"{' '.join(one[:2])} and {' '.join(two[:2])}, {contest[0]}, {contest[2]} at once")
     if not pairs:
         return ""
@@ -47,7 +46,6 @@ def contests(rows: Sequence[Row]) -> Mapping[tuple[object, ...], Mapping[tuple[s
     return found
 
 
-def sign(one: Row, two: Row) -> int:
-    """-1 where the first is faster by more than noise, 1 where the second is, else 0."""
-    apart = log(one["median_ms"] / two["median_ms"])
-    return 0 if abs(apart) <= log1p(between(one["noise"], two["noise"])) else 1 if apart > 0 else -1
+def judged(one: Row, two: Row) -> Verdict:
+    """Is the second way of a run faster than the first?"""
+    return judge(one["median_ms"], two["median_ms"], MEASURES["median_ms"], between(one["noise"], two["noise"]))

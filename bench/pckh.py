@@ -243,9 +243,12 @@ def run_all(
 
 def runtimes_of(path: Path, runtimes: Sequence[Within]) -> Sequence[Within | None]:
     """Those that a file is to be run in: bf16 is a way to run fp32; what is no ONNX has one runtime."""
-    if not runtimes or not is_artefact(path) or sidecars.read(path).kind != "onnx":
+    if not runtimes or not is_artefact(path):
         return [None]
-    return [one for one in runtimes if one != "openvino-bf16" or sidecars.read(path).precision == "fp32"]
+    sidecar = sidecars.read(path)
+    if sidecar.kind != "onnx":
+        return [None]
+    return [one for one in runtimes if one != "openvino-bf16" or sidecar.precision == "fp32"]
 
 
 def apart(scored: Scored, first: Scored) -> dict[str, float | None]:

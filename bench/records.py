@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from record import Row
 
 from hgfast.errors import HgfastError
+from hgfast.report_records import RECORD
 
 Record = Mapping[str, Any]
-PARTS: dict[str, type] = {"machine": dict, "versions": dict, "revision": str, "command": str, "date": str, "rows": list}
 OUTPUTS = ("--json", "--chart", "--out")
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("bench/results")
@@ -32,7 +32,7 @@ def read_record(path: Path) -> Record:
         raise HgfastError(f"{path} cannot be read ({error.strerror}): name a record that bench/ has written") from error
     except ValueError as error:
         raise HgfastError(f"{path} is not JSON ({' '.join(str(error).split())}): name a record of bench/") from error
-    lacking = [key for key, kind in PARTS.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)]
+    lacking = [key for key, kind in RECORD.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)]
     if lacking:
         raise HgfastError(f"{path} is no record of bench/: {lacking[0]!r} is missing or of another form")
     if not all(isinstance(row, dict) for row in record["rows"]):

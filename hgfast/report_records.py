@@ -22,6 +22,7 @@ from hgfast.sidecar import Sidecar, checksum
 
 LARGEST = 64 << 20  # bytes of a JSON file that is looked into
 RECORD: dict[str, type] = {"machine": dict, "versions": dict, "revision": str, "command": str, "date": str, "rows": list}
+"""What a record of bench/ has, and of which types."""
 EVALUATION: dict[str, type] = {"checkpoint": str, "dataset": str, "split": str, "rows": list, "joints": list}
 SIDECAR: dict[str, type] = {"artefact": str, "sha256": str, "kind": str, "checkpoint_sha256": str}
 NETWORKS = (".pt", ".onnx", ".torchscript", ".engine", ".pth", ".tar")

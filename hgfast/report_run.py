@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hgfast import checkpoints
 from hgfast.errors import HgfastError
 from hgfast.report_events import Events, read_events
+from hgfast.yaml_file import read_yaml
 
 CHECKPOINTS = ("best.pt", "checkpoint.pt")
 """In the order of which one stands for the run."""
@@ -141,14 +140,12 @@ def _config(folder: Path, notes: list[str]) -> tuple[str, Mapping[str, Any]]:
     path = folder / "config.yaml"
     try:
         text = path.read_text(errors="replace")
-        content = yaml.safe_load(text)
+        content = read_yaml(path, "the configuration")
     except FileNotFoundError:
         notes.append(f"There is no {path.name}, which train.py writes when a run begins: how it was trained is not known.")
         return "", {}
-    except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:
-        notes.append(
-            f"{path.name} cannot be read as YAML ({' '.join(str(error).split())[:160]}): how it was trained is not known."
-        )
+    except (OSError, HgfastError) as error:
+        notes.append(f"{path.name} cannot be read as YAML ({error}): how it was trained is not known.")
         return "", {}
     if not isinstance(content, dict):
         notes.append(f"{path.name} holds no keys and values: how it was trained is not known.")

@@ -257,10 +257,8 @@ def undecodable(paths: Sequence[str], device: torch.device) -> dict[str, str]:
     reasons: dict[str, str] = {}
     pipeline = graph()
     for path in paths:
-        try:
-            check_size(content_of(path).data, path)
-        except HgfastError as error:
-            reasons[path] = str(error)
+        if complaint := size_complaint(path):
+            reasons[path] = complaint
             continue
         waiting.append(path)
         try:
@@ -284,8 +282,11 @@ def png_complaint(path: str) -> str:
         return ""
     finally:
         os.close(file)
-    if head != PNG:
-        return ""
+    return size_complaint(path) if head == PNG else ""
+
+
+def size_complaint(path: str) -> str:
+    """What is wrong with a file that is none to be opened, or whose header claims too much; nothing for others."""
     try:
         check_size(content_of(path).data, path)
     except HgfastError as error:

@@ -6,7 +6,6 @@ What may enter: these files, written from the rows of `drawn.mpii`, which count 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from hgfast.files import complete
 from hgfast.skeletons import BODY16
 from pipelines.drawn.files import at_least, make_room, writing
-from pipelines.drawn.mpii import TRAIN, VALID, Job, Row, perform, valid_count
+from pipelines.drawn.mpii import Job, Row, drawn, make_jobs, perform, valid_count
 from pipelines.processes import spread
 
 JOINTS = {"head": "head_top", "left_wrist": "left_wrist", "right_wrist": "right_wrist", "left_ankle": "left_ankle",
@@ -50,7 +49,7 @@ def draw_coco(
     at_least(count=(count, 1), seed=(seed, 0), valid=(held, 1), workers=(workers, 1))
     out = Path(out)
     make_room(out, ("images",), leftovers, overwrite)
-    jobs = [Job(out, seed, TRAIN, i, i) for i in range(count)] + [Job(out, seed, VALID, i, count + i) for i in range(held)]
+    jobs = make_jobs(out, seed, count, held)
     with writing(out):
         pictures = list(spread(perform, jobs, workers, "picture", progress))
         people = {}
@@ -65,8 +64,7 @@ def draw_coco(
 def leftovers(out: Path) -> Iterator[Path]:
     """Files of the layout in a folder, annotations first, so that an interrupted removal leaves no complete data set."""
     yield from (file for name in NAMES[::-1] if (file := out / f"{name}.json").is_file())
-    if (out / "images").is_dir():
-        yield from (file for file in (out / "images").iterdir() if re.fullmatch(r"\d{9}\.jpg", file.name))
+    yield from drawn(out)
 
 
 def content_of(jobs: Sequence[Job], pictures: Sequence[Sequence[Row]]) -> dict[str, Any]:

@@ -83,13 +83,18 @@ def draw_mpii(
     need_h5py()
     out = Path(out)
     make_room(out, FOLDERS, leftovers, overwrite)
-    jobs = [Job(out, seed, TRAIN, i, i) for i in range(count)] + [Job(out, seed, VALID, i, count + i) for i in range(held)]
+    jobs = make_jobs(out, seed, count, held)
     with writing(out):
         pictures = list(spread(perform, jobs, workers, "picture", progress))
         train, rest = ([row for rows in part for row in rows] for part in (pictures[:count], pictures[count:]))
         write_rows(out / "annot" / "valid.h5", rest)
         write_rows(out / "annot" / "train.h5", train)
     return len(train), len(rest)
+
+
+def make_jobs(out: Path, seed: int, count: int, held: int) -> list[Job]:
+    """The pictures to draw, `count` for training and then `held` for validation."""
+    return [Job(out, seed, TRAIN, i, i) for i in range(count)] + [Job(out, seed, VALID, i, count + i) for i in range(held)]
 
 
 def valid_count(count: int, valid: int | None) -> int:
@@ -108,6 +113,11 @@ def need_h5py() -> None:
 def leftovers(out: Path) -> Iterator[Path]:
     """Files of the layout in a folder, annotations first, so that an interrupted removal leaves no complete data set."""
     yield from (file for name in SPLITS[::-1] if (file := out / "annot" / f"{name}.h5").is_file())
+    yield from drawn(out)
+
+
+def drawn(out: Path) -> Iterator[Path]:
+    """The pictures in a folder that `perform` has written, those of a run that was broken off too."""
     if (out / "images").is_dir():
         yield from (file for file in (out / "images").iterdir() if re.fullmatch(r"\d{9}\.jpg", file.name))
 

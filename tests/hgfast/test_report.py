@@ -594,3 +594,12 @@ def test_without_matplotlib_the_rest_is_there(ran: Path, monkeypatch: pytest.Mon
     page = write(ran)
     assert "There are no curves: the curves are drawn by matplotlib: pip install matplotlib" in page.text
     assert not page.all("svg") and "best.pt" in page.cells
+
+
+def test_aliases_of_aliases_in_the_configuration_are_a_note(tmp_path: Path) -> None:
+    """As train.py refuses them: they are more values than anybody could show."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (tmp_path / "config.yaml").write_text("\n".join(lines))
+    found = read_run(tmp_path)
+    assert found.config == {} and any("config.yaml" in note and "aliases" in note for note in found.notes)
