@@ -76,9 +76,12 @@ def test_two_hundred_steps_of_two_ranks(tmp_path: Path, capsys: pytest.CaptureFi
     content = json.loads(record.read_text())
     rows = {row["measure"]: row for row in content["rows"]}
     said = capsys.readouterr().out
+    steps = np.array(content["samples"]["step"])
+    early, late = (steps >= 50) & (steps < 100), (steps >= 150) & (steps < 200)
     for measure in ("descriptors", "threads"):
-        row = rows[measure]
-        assert row["rise"] == 0 and row["largest"] <= row["median"] + 4, said
+        held = np.array(content["samples"][measure])
+        assert held[late].min() <= held[early].min(), said  # what is open for a moment raises the largest, not the least
+        assert rows[measure]["rise"] <= 0, said
     assert rows["own_kb"]["rise"] < 100_000, said
     assert max(content["samples"]["processes"]) >= 3 and max(content["samples"]["step"]) == 200
     assert read_image(str(chart)).shape[0] > 500
