@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from hgfast.errors import run
 from pipelines.synthetic import draw_freihand, draw_mpii
 
 hypothesis.settings.register_profile("few", max_examples=20, deadline=None, derandomize=True, database=None)
@@ -22,6 +23,7 @@ SHARED = ROOT.parent / "shared"
 HANDS = 48
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Refusal = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +75,18 @@ def command() -> Command:
         )
 
     return run
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """The one sentence with which an entry point's `main` refuses flags, here and not in a process of its own."""
+
+    def refuse(main: Callable[[], None], *words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["script.py", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            run(main)
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1, said
+        return said
+
+    return refuse

@@ -4,8 +4,8 @@
 
 Files are broken by their form (values replaced, lengths that cannot be, arrays of another shape) and by their bytes, and opened
 in processes that are watched: a traceback, a crash, a hang or more than 2 GB is told with the case's number, and
-`--first N --cases 1` with the same seed repeats it. Every fifth case is an exported network or its sidecar
-(tests/export/broken_files.py). The exit code is 1 if any went wrong.
+`--first N --cases 1` with the same seed repeats it. Every fifth case is an exported network or its sidecar; `--only exports`
+leaves out all others. The exit code is 1 if any went wrong.
 What may enter: handing out cases, and the table.
 """
 
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +24,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).parent))  # where Python looks for the modules beside a script
-sys.path.append(str(Path(__file__).parents[1] / "export"))
 
-import broken_files
+import exports
 import kinds
 from watched import Case, watch
 
@@ -44,11 +44,11 @@ class FuzzConfig:
     cases: int = 20000
     """how many"""
     first: int = 0
-    """number of the first"""
+    """number of the first; with --only the first of that sort from there on"""
     seed: int = 0
     """with a case's number decides what is broken in it, but for exports, where the number does alone"""
     only: Literal["all", "files", "exports"] = "all"
-    """of the cases, those with files that are read, with exported networks, or all"""
+    """files that are read, exported networks, or both"""
     processes: int = 2
     """that open files side by side"""
     json: Path | None = None
@@ -62,17 +62,17 @@ class FuzzConfig:
 
 def kind_of(number: int) -> str:
     """What a case breaks."""
-    return broken_files.kind_of(number // EXPORTS) if is_export(number) else kinds.name_of(number)
+    return exports.kind_of(number // EXPORTS) if is_export(number) else kinds.name_of(number)
 
 
 def is_export(number: int) -> bool:
     return number % EXPORTS == EXPORTS - 1
 
 
-def start(prepared: Path, seed: int, exports: dict[str, Path]) -> Callable[[int], str]:
+def start(prepared: Path, seed: int, good: dict[str, Path]) -> Callable[[int], str]:
     """What a process does with a case."""
     read = kinds.start(prepared, seed)
-    show = broken_files.start(exports) if exports else None
+    show = exports.start(good) if good else None
 
     def work(number: int) -> str:
         return show(number // EXPORTS) if show is not None and is_export(number) else read(number)
@@ -82,18 +82,15 @@ def start(prepared: Path, seed: int, exports: dict[str, Path]) -> Callable[[int]
 
 def throw(config: FuzzConfig, folder: Path, progress: Progress = lambda found, _: found) -> list[Case]:
     """What came of the cases, by number."""
-    numbers = [
-        number
-        for number in range(config.first, config.first + config.cases)
-        if config.only == "all" or is_export(number) == (config.only == "exports")
-    ]
-    prepared, exports = folder / "files", dict[str, Path]()
+    wanted = (n for n in count(config.first) if config.only == "all" or is_export(n) == (config.only == "exports"))
+    numbers = list(islice(wanted, config.cases))
+    prepared, good = folder / "files", dict[str, Path]()
     prepared.mkdir()
     kinds.prepare(prepared)
     if config.only != "files":
         (folder / "exports").mkdir()
-        exports = broken_files.originals(folder / "exports")
-    found = watch(start, (prepared, config.seed, exports), numbers, config.processes)
+        good = exports.originals(folder / "exports")
+    found = watch(start, (prepared, config.seed, good), numbers, config.processes)
     return sorted(progress(found, len(numbers)), key=lambda case: case.number)
 
 

@@ -39,21 +39,23 @@ def saved_step(out: Path) -> int:
 
 
 class Run:
-    """One job: train.py alone (`ranks` 0), or so many ranks under torchrun. What it prints is in the files `out` and `err`.
+    """One job: train.py alone (`ranks` 0), or so many ranks under torchrun, which starts them again after `restarts` failures.
+    What it prints is in the files `out` and `err`.
 
-    torchrun gives ranks that do not end by themselves three seconds.
+    torchrun gives ranks that do not end by themselves ten seconds.
     """
 
-    def __init__(self, folder: Path, *words: object, ranks: int = 0, output: Path | None = None) -> None:
+    def __init__(self, folder: Path, *words: object, ranks: int = 0, restarts: int = 0, output: Path | None = None) -> None:
         launcher: list[object] = [sys.executable]
         if ranks:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
+            launcher += ["--max-restarts", restarts]
         command = [str(word) for word in (*launcher, "hgfast/train.py", *words)]
         folder.mkdir(parents=True, exist_ok=True)
         number = len(list(folder.glob("out-*")))
         self._out, self._err = output or folder / f"out-{number}", folder / f"err-{number}"
         (folder / f"out-{number}").touch()
-        quick = {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3", "GLOO_SOCKET_IFNAME": "lo"}
+        quick = {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "10", "GLOO_SOCKET_IFNAME": "lo"}
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env={**os.environ, **quick}, stdout=out, stderr=err, start_new_session=True

@@ -1,6 +1,6 @@
 """Disks that are full or cannot be written: one sentence, nothing lost, and the run goes on once that is mended.
 
-What a Logbook and one process's checkpoint do where files cannot grow is tested in tests/hgfast: test_logbook.py, test_lives.py.
+A Logbook and one process's checkpoint where files cannot grow: tests/hgfast/test_logbook.py, test_training.py.
 What may enter: faults of where a run writes to.
 """
 

@@ -1,6 +1,6 @@
 """Ranks and workers that die or do not answer: no hang, one sentence, and what is saved goes on.
 
-Kills at any moment, restarts by torchrun and several machines are tested in tests/hgfast: test_lives.py, test_nodes.py.
+Kills at any moment and restarts by torchrun are in test_lives.py, several machines in test_nodes.py.
 What may enter: faults of the processes of a run.
 """
 
@@ -145,7 +145,7 @@ def test_a_rank_that_does_not_answer_or_is_gone(hands: Path, tmp_path: Path, num
     assert all(line.startswith("error: rank 1 has lost contact") and "go on with -c run" in line for line in others)
     assert not run.tracebacks()
     assert not [pid for pid in ranks if family(pid)]
-    if number == signal.SIGKILL:  # tests/hgfast/test_lives.py goes on after that
+    if number == signal.SIGKILL:  # test_lives.py goes on after that
         return
     again = Run(tmp_path, "-c", "run", "--out", tmp_path, "-m", (step + 4) / 1000)
     assert again.finish() == 0, again.err

@@ -1,7 +1,4 @@
-"""Two thousand broken files of every kind that is read, and what the watching itself is worth.
-
-Exported networks have two thousand of their own in tests/export/test_session.py.
-"""
+"""Two thousand broken files of the kinds that are read, two thousand broken exports, and what the watching itself is worth."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from hgfast.errors import HgfastError
 
 @pytest.mark.slow
 def test_two_thousand_broken_files(tmp_path: Path) -> None:
-    done = fuzz.throw(fuzz.FuzzConfig(cases=2500, only="files"), tmp_path)
+    done = fuzz.throw(fuzz.FuzzConfig(cases=2000, only="files"), tmp_path)
     assert [case for case in done if case.wrong] == []
     rows = {row["kind"]: row for row in fuzz.table(done)}
     assert rows["all"]["cases"] == 2000 and set(rows) == {*kinds.KINDS, "all"}
@@ -34,6 +31,15 @@ def test_two_thousand_broken_files(tmp_path: Path) -> None:
     for name, row in rows.items():
         assert row["refused"] >= 0.1 * row["cases"], name
         assert row["worst_mb"] < 2048 and row["worst_s"] < 30
+
+
+@pytest.mark.slow
+def test_two_thousand_broken_exports(tmp_path: Path) -> None:
+    """Half of them broken sidecars, half broken models."""
+    done = fuzz.throw(fuzz.FuzzConfig(cases=2000, only="exports"), tmp_path)
+    assert [case for case in done if case.wrong] == [] and len(done) == 2000
+    row = fuzz.table(done)[-1]
+    assert row["refused"] > 1500 and row["answered"] > 20
 
 
 def test_valid_files_are_answered(tmp_path: Path) -> None:
@@ -112,7 +118,7 @@ def test_what_goes_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_the_command(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "fuzz.json"
-    done = command("tests/robustness/fuzz.py", "--cases", 30, "--seed", 1, "--only", "files", "--json", out)
+    done = command("tests/robustness/fuzz.py", "--cases", 24, "--seed", 1, "--only", "files", "--json", out)
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
     assert record["cases"] == 24 and record["wrong"] == {} and "24 cases with seed 1" in done.stdout

@@ -15,43 +15,18 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Generator
 from pathlib import Path
 
-import numpy as np
 import torch
 
+sys.path.append(str(Path(__file__).parents[1]))  # where Python looks for the modules beside the tests
+
+from made_up import trainer_of
+
 from hgfast import checkpoints
-from hgfast.batch import Batch
-from hgfast.config import Config
 from hgfast.costs import forward_flops
-from hgfast.distributed import Ranks
 from hgfast.logbook import Logbook
-from hgfast.model import PRESETS, Meta
-from hgfast.preprocessing import Preprocessing
-from hgfast.skeletons import HAND21
-from hgfast.training import Trainer
-
-STEPS_AN_EPOCH, EPOCHS, SAMPLES = 7, 14, 4
-
-
-class MadeUp:
-    """Batches that depend on the epoch and the step alone."""
-
-    count = STEPS_AN_EPOCH * SAMPLES
-
-    def __len__(self) -> int:
-        return STEPS_AN_EPOCH
-
-    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        for step in range(start, STEPS_AN_EPOCH):
-            generator = torch.Generator().manual_seed(1000 * epoch + step)
-            images = torch.rand(SAMPLES, 3, 64, 64, generator=generator).to(memory_format=torch.channels_last)
-            points = torch.rand(SAMPLES, 21, 2, generator=generator) * 64
-            index = np.arange(step * SAMPLES, (step + 1) * SAMPLES)
-            matrices = np.tile(np.eye(3), (SAMPLES, 1, 1))
-            labelled = torch.ones(SAMPLES, 21, dtype=torch.bool)
-            yield Batch(images, points, labelled, index, np.zeros(SAMPLES, bool), matrices, SAMPLES)
+from hgfast.model import PRESETS
 
 
 def slow_save(content: object, path: Path) -> None:
@@ -72,18 +47,10 @@ def live(folder: Path) -> None:
     """A life: from the checkpoint where there is one to the end of the schedule, if it gets there."""
     torch.set_num_threads(1)
     torch.save = slow_save  # type: ignore[assignment]
-    folder.mkdir(parents=True, exist_ok=True)
-    config = Config(exp=folder.name)
-    config.train.epochs, config.train.amp, config.train.save_steps, config.train.keep = EPOCHS, "off", 2, 3
     path = folder / "checkpoint.pt"
     content = checkpoints.read(path) if path.exists() else None
-    if content is not None:
-        model = checkpoints.restore(content, path, averaged=False)
-    else:
-        torch.manual_seed(0)
-        model = checkpoints.build(PRESETS["tiny"], Meta(HAND21, Preprocessing(), 64, "logits", "dark", 0.0))
-    ranks = Ranks(0, 1, 1, torch.device("cpu"))
-    trainer = Trainer(config, model, MadeUp(), MadeUp(), lambda found: {"x": float(found.mean())}, "x", folder, ranks)
+    model = None if content is None else checkpoints.restore(content, path, averaged=False)
+    trainer = trainer_of(folder, model=model, epochs=14, save_steps=2, keep=3)
     if content is not None:
         trainer.resume(content, path)
     trainer.fit()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ import pytest
 import torch
 from conftest import ROOT
 from torch.distributed.run import get_args_parser
+
+sys.path.append(str(Path(__file__).parent))  # where Python looks for the modules beside a script
+
+from usage import family
 
 from hgfast import checkpoints
 from hgfast.cli import parse
@@ -92,22 +97,11 @@ def start(line: Sequence[object], folder: Path, env: dict[str, str], log: Path) 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Kill what still runs, with everything it started: torchrun's workers are in process groups of their own."""
-    left = [pid for process in processes if process.poll() is None for pid in (process.pid, *offspring(process.pid))]
-    for pid in left:
-        try:
+    for pid in [pid for process in processes if process.poll() is None for pid in family(process.pid)]:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
     for process in processes:
         process.wait()
-
-
-def offspring(pid: int) -> list[int]:
-    try:
-        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return [one for child in children for one in (child, *offspring(child))]
 
 
 def free_port(low: int = 20000, high: int = 29999) -> int:
@@ -329,7 +323,7 @@ def test_a_rank_that_dies_is_started_again(hands: Path, tmp_path: Path) -> None:
         deadline = time.monotonic() + TIMEOUT
         while not saved.exists() and job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        ranks = {environ["RANK"]: pid for pid in offspring(job.pid) if "RANK" in (environ := environment_of(pid))}
+        ranks = {environ["RANK"]: pid for pid in family(job.pid) if "RANK" in (environ := environment_of(pid))}
         os.kill(ranks["1"], signal.SIGKILL)
         code = job.wait(TIMEOUT)
     finally:

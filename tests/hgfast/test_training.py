@@ -1,0 +1,162 @@
+"""The training loop on batches made up in memory: trouble in the numbers, what is kept and logged, and parts of a batch.
+
+Kills, signals and restarts of its processes are in tests/robustness.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from made_up import MadeUp, trainer_of
+from torch import Tensor
+
+from hgfast import checkpoints
+from hgfast.batch import Batch
+from hgfast.errors import HgfastError
+from hgfast.heatmaps import render
+from hgfast.trouble import empty
+
+
+class Poisoned(MadeUp):
+    """One picture of step 4 of the second epoch is not a number."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        for step, batch in enumerate(super().epoch(epoch, start), start):
+            if (epoch, step) == (1, 4):
+                batch.images[2, 0, 5, 5] = torch.nan
+            yield batch
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop"])
+def test_gradients_that_are_not_finite_stop_the_run(tmp_path: Path, optimizer: str) -> None:
+    """The step, the samples, and a file that shows it again; weights and the last checkpoint are those before it."""
+    trainer = trainer_of(tmp_path / "poisoned", Poisoned(), optimizer=optimizer, epochs=3)
+    with pytest.raises(HgfastError, match=r"gradients of step 11 \(epoch 2\) are not finite; its samples 16, 17, 18, 19 and"):
+        trainer.fit()
+    clean = trainer_of(tmp_path / "clean", optimizer=optimizer, epochs=3)
+    for epoch, steps in ((0, 7), (1, 4)):
+        for _, batch in zip(range(steps), clean.train.epoch(epoch)):
+            clean.step(batch)
+    parameters = dict(clean.model.named_parameters())
+    assert all(torch.equal(value, parameters[name]) for name, value in trainer.model.named_parameters())
+    assert checkpoints.read(tmp_path / "poisoned/checkpoint.pt")["training"]["step"] == 7
+    saved = torch.load(tmp_path / "poisoned/bad-batch-rank0.pt", weights_only=True)
+    assert saved["index"].tolist() == [16, 17, 18, 19] and saved["step"] == 11
+    again = checkpoints.restore(saved, tmp_path).train()
+    assert not again(saved["images"]).isfinite().all()
+
+
+def test_the_fp16_scaler_skips_an_overflow_and_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up overflow: one step's gradients are infinite. It is skipped, the scale halves, and training goes on; the scale
+    outlives a resume. The network runs in full precision here, as half is too slow on a CPU."""
+    monkeypatch.setattr("hgfast.training.resolve", lambda amp, device: "fp16")
+    monkeypatch.setattr("hgfast.training.autocast", lambda amp, device: torch.autocast("cpu", enabled=False))
+    trainer = trainer_of(tmp_path, epochs=2)
+    batches = list(trainer.train.epoch(0))
+    trainer.step(batches[0])
+    before, scale = [p.clone() for p in trainer.model.parameters()], trainer.scaler.get_scale()
+    handle = trainer.model.last.score.weight.register_hook(lambda gradient: gradient * torch.inf)
+    trainer.step(batches[1])
+    handle.remove()
+    assert all(torch.equal(p, q) for p, q in zip(before, trainer.model.parameters()))
+    assert trainer.scaler.get_scale() == scale / 2 and trainer._watch.first is None
+    trainer.step(batches[2])
+    assert not any(torch.equal(p, q) for p, q in zip(before, trainer.model.parameters()))
+    trainer._save(1)
+    again = trainer_of(tmp_path, epochs=2)
+    again.resume(checkpoints.read(tmp_path / "checkpoint.pt"), tmp_path / "checkpoint.pt")
+    assert again.scaler.get_scale() == scale / 2 and again.step_number == 3
+
+
+def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, epochs=2, save_steps=3, keep=3)
+    trainer.fit()  # saves at 3, 6, 7 (validation), 10, 13, 14 (validation)
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == [
+        "best.pt", "checkpoint-00000010.pt", "checkpoint-00000013.pt", "checkpoint.pt",
+    ]  # fmt: skip
+    steps = [checkpoints.read(tmp_path / f"checkpoint{end}.pt")["training"]["step"] for end in ("-00000010", "-00000013", "")]
+    assert steps == [10, 13, 14]
+
+
+def test_minutes_between_checkpoints(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, epochs=1, save_minutes=1e-9)
+    saved: list[int] = []
+    original = trainer._save
+    trainer._save = lambda *a, **k: saved.append(trainer.step_number) or original(*a, **k)  # type: ignore[func-returns-value, method-assign]
+    trainer.fit()
+    assert saved == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    """The operating system itself refuses: no file may grow beyond 100 kB."""
+    script = (
+        "import resource, sys; sys.path.insert(0, 'tests')\n"
+        "from pathlib import Path\nfrom made_up import trainer_of\nfrom hgfast.errors import run\n"
+        "folder = Path(sys.argv[1])\ntrainer = trainer_of(folder, epochs=2, save_steps=3)\n"
+        "trainer._save(1)\nbefore = (folder / 'checkpoint.pt').read_bytes()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n    run(trainer.fit)\nfinally:\n    print((folder / 'checkpoint.pt').read_bytes() == before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout.splitlines()[-1] == "True", done.stderr
+    assert "cannot write" in done.stderr and "free some space" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob(".*writing"))
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4])
+def test_parts_of_a_batch_add_up(tmp_path: Path, accumulate: int) -> None:
+    """With BatchNorm frozen the gradient is that of the whole batch."""
+    gradients = []
+    for parts in (1, accumulate):
+        trainer = trainer_of(tmp_path / f"{parts}", accumulate=parts, epochs=1)
+        trainer.network.eval()
+        caught: list[Tensor] = []
+        trainer.optimizer.step = lambda trainer=trainer, caught=caught: caught.append(  # type: ignore[method-assign, misc]
+            torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+        )
+        loss = trainer.step(next(trainer.train.epoch(0)))
+        gradients.append((caught[0], float(loss)))
+    (one, loss_one), (other, loss_other) = gradients
+    assert float((one - other).norm() / one.norm()) < 1e-5 and loss_other == pytest.approx(loss_one, rel=1e-5)
+
+
+def test_empty_heatmaps_are_noticed() -> None:
+    points = torch.rand(2, 5, 2) * 16
+    alive = render(points, 16, 16)
+    assert empty(alive, "gaussian") is None and empty(10 * alive, "logits") is None
+    assert empty(0.01 * alive, "gaussian") == pytest.approx(0.009, abs=0.002)
+    assert empty(1e-4 * torch.randn(2, 5, 16, 16), "logits") == pytest.approx(9 / 256, rel=0.1)
+
+
+def test_collapse_is_said_with_its_causes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = trainer_of(tmp_path, epochs=100, lr=1e-9)
+    with torch.no_grad():
+        trainer.model.last.score.weight.zero_()
+        trainer.model.last.score.bias.zero_()
+    trainer.step_number = 7 * 40  # not in the first steps of a run, when this is as it should be
+    trainer._run_epoch(40, 0)
+    trainer.log.close()
+    assert "heatmaps are next to empty" in capsys.readouterr().out
+
+
+def test_steps_log_what_they_cost(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, epochs=1, log_every=3)
+    points: dict[int, Any] = {}
+    trainer.log.steps = lambda step, values: points.update({step: values})  # type: ignore[method-assign]
+    trainer.fit()
+    assert {3, 6} <= set(points)
+    assert {"train/loss", "train/lr", "train/gradient_norm", "memory/gb", "speed/images_per_s", "speed/tflops"} <= set(points[3])
+    assert np.isfinite(list(points[3].values())).all()
+    record = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert (
+        record["network_images_per_s"] >= record["images_per_s"] > 0 and 0 < record["tflops"] < 10 and record["memory_gb"] > 0.1
+    )
