@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from measures import is_number, noise_of
@@ -24,6 +25,7 @@ except ImportError as error:
 OURS, SEEDS, PART = "#76b900", "#4477aa", "#aaaaaa"
 PARTS = ("decode_only", "network alone")  # rows that are less than the whole
 BAR, TITLE = 0.24, 1.0  # inches
+LETTERS = 12  # of the title an inch
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,15 @@ def draw(step: str, rows: Sequence[Row], path: Path, title: str) -> bool:
     across = min(2, len(panels))
     down = -(-len(panels) // across)
     height = down * (TITLE + BAR * max(len(own) for own in panels.values()))
-    figure = Figure(figsize=(6.5 * across, 0.4 + height), layout="constrained")
+    figure = Figure(figsize=(6.5 * across, 0.6 + height), layout="constrained")
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     for axis, (name, own) in zip(axes, panels.items()):
         draw_panel(axis, own, figure_key, plot)
         axis.set_title(name, fontsize=10, parse_math=False)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    figure.suptitle(title, fontsize=9, parse_math=False)
+    lines = [fill(line, int(LETTERS * figure.get_figwidth()), max_lines=2, placeholder=" …") for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=9, parse_math=False)
     write_figure(figure, path, "--out")
     return True
 
