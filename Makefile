@@ -1,4 +1,16 @@
-# Two cores and no GPU are enough for every target but gpu-check. Everything else is installed into .venv from constraints.txt.
+# Two cores and no GPU are enough for every target but gpu-check. Everything is installed into .venv from constraints.txt.
+## make demo             draw hands, train on them, show what was reached on others: exp/demo/report.html
+## make test             the tests
+## make test-docs        every command of README.md and docs/
+## make test-robustness  hostile files, full disks, dead ranks, a long run
+## make test-install     a plain installation in an environment of its own
+## make coverage         the tests, and which lines they have run
+## make lint             ruff and mypy
+## make format           ruff
+## make bench-quick      every benchmark, briefly, held to ratios to the seed's way
+## make torch-cpu        before all else on a machine without a GPU: torch without several GB of CUDA
+## make gpu-check        everything that needs a GPU, with the Python named by GPU_PYTHON
+## make clean            remove environments and the demo
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +20,10 @@ GPU_VENV := .venv-gpu
 DEMO_HANDS := 4000
 DEMO_DATA := data/demo-$(DEMO_HANDS)
 
-.PHONY: demo test test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check clean
+.PHONY: help demo test test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check clean
+
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/installed: setup.py constraints.txt
 	@echo "== installing into $(VENV)"

@@ -28,6 +28,13 @@ def test_unknown_names_are_attribute_errors() -> None:
         hgfast.load_modle  # noqa: B018
 
 
+def test_make_help_names_every_target() -> None:
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    (phony,) = [line.split()[1:] for line in lines if line.startswith(".PHONY:")]
+    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {line.split()[1] for line in done.stdout.splitlines()} == set(phony) - {"help"}
+
+
 @pytest.mark.parametrize("folder", SCRIPTS)
 def test_no_module_hides_the_standard_library(folder: str) -> None:
     """A script's folder comes first on sys.path."""
