@@ -322,15 +322,14 @@ class Trainer:
         )
 
     def _foretell(self, clock: Clock) -> None:
-        """Say once how long the steps will take at this speed."""
+        """Say once how long the steps will take at this speed, or that --train.max-minutes ends them before."""
         self._foretold = True
         if self.ranks.first:
-            seconds = clock.seconds / FORETELL * (self.steps_in_all - self.step_number)
-            print(
-                f"{clock.images_per_s:.0f} images/s in the first {FORETELL} steps: about {in_words(seconds)} to go, "
-                "validations aside",
-                flush=True,
-            )
+            seconds, minutes = clock.seconds / FORETELL * (self.steps_in_all - self.step_number), self.config.train.max_minutes
+            end = f"about {in_words(seconds)} to go, validations aside"
+            if minutes and seconds > 60 * minutes - self.seconds:
+                end = f"all steps would take {in_words(seconds)} more, so the run ends after its {minutes:g} minutes"
+            print(f"{clock.images_per_s:.0f} images/s in the first {FORETELL} steps: {end}", flush=True)
 
     def _warn_of_empty_maps(self, epoch: int) -> None:
         if self._maps is not None and self.step_number >= 200:

@@ -31,7 +31,8 @@ def test_unknown_names_are_attribute_errors() -> None:
 def test_make_help_names_every_target() -> None:
     lines = (ROOT / "Makefile").read_text().splitlines()
     (phony,) = [line.split()[1:] for line in lines if line.startswith(".PHONY:")]
-    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ["make", "--no-print-directory", "help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert {line.split()[1] for line in done.stdout.splitlines()} == set(phony) - {"help"}
 
 

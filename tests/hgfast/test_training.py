@@ -148,6 +148,16 @@ def test_collapse_is_said_with_its_causes(tmp_path: Path, capsys: pytest.Capture
     assert "heatmaps are next to empty" in capsys.readouterr().out
 
 
+def test_the_end_is_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("hgfast.training.FORETELL", 5)
+    for limit, words in ((None, "to go, validations aside"), (0.05, "so the run ends after its 0.05 minutes")):
+        trainer = trainer_of(tmp_path / f"{limit}", epochs=3 if limit is None else 1000, max_minutes=limit)
+        trainer.fit()
+        (said,) = [line for line in capsys.readouterr().out.splitlines() if "images/s in the first 5 steps" in line]
+        assert said.endswith(words)
+    assert trainer.step_number < 7000
+
+
 def test_steps_log_what_they_cost(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, epochs=1, log_every=3)
     points: dict[int, Any] = {}

@@ -34,6 +34,7 @@ from usage import Usage, usage
 
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run
+from hgfast.signals import raising
 from pipelines.synthetic import draw_freihand
 
 HANDS, BATCH = 200, 8
@@ -177,7 +178,7 @@ def main(argv: Sequence[str]) -> bool:
     """Did everything stay the same?"""
     options = parse(Options, list(argv), description=__doc__ or "")
     where = machine()
-    with tempfile.TemporaryDirectory() as folder:
+    with raising(), tempfile.TemporaryDirectory() as folder:  # so that the run ends with this
         seen = train(options, Path(folder))
     rows = slopes(seen)
     say(rows)
