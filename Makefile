@@ -18,7 +18,7 @@ WITNESSES := $(VENV)/witnesses/installed
 GPU_PYTHON ?= python3
 GPU_VENV := .venv-gpu
 DEMO_HANDS := 4000
-DEMO_DATA := data/demo-$(DEMO_HANDS)
+DEMO_DATA := data/drawn-hands-$(DEMO_HANDS)
 
 .PHONY: help demo test test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check clean
 
@@ -43,15 +43,18 @@ $(DEMO_DATA)/training_K.json: | $(VENV)/installed
 	@echo "== drawing $(DEMO_HANDS) synthetic hands, four pictures each"
 	$(BIN)/python pipelines/synthetic.py freihand --out $(DEMO_DATA) --count $(DEMO_HANDS) --seed 0 --overwrite
 
-# Draw hands, train on them, show what was reached on hands the network has not seen.
+# Draw hands, train on them, show what was reached on hands the network has not seen, and export it.
 demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	@echo "== training"
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 hgfast/train.py --config configs/demo.yaml --data $(DEMO_DATA) --overwrite
 	@echo "== evaluating on hands that were held out"
-	@$(BIN)/python hgfast/evaluate.py exp/demo/checkpoint.pt --data $(DEMO_DATA) --split test --baselines \
+	@$(BIN)/python hgfast/evaluate.py exp/demo/best.pt --data $(DEMO_DATA) --split test --baselines \
 		--json exp/demo/result.json --sheet exp/demo/predictions.jpg --worst exp/demo/worst.jpg
+	@echo "== exporting"
+	@$(BIN)/python export/to_onnx.py exp/demo/best.pt
 	@$(BIN)/python hgfast/report.py exp/demo
-	@echo "checkpoint: exp/demo/checkpoint.pt; everything on one page: exp/demo/report.html"
+	@echo "network: exp/demo/best.pt, as ONNX exp/demo/best.fp32.onnx; everything on one page: exp/demo/report.html"
+	@echo "on a picture of yours: $(BIN)/python hgfast/predict.py exp/demo/best.pt PICTURE --out predictions"
 
 test: $(VENV)/installed $(WITNESSES)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs" --ignore tests/robustness

@@ -5,6 +5,7 @@ from setuptools import setup
 TRAIN = [
     "torch>=2.11",
     "nvidia-dali-cuda130>=2.0; sys_platform == 'linux'",
+    "docstring-parser>=0.16",
     "h5py>=3.11",
     "Jinja2>=3.1",
     "jsonargparse[signatures]>=4.49",

@@ -9,11 +9,12 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
+import docstring_parser
 import jsonargparse
 
 from hgfast.errors import HgfastError
@@ -26,8 +27,9 @@ T = TypeVar("T")
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse without abbreviations, whose errors are one sentence with the nearest right name."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+    def __init__(self, description: str = "", **options: Any) -> None:
+        """description: an entry point's docstring, of which users do not see what may enter it."""
+        super().__init__(allow_abbrev=False, description=description.partition("What may enter:")[0].strip(), **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise HgfastError(explain(message, self.known())) from None
@@ -39,8 +41,9 @@ class Parser(jsonargparse.ArgumentParser):
             raise HgfastError(f"one of the numbers is too large for any computer ({error}): correct it") from error
 
     def format_help(self, *formatter: Any) -> str:
-        """Flags with dashes, as people type them."""
-        return re.sub(r"--[\w.]+", lambda flag: flag[0].replace("_", "-"), super().format_help(*formatter))
+        """Flags with dashes, as people type them, and types by their names."""
+        plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super().format_help(*formatter))
+        return re.sub(r"--[\w.]+", lambda flag: flag[0].replace("_", "-"), plain)
 
     def known(self) -> list[str]:
         """Every option of this parser as jsonargparse has it, `--train.lr` say."""
@@ -96,11 +99,12 @@ def parse(
     """
     parser = Parser(description=description, formatter_class=Formatter)
     parser.add_argument("--config", action="config", help="YAML file; flags win over it")
+    words_of = {name: text for one in reversed(into.__mro__) if is_dataclass(one) for name, text in field_texts(one)}
     if positional is not None:
-        parser.add_argument(positional, type=Path)
+        parser.add_argument(positional, type=Path, help=words_of.get(positional))
     if rest is not None:
         needed = next(field.default_factory is MISSING for field in fields(into) if field.name == rest)  # type: ignore[arg-type]
-        parser.add_argument(rest, type=Path, nargs="+" if needed else "*")
+        parser.add_argument(rest, type=Path, nargs="+" if needed else "*", help=words_of.get(rest))
     parser.add_class_arguments(into, as_group=False, skip={name for name in (positional, rest) if name})
     words = parser.spell(sys.argv[1:] if argv is None else argv, short)
     groups = [field.name for field in fields(into) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]
@@ -114,6 +118,13 @@ def parse(
     if nothing := without_value(found):
         raise HgfastError(f"{nothing} has no value: give it one, or leave it out")
     return found
+
+
+def field_texts(one: type) -> Iterator[tuple[str, str]]:
+    """The fields of a dataclass with what stands below them."""
+    for param in docstring_parser.parse_from_object(one).params:
+        if param.description:
+            yield param.arg_name, param.description
 
 
 def without_value(instance: Any) -> str | None:

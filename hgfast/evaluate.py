@@ -8,6 +8,7 @@ What may enter: the flags, and what is written. Figures are `metrics`', running 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,9 +53,12 @@ OUTPUTS = {
     "bars": Output("joints.png", "chart of joints", CHARTS),
     "curve": Output("curve.png", "curve", CHARTS),
     "sheet": Output("sheet.jpg", "pictures", PICTURES),
-    "worst": Output("worst.jpg", "worst samples", PICTURES),
+    "worst": Output("worst.jpg", "worst samples, by mean error over reference length", PICTURES),
 }
 """By flag, in the order in which they are written."""
+
+
+WIDTH = 120  # letters of a terminal's line
 
 
 @dataclass(kw_only=True)
@@ -233,6 +237,17 @@ def write(flag: str, path: Path, config: EvaluateConfig, evaluation: Evaluation)
         write_chart(flag, path, evaluation)
 
 
+def in_columns(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line a method, or where that is too wide for a terminal a column each."""
+    lines = tabulate(rows, headers="keys", floatfmt=".3f")
+    if len(lines.partition("\n")[0]) <= WIDTH:
+        return lines
+    figures = [name for name in rows[0] if name != "method"]
+    return tabulate(
+        [[name, *(row[name] for row in rows)] for name in figures], ["", *(row["method"] for row in rows)], floatfmt=".3f"
+    )
+
+
 def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
     evaluation = evaluate(config)
@@ -244,7 +259,7 @@ def main() -> None:
         print(f"{lost} joints have a point that is not finite: a miss for every share, left out of EPE, null in --predictions")
     print(f"heatmaps decoded by {result['decoder']}")
     if result["rows"]:
-        print(tabulate(result["rows"], headers="keys", floatfmt=".3f"))
+        print(in_columns(result["rows"]))
         print(DATASETS[config.dataset].note, flush=True)
     for flag, path in outputs(config).items():
         if result["rows"] or not OUTPUTS[flag].endings:

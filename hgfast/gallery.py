@@ -79,7 +79,8 @@ def evenly(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
 
 
 def worst_sheet(samples: Pictured, predicted: Array, count: int = COUNT) -> Image:
-    """The `count` samples with the largest mean error as a share of their reference length, the worst first.
+    """The `count` samples with the largest mean error as a share of their reference length, the worst first. Of samples with the
+    same points, as FreiHAND's backgrounds of one hand, there is one.
 
     Each has two pictures, the ground truth and the prediction, with labelled joints only, under the sample's row in the data
     set's files and its mean error as that share and in pixels. Those with a joint whose point is not finite come
@@ -94,7 +95,9 @@ def worst_sheet(samples: Pictured, predicted: Array, count: int = COUNT) -> Imag
     shares = np.where(usable, errors / np.where(usable, samples.reference, 1.0), np.nan)
     known = np.flatnonzero(~np.isnan(errors))
     ranks = np.where(usable, shares, -1.0)[known]
-    chosen = known[np.argsort(-ranks, kind="stable")[:count]]
+    order = known[np.argsort(-ranks, kind="stable")]
+    _, first = np.unique(samples.keypoints[order], axis=0, return_index=True)
+    chosen = order[np.sort(first)[:count]]
     return _pairs(samples, predicted, chosen, [in_words(errors[n], shares[n]) for n in chosen])
 
 

@@ -131,8 +131,9 @@ def read_run(folder: Path) -> Run:
 
 
 def again(folder: Path) -> str:
-    """The command that trains with the same configuration."""
-    return f"python hgfast/train.py --config {shlex.quote(str(folder / 'config.yaml'))}"
+    """The command that trains with the same configuration, beside this run."""
+    config, name = shlex.quote(str(folder / "config.yaml")), shlex.quote(f"{folder.resolve().name}-again")
+    return f"python hgfast/train.py --config {config} --exp {name}"
 
 
 def _config(folder: Path, notes: list[str]) -> tuple[str, Mapping[str, Any]]:

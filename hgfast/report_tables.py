@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,18 @@ LABELS = {
     "p99_px": "p99 distance, px",
     "max_px": "largest distance, px",
     "epe_px": "mean error, px",
+    "epe_px_freihand": "mean error, px (FreiHAND)",
+    "epe_median_px": "median error, px",
+    "epe_median_px_freihand": "median error, px (FreiHAND)",
+    "auc_0_30px": "AUC, 0 to 30 px",
+    "auc_0_30px_mmpose": "AUC, 0 to 30 px (mmpose)",
     "end_to_end": "end to end",
     "lr": "learning rate",
     "data_wait": "waits for data",
     "memory_gb": "memory, GB",
     "network_images_per_s": "images/s, network alone",
 }
+ACCURACY = re.compile(r"(pckh?)(_image)?@([\d.]+)")
 MEASURED = ("median_ms", "images_per_s", "step_ms")
 """A row of a benchmark that has one of these columns, and no value in it, was not measured."""
 ENOUGH = 200  # rows of a table
@@ -86,6 +93,8 @@ def in_digits(value: float) -> str:
 
 def label(name: str) -> str:
     """A column's name for people."""
+    if found := ACCURACY.fullmatch(name):
+        return f"{found[1].replace('pck', 'PCK')}@{found[3]}{' of the image' if found[2] else ''}"
     return LABELS.get(name, name.replace("_", " "))
 
 

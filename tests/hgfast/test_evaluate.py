@@ -25,7 +25,7 @@ import hgfast.gallery
 from hgfast import checkpoints, distributed
 from hgfast.batch import Batch
 from hgfast.errors import HgfastError
-from hgfast.evaluate import Evaluation, main, write_chart
+from hgfast.evaluate import Evaluation, in_columns, main, write_chart
 from hgfast.evaluation import Found, Loader, not_finite, predict, seen
 from hgfast.foreign import nameless
 from hgfast.model import PRESETS, Meta
@@ -216,7 +216,7 @@ def test_without_annotations_there_are_only_predictions(
     shutil.copy(hands / "evaluation_K.json", data)
     common = (network(tmp_path, HAND21), "--data", data, "--split", "evaluation")
     run(monkeypatch, *common, "--out", tmp_path / "report")
-    assert "worst samples: left out, for want of annotations" in capsys.readouterr().out
+    assert "worst samples, by mean error over reference length: left out, for want of annotations" in capsys.readouterr().out
     assert {file.name for file in (tmp_path / "report").iterdir()} == {"metrics.json", "predictions.json"}
     result = read(tmp_path / "report/metrics.json")
     assert (result["rows"], result["joints"]) == ([], [])
@@ -340,7 +340,7 @@ def test_the_curves_have_the_tables_numbers(people: Path, hands: Path, tmp_path:
 
 def test_captions_of_the_worst(hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost joint comes first, a sample without the length that errors are shares of last, and without that share."""
-    samples = read_freihand(hands, "test").take(np.arange(5))
+    samples = read_freihand(hands, "train", ["gs"]).take(np.arange(5))
     samples.reference[:] = (40, 0, 80, np.nan, 20)
     samples.labelled[:] = False
     samples.labelled[:, :2] = True
@@ -564,3 +564,24 @@ def test_any_number_of_ranks_has_the_same_figures(people: Path, hands: Path, tmp
             assert np.array_equal(rank[f"{name} shuffled"], exact)
             # a convolution of one picture and one of several need not add in the same order
             assert np.abs(rank[f"{name} network"] - network).max() < 1e-4
+
+
+def test_each_hand_is_among_the_worst_once(hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the background on which it is worst."""
+    every = read_freihand(hands, "train")
+    samples = every.take(np.flatnonzero(every.group < every.group.min() + 3))
+    assert len(samples) == 12
+    guess = samples.keypoints + np.arange(1, 13)[:, None, None] * samples.reference[:, None, None] / 100
+    captions: list[str] = []
+    monkeypatch.setattr(hgfast.gallery, "caption", lambda image, text: captions.append(text) or image)
+    hgfast.gallery.worst_sheet(samples, guess)
+    worst = sorted((max(np.flatnonzero(samples.group == group)) for group in set(samples.group)), reverse=True)
+    assert captions[::2] == [f"row {samples.row[n]}: truth" for n in worst]
+
+
+def test_wide_tables_stand_on_end() -> None:
+    few = [{"method": "network", "pck@0.2": 0.5, "epe_px": 3.0}, {"method": "mean pose", "pck@0.2": 0.25, "epe_px": 30.0}]
+    assert in_columns(few).splitlines()[0].split() == ["method", "pck@0.2", "epe_px"]
+    many = [{**row, **{f"another_figure_{n}": float(n) for n in range(9)}} for row in few]
+    lines = [line.split() for line in in_columns(many).splitlines()]
+    assert lines[0] == ["network", "mean", "pose"] and ["pck@0.2", "0.500", "0.250"] in lines and len(lines) == 2 + 11

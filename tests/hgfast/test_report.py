@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -22,6 +24,8 @@ import yaml
 from conftest import ROOT, Command
 
 from hgfast import checkpoints, report, sidecar
+from hgfast.cli import parse
+from hgfast.config import Config
 from hgfast.draw import read_image
 from hgfast.errors import HgfastError
 from hgfast.gallery import TILE
@@ -31,6 +35,7 @@ from hgfast.report_files import MANY, files
 from hgfast.report_pictures import galleries
 from hgfast.report_run import read_run
 from hgfast.report_tables import bench_table, in_digits, joints, left_out, table
+from hgfast.train import SHORT
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = '<script>alert("1")</script>'
@@ -207,7 +212,7 @@ def test_a_run_with_everything(hands: Path, trained: Path, tmp_path: Path, comma
     assert facts["revision"] == best["revision"] and facts["machine"].endswith("cores")
     assert facts["done"] == f"3 epochs, {lines(folder)[-1]['step']} steps"
     first = re.search(r'class="headlines">\s*<div class="best"><dt>(.*?)</dt><dd>(.*?)</dd>', page.source)
-    assert first is not None and first.groups() == ("auc 0 30px", in_digits(best["metrics"]["auc_0_30px"]))
+    assert first is not None and first.groups() == ("AUC, 0 to 30 px", in_digits(best["metrics"]["auc_0_30px"]))
     assert f"after epoch {best['epoch']}" in page.text
 
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", page.source)
@@ -225,7 +230,7 @@ def test_a_run_with_everything(hands: Path, trained: Path, tmp_path: Path, comma
     assert bars == [pytest.approx(100 * row["pck@0.2"], abs=0.06) for row in result["joints"]]
 
     sheets = {name: read_image(folder / "evaluation" / name) for name in ("sheet.jpg", "worst.jpg")}
-    tiles = sum(min(24, result["samples"]) for _ in sheets)
+    tiles = result["samples"] + result["samples"] // len(result["versions"])  # every sample, and every hand at its worst
     pairs = [image for image in page.all("img") if (image["width"], image["height"]) == (str(2 * TILE), str(TILE))]
     assert len(pairs) == tiles
     first_pair = cv2.imdecode(np.frombuffer(base64.b64decode(pairs[0]["src"].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
@@ -257,6 +262,13 @@ def test_a_run_alone_says_what_would_make_the_rest(ran: Path) -> None:
     assert whole(ran / "report.html").cells == write(ran).cells, "nor does the next one list the one before"
 
 
+def test_the_command_that_trains_again_has_a_folder_of_its_own(ran: Path) -> None:
+    (command,) = re.findall(r"To train like this again: <code>(.*?)</code>", write(ran).source)
+    again = parse(Config, shlex.split(html.unescape(command))[2:], short=SHORT)
+    before = parse(Config, ["--config", str(ran / "config.yaml")])
+    assert replace(again, exp=before.exp) == before and again.exp == f"{before.exp}-again"
+
+
 def test_tiles_are_those_that_tensorboard_has(ran: Path) -> None:
     step, encoded = read_events(ran).pictures["valid/grid"]
     grid = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
@@ -266,7 +278,7 @@ def test_tiles_are_those_that_tensorboard_has(ran: Path) -> None:
     for place in (0, 7, 23):
         top, left = place // 6 * TILE, place % 6 * TILE
         tile = cv2.imdecode(np.frombuffer(base64.b64decode(shown[place].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
-        assert np.abs(tile.astype(int) - grid[top : top + TILE, left : left + TILE]).mean() < 4
+        assert np.abs(tile.astype(int) - grid[top : top + TILE, left : left + TILE]).mean() < 8  # two JPEGs of one tile
 
 
 def test_time_is_that_of_the_steps(tmp_path: Path) -> None:
