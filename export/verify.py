@@ -203,8 +203,9 @@ def _peaks(maps: Floats) -> NDArray[np.int64]:
 def table(rows: Sequence[Row]) -> str:
     """The rows for people."""
     columns = ["runtime", "batch", "heatmaps", "joints", "ties", "flips", "counted", "mean_px", "p99_px", "max_px", "score"]
-    shown = [[_short(name, row.get(name, "")) for name in columns] + [row["verdict"]] for row in rows]
-    return tabulate(shown, headers=[*columns, ""], disable_numparse=True, stralign="right")
+    shown = [[_short(name, row.get(name, "")) for name in columns] + [row["verdict"] or "no limits"] for row in rows]
+    headers = [f"{name} off" if name in ("heatmaps", "score") else name for name in columns]
+    return tabulate(shown, headers=[*headers, "verdict"], disable_numparse=True, stralign="right")
 
 
 def _short(name: str, value: Any) -> str:

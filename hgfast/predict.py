@@ -286,14 +286,18 @@ def main() -> None:
     config = parse(PredictConfig, positional="checkpoint", rest="images", description=__doc__ or "")
     cv2.utils.logging.setLogLevel(0)  # what is wrong with a picture is said once, by us
     result = predict(config)
-    done, failed = len(result["images"]), result["failed"]
-    if done:
-        pictures = ", and the pictures beside it" if config.draw or config.heatmaps else ""
-        print(f"{done} picture{'s' * (done != 1)} done: {config.out / 'keypoints.json'}{pictures}", flush=True)
+    done, failed = result["images"], result["failed"]
+    videos = [entry for entry in done if "frames" in entry]
+    if pictures := len(done) - len(videos):
+        drawn = ", and the pictures beside it" if config.draw or config.heatmaps else ""
+        print(f"{pictures} picture{'s' * (pictures != 1)} done: {config.out / 'keypoints.json'}{drawn}", flush=True)
+    for entry in videos:
+        places = " and ".join(str(config.out / entry[part]) for part in ("keypoints", "drawn") if part in entry)
+        print(f"{entry['frames']} frames of {entry['file']} done: {places}", flush=True)
     for entry in failed:
         print(f"not done: {entry['reason']}", file=sys.stderr)
     if failed:
-        raise HgfastError(f"{len(failed)} of {done + len(failed)} pictures could not be done, named above")
+        raise HgfastError(f"{len(failed)} of {len(done) + len(failed)} pictures could not be done, named above")
 
 
 if __name__ == "__main__":

@@ -264,6 +264,25 @@ def test_odd_pictures_from_the_shell(checkpoint: Path, tmp_path: Path, command: 
     assert "2 pictures done" in done.stdout and "outside" not in done.stderr
 
 
+def test_where_pictures_and_videos_are_is_said(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "photo.png"), np.full((80, 90, 3), 99, np.uint8))
+    film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (96, 64))
+    for _ in range(3):
+        film.write(np.full((64, 96, 3), 99, np.uint8))
+    film.release()
+    out = tmp_path / "out"
+    words = [checkpoint, tmp_path / "photo.png", tmp_path / "film.avi", "--out", out]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
+    main()
+    assert capsys.readouterr().out.splitlines() == [
+        f"1 picture done: {out}/keypoints.json, and the pictures beside it",
+        f"3 frames of {tmp_path}/film.avi done: {out}/film.jsonl and {out}/film.mp4",
+    ]
+    assert (out / "film.jsonl").is_file() and (out / "film.mp4").is_file()
+
+
 BAD = [
     (["{ck}"], "images"),
     (["nowhere.pt", "a.jpg"], "no checkpoint at nowhere.pt"),
