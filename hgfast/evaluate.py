@@ -252,7 +252,9 @@ def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
     evaluation = evaluate(config)
     result, samples = evaluation.result, evaluation.samples
-    print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {config.data or config.annotations}")
+    listed = config.valid_annotations if result["split"] == "valid" else None
+    place = config.data or listed or config.annotations
+    print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {place}")
     if more := result["unreadable"] - samples.unreadable:
         print(f"{more} more could not be read and do not count")
     if lost := result["not_finite"]:
