@@ -40,7 +40,7 @@ $(WITNESSES): Makefile | $(VENV)/installed
 	@touch $@
 
 $(DEMO_DATA)/training_K.json: | $(VENV)/installed
-	@echo "== drawing $(DEMO_HANDS) synthetic hands, four pictures each"
+	@echo "== drawing $(DEMO_HANDS) synthetic hands, four pictures each: two minutes or three"
 	$(BIN)/python pipelines/synthetic.py freihand --out $(DEMO_DATA) --count $(DEMO_HANDS) --seed 0 --overwrite
 
 # Draw hands, train on them, show what was reached on hands the network has not seen, and export it.

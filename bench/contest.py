@@ -26,6 +26,7 @@ from typing import NamedTuple, Protocol
 from tqdm import tqdm
 
 from hgfast.errors import HgfastError
+from hgfast.signals import raising
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -142,7 +143,8 @@ def compete(ways: Sequence[Way], rounds: int, pace: Pace, threads: int, seed: in
     """
     order = random.Random(seed)  # noqa: S311  (no secret)
     laps: list[list[Lap]] = [[] for _ in ways]
-    with tqdm(total=len(ways) * (rounds + 1), unit="lap", disable=None if progress else True) as bar, Stable(threads) as stable:
+    bar = tqdm(total=len(ways) * (rounds + 1), unit="lap", disable=None if progress else True)
+    with raising(), bar, Stable(threads) as stable:  # SIGTERM ends the processes too
         starts = []
         for way in ways:
             starts.append(stable.start(way))

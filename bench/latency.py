@@ -152,7 +152,7 @@ def network_of_checkpoint(config: LatencyConfig, checkpoint: Path, work: Path) -
         elif config.quick and export.precision == "fp16":
             note = "left out by --quick"
         else:
-            print(f"{checkpoint.name}: {export.way}, {export.precision}", flush=True)
+            print(f"{network.preset}, {checkpoint.name}: {export.way}, {export.precision}", flush=True)
             flipped = replace(export, words=(*export.words, *["--flip-test"] * config.flip_test))
             try:
                 path = exported(checkpoint, flipped, max(config.batch), config.work, config.flags, config.quick)
@@ -249,6 +249,7 @@ def measure(config: LatencyConfig, network: Network, rates: Rates, work: Path) -
     for batch in config.batch:
         for end_to_end in (False, True)[: 1 + config.end_to_end]:
             ways = [replace(one, batch=batch, end_to_end=end_to_end) for one in network.ways]
+            print(f"{network.preset or ways[0].file.name}: {len(ways)} ways at batch {batch}, {config.rounds} rounds", flush=True)
             results = compete(ways, config.rounds, config.pace, config.threads or cores())
             found = noise([result.rounds for result in results])
             rows += [make_row(ways, results, found, number, network, rates) for number in range(len(ways))]
@@ -299,6 +300,8 @@ def make_row(
 
 # ---- what is said ----
 
+TOO_NOISY = 0.5  # of a factor that could be said
+
 
 def verdict(ways: Sequence[LatencyWay], results: Sequence[Result], found: Noise, network: Network) -> str:
     """Which is fastest in fp32 and at all, as far as the noise lets one say so."""
@@ -314,10 +317,11 @@ def verdict(ways: Sequence[LatencyWay], results: Sequence[Result], found: Noise,
         winners = sorted((chosen[n] for n in best([medians[n] for n in chosen], own)), key=medians.__getitem__)
         names = [f"{ways[n].way} {ways[n].precision}" for n in winners]
         others = f" (no slower than the noise: {', '.join(names[1:])})" if len(names) > 1 else ""
-        times = float(np.median(np.divide(results[0].rounds, results[winners[0]].rounds)))
-        words.append(
-            f"fastest {kind}: {names[0]}{others}, {times:.2f} times {ways[0].way} within {found.between(0, winners[0]):.0%}"
-        )
+        times, within = float(np.median(np.divide(results[0].rounds, results[winners[0]].rounds))), found.between(0, winners[0])
+        if within > TOO_NOISY:
+            words.append(f"fastest {kind}: not to be told, with a noise of {within:.0%}: run it again when nothing else runs")
+        else:
+            words.append(f"fastest {kind}: {names[0]}{others}, {times:.2f} times {ways[0].way} within {within:.0%}")
     end = ", end to end" * ways[0].end_to_end
     return f"{network.preset or ways[0].file.name}, {ways[0].size} px, {ways[0].batch} at once{end}: {'; '.join(words)}"
 

@@ -253,8 +253,8 @@ def main() -> None:
     evaluation = evaluate(config)
     result, samples = evaluation.result, evaluation.samples
     listed = config.valid_annotations if result["split"] == "valid" else None
-    place = config.data or listed or config.annotations
-    print(f"{samples.in_words} of {config.dataset}, split {result['split']}, at {place}")
+    split = f", split {result['split']}," if config.data or config.valid_annotations else ""
+    print(f"{samples.in_words} of {config.dataset}{split} at {config.data or listed or config.annotations}")
     if more := result["unreadable"] - samples.unreadable:
         print(f"{more} more could not be read and do not count")
     if lost := result["not_finite"]:

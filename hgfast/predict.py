@@ -289,7 +289,8 @@ def main() -> None:
     done, failed = result["images"], result["failed"]
     videos = [entry for entry in done if "frames" in entry]
     if pictures := len(done) - len(videos):
-        drawn = ", and the pictures beside it" if config.draw or config.heatmaps else ""
+        drawn = ", and sheets of heatmaps beside it" if config.heatmaps else ""
+        drawn = f", and the pictures beside it with joints scored {config.min_score:g} or more" if config.draw else drawn
         print(f"{pictures} picture{'s' * (pictures != 1)} done: {config.out / 'keypoints.json'}{drawn}", flush=True)
     for entry in videos:
         places = " and ".join(str(config.out / entry[part]) for part in ("keypoints", "drawn") if part in entry)

@@ -12,6 +12,7 @@ What may enter: the flags, and putting a run together. The loop is `training`'s.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -157,6 +158,8 @@ def train(config: Config, ranks: Ranks) -> Path:
             flush=True,
         )
     trainer.fit()
+    if ranks.first and math.isfinite(trainer.best):
+        print(f"{folder / 'best.pt'} is the network with the highest {data_set.best}, {trainer.best:.4g}", flush=True)
     return folder
 
 

@@ -76,7 +76,7 @@ def main() -> None:
     words.add_argument("--port", type=int, default=8080, help="0 takes any that is free")
     given = words.parse_args()
     with Session(given.model) as session, socket.create_server((given.host, given.port)) as listening:
-        print("listening: POST a JPEG or PNG to http://{}:{}/keypoints".format(*listening.getsockname()), flush=True)
+        print("takes JPEGs and PNGs at /keypoints of http://{}:{}".format(*listening.getsockname()), flush=True)
         serve(make_app(session), sockets=[listening], threads=THREADS)
 
 

@@ -277,7 +277,7 @@ def test_where_pictures_and_videos_are_is_said(
     monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
     main()
     assert capsys.readouterr().out.splitlines() == [
-        f"1 picture done: {out}/keypoints.json, and the pictures beside it",
+        f"1 picture done: {out}/keypoints.json, and the pictures beside it with joints scored 0.2 or more",
         f"3 frames of {tmp_path}/film.avi done: {out}/film.jsonl and {out}/film.mp4",
     ]
     assert (out / "film.jsonl").is_file() and (out / "film.mp4").is_file()

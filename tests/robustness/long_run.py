@@ -38,9 +38,9 @@ from hgfast.signals import raising
 from pipelines.synthetic import draw_freihand
 
 HANDS, BATCH = 200, 8
-LIMITS = {"own_kb": 4000.0, "rss_kb": 4000.0, "descriptors": 1.0, "threads": 1.0, "shm_kb": 100.0}
+LIMITS = {"own_kb": 2000.0, "rss_kb": 3000.0, "descriptors": 1.0, "threads": 1.0, "shm_kb": 100.0}
 """How much each may rise in 1 000 steps, all processes together. A batch that stays in memory each epoch would be 9 000 kB."""
-WARM_UP = 0.5
+WARM_UP = 0.3
 """Share of the steps in which caches, pools and allocators fill up; the last do so for a while, ever more slowly."""
 
 
@@ -48,7 +48,7 @@ WARM_UP = 0.5
 class Options:
     loader: Literal["dali", "torch"] = "dali"
     """what decodes and warps"""
-    steps: int = 2000
+    steps: int = 6000
     """of training"""
     ranks: int = 2
     """processes that train"""
