@@ -48,7 +48,6 @@ SHORTENED: tuple[tuple[str, str, str], ...] = (
     (r"hgfast/train\.py -c \S+ --", "", "--train.max-iters 0.009"),
     (r"hgfast/train\.py -c \S+$", "", "--train.max-iters 0.006"),
     (r"hgfast/train\.py (?!-c )(?!.*--weights )", "", TINY),
-    (r"hgfast/train\.py .*--exp hands( |$)", "", "--overwrite"),  # which the sandbox has
     (r"predict\.py .*images/000000300", r"000000300", "000000003"),  # the first held-out picture, of three
     (r"pipelines/cache\.py", "", "--model.preset tiny --model.input-size 64 --threads 1"),
     (r"pipelines/synthetic\.py", r"--count \d+", "--count 3 --workers 1"),
