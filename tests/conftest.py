@@ -26,6 +26,15 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Refusal = Callable[..., str]
 
 
+@pytest.fixture(autouse=True)
+def same_numbers(request: pytest.FixtureRequest) -> None:
+    """A module's RNG begins anew for every test, whichever ran before."""
+    generator = getattr(request.module, "RNG", None)
+    if generator is not None:
+        bits = generator.bit_generator
+        bits.state = type(bits)(bits.seed_seq).state
+
+
 @pytest.fixture(scope="session")
 def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of `HANDS` synthetic hands in FreiHAND's layout."""
