@@ -289,9 +289,10 @@ def main() -> None:
     done, failed = result["images"], result["failed"]
     videos = [entry for entry in done if "frames" in entry]
     if pictures := len(done) - len(videos):
-        drawn = ", and sheets of heatmaps beside it" if config.heatmaps else ""
-        drawn = f", and the pictures beside it with joints scored {config.min_score:g} or more" if config.draw else drawn
-        print(f"{pictures} picture{'s' * (pictures != 1)} done: {config.out / 'keypoints.json'}{drawn}", flush=True)
+        beside = ", and sheets of heatmaps beside it" if config.heatmaps else ""
+        if config.draw:
+            beside = f", and the pictures beside it with joints scored {config.min_score:g} or more"
+        print(f"{pictures} picture{'s' * (pictures != 1)} done: {config.out / 'keypoints.json'}{beside}", flush=True)
     for entry in videos:
         places = " and ".join(str(config.out / entry[part]) for part in ("keypoints", "drawn") if part in entry)
         print(f"{entry['frames']} frames of {entry['file']} done: {places}", flush=True)

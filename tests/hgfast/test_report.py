@@ -32,7 +32,7 @@ from hgfast.gallery import TILE
 from hgfast.logbook import Logbook
 from hgfast.report_events import read_events
 from hgfast.report_files import MANY, files
-from hgfast.report_pictures import galleries
+from hgfast.report_pictures import QUALITY, galleries
 from hgfast.report_run import read_run
 from hgfast.report_tables import bench_table, in_digits, joints, left_out, table
 from hgfast.train import SHORT
@@ -278,7 +278,8 @@ def test_tiles_are_those_that_tensorboard_has(ran: Path) -> None:
     for place in (0, 7, 23):
         top, left = place // 6 * TILE, place % 6 * TILE
         tile = cv2.imdecode(np.frombuffer(base64.b64decode(shown[place].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
-        assert np.abs(tile.astype(int) - grid[top : top + TILE, left : left + TILE]).mean() < 8  # two JPEGs of one tile
+        encoded = cv2.imencode(".jpg", grid[top : top + TILE, left : left + TILE], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+        assert np.array_equal(tile, cv2.imdecode(encoded, cv2.IMREAD_COLOR))
 
 
 def test_time_is_that_of_the_steps(tmp_path: Path) -> None:

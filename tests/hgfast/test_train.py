@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Command, beside
+from conftest import Command, Refusal, beside
 from foreign_nets import SeedNet, lived_in, prefixed
 
 from hgfast import checkpoints, distributed, load_model, training
@@ -24,7 +24,7 @@ from hgfast.batch import Batch
 from hgfast.config import Config, DataChoice
 from hgfast.distributed import pick_device
 from hgfast.draw import read_image
-from hgfast.errors import HgfastError, run
+from hgfast.errors import HgfastError
 from hgfast.evaluation import Loader, predict
 from hgfast.inference import look
 from hgfast.logbook import Logbook
@@ -471,18 +471,11 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "sentence"), BAD)
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    words: list[str], sentence: str, hands: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    words: list[str], sentence: str, hands: Path, tmp_path: Path, refusal: Refusal
+) -> None:
     if "cuda" in words and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    monkeypatch.setattr(sys, "argv", ["train.py", "--out", str(tmp_path), *(w.format(hands=hands) for w in words)])
-    with pytest.raises(SystemExit) as end:
-        run(main)
-    printed = capsys.readouterr().err
-    assert end.value.code == 2
-    assert sentence in printed
-    assert printed.count("\n") == 1
+    assert sentence in refusal(main, "--out", tmp_path, *(w.format(hands=hands) for w in words))
     assert not list(tmp_path.iterdir())
 
 

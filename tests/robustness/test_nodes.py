@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -290,15 +290,9 @@ def test_training_goes_on_after_the_signal(hands: Path, tmp_path: Path) -> None:
     env = slurm(tmp_path) | {"OUT": str(tmp_path / "shared")}  # what all machines see
     line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.valid-every", 1]
     first, saved = tmp_path / "printed-first", tmp_path / "shared/two/checkpoint.pt"
-    job = start(line, tmp_path, env, first)
-    try:
-        deadline = time.monotonic() + TIMEOUT
-        while not saved.exists() and job.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+    with once_saved(line, tmp_path, env, first, saved) as job:
         job.send_signal(signal.SIGUSR1)
         code = job.wait(TIMEOUT)
-    finally:
-        end([job])
     assert code != 0, first.read_text()[-3000:]
     assert "requeue" in (tmp_path / "asked").read_text()
     step = checkpoints.read(saved)["training"]["step"]
@@ -306,9 +300,7 @@ def test_training_goes_on_after_the_signal(hands: Path, tmp_path: Path) -> None:
     assert 0 < step < 12 * 4
     ((code, printed),) = together([line], [tmp_path], env | {"SLURM_RESTART_COUNT": "1"})
     assert code == 0, printed[-3000:]
-    assert checkpoints.read(saved)["training"]["step"] == 12 * 4
-    epochs = [json.loads(record)["epoch"] for record in (saved.parent / "metrics.jsonl").read_text().splitlines()]
-    assert epochs == list(range(1, 13))
+    assert_every_epoch_once(saved)
 
 
 @pytest.mark.slow
@@ -318,20 +310,34 @@ def test_a_rank_that_dies_is_started_again(hands: Path, tmp_path: Path) -> None:
     env = slurm(tmp_path) | {"OUT": str(tmp_path / "shared")}
     line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.valid-every", 1]
     printed, saved = tmp_path / "printed", tmp_path / "shared/two/checkpoint.pt"
-    job = start(line, tmp_path, env, printed)
-    try:
-        deadline = time.monotonic() + TIMEOUT
-        while not saved.exists() and job.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+    with once_saved(line, tmp_path, env, printed, saved) as job:
         ranks = {environ["RANK"]: pid for pid in family(job.pid) if "RANK" in (environ := environment_of(pid))}
         os.kill(ranks["1"], signal.SIGKILL)
         code = job.wait(TIMEOUT)
-    finally:
-        end([job])
     assert code == 0, printed.read_text()[-6000:]
     assert len(ranks) == 2
     # each torchrun counts its own restarts; a rank whose count is still 0 must not take the run for a new one
     assert "checkpoint.pt exists" not in printed.read_text()
+    assert_every_epoch_once(saved)
+
+
+@contextmanager
+def once_saved(
+    line: Sequence[object], folder: Path, env: dict[str, str], log: Path, saved: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A job that has written its first checkpoint; nothing of it is left afterwards."""
+    job = start(line, folder, env, log)
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while not saved.exists() and job.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield job
+    finally:
+        end([job])
+
+
+def assert_every_epoch_once(saved: Path) -> None:
+    """All twelve, of four steps."""
     assert checkpoints.read(saved)["training"]["step"] == 12 * 4
     epochs = [json.loads(record)["epoch"] for record in (saved.parent / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, 13))
