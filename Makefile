@@ -46,6 +46,7 @@ $(DEMO_DATA)/training_K.json: | $(VENV)/installed
 # Draw hands, train on them, show what was reached on hands the network has not seen, and export it.
 demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	@echo "== training"
+	@$(BIN)/python bench/demo_expectation.py
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 hgfast/train.py --config configs/demo.yaml --data $(DEMO_DATA) --overwrite
 	@echo "== evaluating on hands that were held out"
 	@$(BIN)/python hgfast/evaluate.py exp/demo/best.pt --data $(DEMO_DATA) --split test --baselines \
@@ -53,6 +54,7 @@ demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	@echo "== exporting"
 	@$(BIN)/python export/to_onnx.py exp/demo/best.pt
 	@$(BIN)/python hgfast/report.py exp/demo
+	@$(BIN)/python bench/demo_expectation.py exp/demo
 	@echo "network: exp/demo/best.pt, as ONNX exp/demo/best.fp32.onnx; everything on one page: exp/demo/report.html"
 	@echo "on a picture of yours: $(BIN)/python hgfast/predict.py exp/demo/best.pt PICTURE --out predictions"
 

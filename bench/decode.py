@@ -24,6 +24,7 @@ from torch import Tensor
 from hgfast.cli import parse
 from hgfast.distributed import pick_device
 from hgfast.errors import HgfastError, run
+from hgfast.files import prepare_file
 from hgfast.heatmaps import KINDS, METHODS, decode, render
 from hgfast.machine import cores
 
@@ -67,6 +68,8 @@ class DecodeConfig:
                 raise HgfastError(f"--{name} is {getattr(self, name)}, must be at least {least}")
         if not 0.3 <= self.sigma <= self.cells / 8:
             raise HgfastError(f"--sigma is {self.sigma:g}, must be at least 0.3 and at most an eighth of --cells")
+        if self.json is not None:
+            prepare_file(self.json, "--json")
 
 
 def draw_maps(config: DecodeConfig, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:

@@ -15,6 +15,7 @@ import torch
 from record import Row
 
 from hgfast.costs import forward_flops
+from hgfast.machine import cpu_features
 from hgfast.model import STRIDE, Architecture, StackedHourglass
 
 SIDES = (512, 1024, 2048)  # of the matrices; which is fastest depends on the caches
@@ -40,12 +41,12 @@ class Rates:
 
 
 def measure_rates(device: torch.device, threads: int) -> Rates:
-    """The rates of the device. On a CPU fp16 is left out: it is far slower there than fp32."""
+    """Measure the rates of the device. On a CPU fp16 is left out, and so is bf16 where it is only emulated."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        kinds = [name for name in TYPES if device.type == "cuda" or name != "fp16"]
-        flops = {name: max(2 * side**3 / fastest(*multiplication(side, TYPES[name], device)) for side in SIDES) for name in kinds}
+        names = tuple(TYPES) if device.type == "cuda" else ("fp32", "bf16") if cpu_features().bf16 else ("fp32",)
+        flops = {name: max(2 * side**3 / fastest(*multiplication(side, TYPES[name], device)) for side in SIDES) for name in names}
         source = torch.empty(COPIED, dtype=torch.uint8, device=device)
         return Rates(flops, COPIED / fastest(source, torch.empty_like(source)))
     finally:

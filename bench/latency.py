@@ -25,7 +25,7 @@ import torch
 from contest import Pace, Result, compete
 from floors import Rates, floor_ms, measure_rates
 from latency_ways import TORCH, LatencyWay
-from networks import exported, exports, fresh
+from networks import ONNX, exported, exports, fresh
 from noise import Noise, best, noise
 from numpy.typing import NDArray
 from record import Row, machine, make_record, write_record
@@ -38,7 +38,7 @@ from hgfast.config import DataChoice
 from hgfast.distributed import pick_device
 from hgfast.errors import HgfastError, run
 from hgfast.files import check_apart, prepare_file, prepare_folder
-from hgfast.machine import cores
+from hgfast.machine import NO_BF16, cores, cpu_features
 from hgfast.model import PRESETS, StackedHourglass, architecture
 from hgfast.precision import resolve
 from hgfast.runtimes import RUNTIMES
@@ -97,8 +97,11 @@ class LatencyConfig(DataChoice):
             raise HgfastError("--checkpoint is one that training wrote, and goes without files: they are timed as they are")
         for preset in self.presets:
             architecture(preset)
+        given = [*self.files, *([self.checkpoint] if self.checkpoint is not None else [])]
+        for path in given:
+            if not path.is_file():
+                raise HgfastError(f"there is no file {path}: name a checkpoint, or a file that export/ wrote")
         if self.json is not None:
-            given = [*self.files, *([self.checkpoint] if self.checkpoint is not None else [])]
             check_apart([("a file to be measured", path) for path in given], {"--json": self.json})
             prepare_file(self.json, "--json")
         prepare_folder(self.work, "--work")
@@ -142,7 +145,7 @@ def network_of_checkpoint(config: LatencyConfig, checkpoint: Path, work: Path) -
         model.meta.input_size,
         len(model.meta.skeleton.joints),
         torch_ways(config, checkpoint, model, work),
-        [] if config.compile else [missing("compile", "fp32", "left out")],
+        missing_bf16("autocast") + ([] if config.compile else [missing("compile", "fp32", "left out")]),
         model,
     )
     for export in exports(on_gpu):
@@ -157,6 +160,8 @@ def network_of_checkpoint(config: LatencyConfig, checkpoint: Path, work: Path) -
             try:
                 path = exported(checkpoint, flipped, max(config.batch), config.work, config.flags, config.quick)
                 network.ways.extend(artefact_ways(config, path, export.way, network.preset, work))
+                if export == ONNX:
+                    network.missing.extend(missing_bf16("openvino"))
             except HgfastError as error:
                 note = str(error)
         if note:
@@ -175,10 +180,13 @@ def network_of_files(config: LatencyConfig, work: Path) -> Network:
                 lacking.append({**missing(sidecar.kind, sidecar.precision, "no NVIDIA GPU here"), "file": path.name})
                 continue
             ways += artefact_ways(config, path, sidecar.kind, preset_of(model), work)
+            if (sidecar.kind, sidecar.precision) == ("onnx", "fp32"):
+                lacking += [{**row, "file": path.name} for row in missing_bf16("openvino")]
         else:
             model = load_model(path)
             kinds.add((model.meta.input_size, len(model.meta.skeleton.joints)))
             ways += torch_ways(config, path, model, work)
+            lacking += missing_bf16("autocast")
     if len(kinds) > 1:
         raise HgfastError("the files differ in the size of their images or in their joints: give files of one network")
     ((size, joints),) = kinds
@@ -195,6 +203,23 @@ def torch_ways(config: LatencyConfig, path: Path, model: StackedHourglass, work:
     return [way(config, name, "torch", precisions.get(name, "fp32"), path, preset_of(model), size, work) for name in names]
 
 
+def missing_bf16(name: str) -> list[Row]:
+    """Return the row in bf16 that cannot be measured on this CPU, if so: of torch's autocast without a GPU, or of OpenVINO."""
+    if cpu_features().bf16 or (name == "autocast" and torch.cuda.is_available()):
+        return []
+    return [missing(name, "bf16", NO_BF16)]
+
+
+def note_on_isa(way: LatencyWay) -> str:
+    """Say what the CPU's instruction set means for a way, or ""."""
+    cpu = cpu_features()
+    if way.cuda:
+        return ""
+    if way.runtime == "onnxruntime" and cpu.limit:
+        return f"not limited by {cpu.limit}"
+    return "int8 without VNNI" if way.precision == "int8" and not cpu.vnni else ""
+
+
 def artefact_ways(config: LatencyConfig, path: Path, name: str, preset: str, work: Path) -> list[LatencyWay]:
     """The ways of an exported file: what runs it. Raises `HgfastError` for a file that cannot be compared."""
     sidecar = sidecars.read(path)
@@ -203,7 +228,7 @@ def artefact_ways(config: LatencyConfig, path: Path, name: str, preset: str, wor
     if sidecar.batch.max < max(config.batch):
         raise HgfastError(f"{path} takes at most {sidecar.batch.max} images at once: give a smaller --batch")
     found: list[tuple[str, str]] = [(runtime, sidecar.precision) for runtime in RUNTIMES[sidecar.kind]]
-    if sidecar.kind == "onnx" and sidecar.precision == "fp32" and resolve("auto", torch.device("cpu")) == "bf16":
+    if sidecar.kind == "onnx" and sidecar.precision == "fp32" and cpu_features().bf16:
         found.append(("openvino", "bf16"))
     return [
         way(config, runtime if sidecar.kind == "onnx" else name, runtime, precision, path, preset, sidecar.input_size, work)
@@ -294,7 +319,7 @@ def make_row(
         "max_px_error": round(float(apart.max()), 4),
         "mean_px_error": round(float(apart.mean()), 4),
         "rounds": len(first),
-        "note": "",
+        "note": note_on_isa(one),
     }
 
 
@@ -303,13 +328,20 @@ def make_row(
 TOO_NOISY = 0.5  # of a factor that could be said
 
 
+def is_slow_int8(way: LatencyWay, median_ms: float, fp32_ms: Sequence[float]) -> bool:
+    """Is this int8 without VNNI that is no faster than fp32? It costs accuracy for nothing, so that it is never recommended."""
+    emulated = way.precision == "int8" and not way.cuda and not cpu_features().vnni
+    return emulated and median_ms >= min(fp32_ms, default=np.inf)
+
+
 def verdict(ways: Sequence[LatencyWay], results: Sequence[Result], found: Noise, network: Network) -> str:
     """Which is fastest in fp32 and at all, as far as the noise lets one say so."""
     medians = [float(np.median(result.rounds)) for result in results]
     words = []
+    fp32 = [n for n, one in enumerate(ways) if one.precision == "fp32"]
     for kind, chosen in (
-        ("in fp32", [n for n, one in enumerate(ways) if one.precision == "fp32"]),
-        ("at all", list(range(len(ways)))),
+        ("in fp32", fp32),
+        ("at all", [n for n, one in enumerate(ways) if not is_slow_int8(one, medians[n], [medians[f] for f in fp32])]),
     ):
         if len(chosen) < 2:
             continue
@@ -351,6 +383,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         shown = {key: "" if row.get(key) is None else row[key] for key in SHOWN}
+        shown["note"] = shown["note"] if row.get("median_ms") else f"not measured: {shown['note']}"
         shown["way"] += ", end to end" if row.get("end_to_end") else ""
         lines.append([forms.get(k, "{:.2f}").format(v) if isinstance(v, float | int) else str(v) for k, v in shown.items()])
     return tabulate(
@@ -362,13 +395,16 @@ def main() -> None:
     config = parse(LatencyConfig, rest="files", description=__doc__ or "")
     config.validate()
     where, rows, said = machine(), list[Row](), list[str]()
-    rates = measure_rates(pick_device("auto"), config.threads or cores())
     with tempfile.TemporaryDirectory(prefix="hgfast-latency-") as folder:
-        for network in open_networks(config, Path(folder)):
+        networks = open_networks(config, Path(folder))
+        for network in networks:
             if not network.ways:
                 for row in network.missing:
                     print(f"{row.get('file') or row['way']}: {row['note']}")
                 raise HgfastError("there is nothing to run here: give a checkpoint or an ONNX")
+        print("measuring the machine's matrix and copy rates", flush=True)
+        rates = measure_rates(pick_device("auto"), config.threads or cores())
+        for network in networks:
             own, words = measure(config, network, rates, Path(folder))
             print(f"\n{network.preset}\n{table(own)}\n", "\n".join(words), sep="", flush=True)
             rows += own

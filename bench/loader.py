@@ -29,6 +29,7 @@ from ways import LoaderWay
 from hgfast.cli import parse
 from hgfast.config import AugmentConfig, DataChoice
 from hgfast.errors import HgfastError, run
+from hgfast.files import prepare_file
 from pipelines.cache import build, cached
 from pipelines.datasets import open_samples
 from pipelines.samples import Samples
@@ -102,6 +103,9 @@ class LoaderConfig:
             raise HgfastError("--mpii-bytes-per-pixel must be in [0.02, 1], --seconds above 0, --layouts not empty")
         if self.chart is not None and self.chart.suffix.lower() != ".png":
             raise HgfastError(f"--chart {self.chart} must end in .png")
+        for flag, path in (("--json", self.json), ("--chart", self.chart)):
+            if path is not None:
+                prepare_file(path, flag)
 
     @property
     def pace(self) -> Pace:

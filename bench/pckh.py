@@ -35,6 +35,7 @@ from hgfast.engine import NoGpu
 from hgfast.errors import HgfastError, run
 from hgfast.evaluation import not_finite
 from hgfast.files import check_apart, prepare_file
+from hgfast.machine import NO_BF16, cpu_features
 from hgfast.metrics import BodyFigures, Curve, body_figures, body_table, hand_table, pck_curve, pck_shares, pck_table, pckh_curve
 from hgfast.sidecar import is_artefact
 from pipelines.datasets import DATASETS, input_files
@@ -186,13 +187,13 @@ def main() -> None:
         raise HgfastError(f"{truth.source} has no annotations: only --submission FILE can be had of it")
     if config.submission is not None:
         check_submission(truth, config.release)
-    results, waiting = score(config, split, truth)
+    results, not_run = score(config, split, truth)
     if truth.labelled.any():
-        report(results, truth, waiting)
+        report(results, truth, not_run)
         rows = [make_row(scored, results[0]) for scored in results]
         if config.json is not None:
             record = make_record(rows, where, ["scipy", "h5py", *(["matplotlib"] if config.chart else [])])
-            more = {"not_run": waiting} if waiting else {}
+            more = {"not_run": list(not_run)} if not_run else {}
             write_record({**record, **about(results, truth, bool(config.checkpoints)), **more}, config.json)
             print(f"record: {config.json}")
         if config.chart is not None:
@@ -203,42 +204,44 @@ def main() -> None:
         print(f"submission: {config.submission}: {submit(config, config.submission, results[0], truth)}")
 
 
-def score(config: PckhConfig, split: str, truth: Truth) -> tuple[list[Scored], list[str]]:
-    """Every network or file of predictions beside the samples that it has; and the engines that wait for a GPU, by method."""
-    given, waiting = config.checkpoints or config.files, list[str]()
+def score(config: PckhConfig, split: str, truth: Truth) -> tuple[list[Scored], dict[str, str]]:
+    """Every network or file of predictions beside the samples that it has; and why others, by method, could not run here."""
+    given, not_run = config.checkpoints or config.files, dict[str, str]()
     if config.checkpoints:
         samples = open_pictures(config, split, truth)
         how = Running(config.device, config.batch_size, config.loader, config.threads, config.flip_test, config.decoder)
-        results, waiting = run_all(given, samples, truth, how, config.runtimes)
+        results, not_run = run_all(given, samples, truth, how, config.runtimes)
     else:
         found = [read_predictions(path, truth) for path in given]
         results = [Scored(m, path, points, truth.take(places)) for m, path, (points, places) in zip(methods(given), given, found)]
     for scored in results:
         if truth.labelled.any() and not scored.truth.labelled.any():
             raise HgfastError(f"none of the {len(scored.points)} samples of {scored.path} has a labelled joint: score others")
-    return results, waiting
+    return results, not_run
 
 
 def run_all(
     paths: Sequence[Path], samples: Samples, truth: Truth, how: Running, runtimes: Sequence[Within] = ()
-) -> tuple[list[Scored], list[str]]:
-    """Every network, an ONNX in each of the runtimes, beside the samples that it has; and the engines that wait for a GPU, by
-    method."""
-    results, waiting = list[Scored](), list[str]()
+) -> tuple[list[Scored], dict[str, str]]:
+    """Every network, an ONNX in each of the runtimes, beside the samples that it has; and why others, by method, could not run
+    here: engines without a GPU, bf16 on a CPU that has none."""
+    results, not_run = list[Scored](), dict[str, str]()
     for method, path in zip(methods(paths), paths):
         for within in runtimes_of(path, runtimes):
+            name = f"{method} in {within}" if within else method
+            if within == "openvino-bf16" and not cpu_features().bf16:
+                not_run[name] = f"not measured: {NO_BF16}"
+                continue
             try:
                 ran = run_network(path, samples, truth, replace(how, within=within))
             except NoGpu:
-                waiting.append(method)
+                not_run[name] = "built, not run: there is no GPU here"
                 continue
-            name = f"{method} in {within}" if within else method
             results.append(Scored(name, path, ran.points, truth.take(ran.places), ran))
     if not results:
-        raise HgfastError(
-            f"{paths[0]} needs an NVIDIA GPU, and there is none here: give a checkpoint or an ONNX, or use another machine"
-        )
-    return results, waiting
+        reason = next(iter(not_run.values()))
+        raise HgfastError(f"{paths[0]} cannot run here ({reason}): give a checkpoint or an ONNX, or use another machine")
+    return results, not_run
 
 
 def runtimes_of(path: Path, runtimes: Sequence[Within]) -> Sequence[Within | None]:
@@ -328,8 +331,8 @@ def submit(config: PckhConfig, path: Path, scored: Scored, truth: Truth) -> str:
 # ---- what is said ----
 
 
-def report(results: Sequence[Scored], truth: Truth, waiting: Sequence[str] = ()) -> None:
-    """The tables, for people; `waiting` are engines that could not run."""
+def report(results: Sequence[Scored], truth: Truth, not_run: Mapping[str, str]) -> None:
+    """The tables, for people; `not_run` says why other methods could not run."""
     print(f"ground truth: {truth.name}")
     for scored in results:
         part = f" of {len(truth)}" if len(scored.truth) < len(truth) else ""
@@ -345,9 +348,9 @@ def report(results: Sequence[Scored], truth: Truth, waiting: Sequence[str] = ())
     else:
         print("\n" + tabulate([{"method": s.method, **s.flat} for s in results], headers="keys", floatfmt=".4f"))
         print(DATASETS[truth.dataset].note, flush=True)
-    if len(results) + len(waiting) > 1 and results[0].ran is not None:
+    if len(results) + len(not_run) > 1 and results[0].ran is not None:
         rows: list[Row] = [{"method": s.method, "what": s.ran and s.ran.what, **apart(s, results[0])} for s in results[1:]]
-        rows += [{"method": method, "what": "built, not run: there is no GPU here"} for method in waiting]
+        rows += [{"method": method, "what": reason} for method, reason in not_run.items()]
         print(f"\n{tabulate(rows, headers='keys', floatfmt='.4f')}")
         print(f"from the keypoints of {results[0].method}, in pixels of the input")
 

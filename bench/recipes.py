@@ -29,6 +29,7 @@ from tabulate import tabulate
 from hgfast.cli import parse
 from hgfast.config import DataChoice
 from hgfast.errors import HgfastError, run
+from hgfast.files import prepare_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES: dict[str, list[str]] = {
@@ -86,6 +87,9 @@ class RecipesConfig(DataChoice):
             raise HgfastError(f"--chart {self.chart} must end in .png")
         if self.chart is not None and find_spec("matplotlib") is None:
             raise HgfastError("charts are drawn by matplotlib: pip install matplotlib, or leave out --chart")
+        for flag, path in (("--json", self.json), ("--chart", self.chart)):
+            if path is not None:
+                prepare_file(path, flag)
 
 
 def flags_of(recipe: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from hgfast.checkpoints import revision
 from hgfast.files import prepare_folder, to_json, write_text
-from hgfast.machine import cores, processor, versions
+from hgfast.machine import about, cpu_features, versions
 
 Row = dict[str, Any]
 
@@ -53,11 +53,14 @@ def write_record(record: Mapping[str, Any], path: Path) -> None:
 
 
 def machine() -> Row:
-    """The hardware in words and numbers; `load` is the average number of waiting or running processes of the last minute."""
+    """The hardware in words and numbers; `isa` is the CPU's effective instruction set, `load` the average number of waiting
+    or running processes of the last minute."""
+    cpu = cpu_features()
     return {
+        **about(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": processor(),
-        "cores": cores(),
+        "bf16": cpu.bf16,
+        "vnni": cpu.vnni,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "gpu": gpu(),
         "load": round(os.getloadavg()[0], 2),

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from record import Row
 
 from hgfast.errors import HgfastError
+from hgfast.machine import describe_machine
 from hgfast.report_records import RECORD
 
 Record = Mapping[str, Any]
@@ -74,9 +75,7 @@ def drop(words: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 def machine_words(record: Record) -> str:
     """The machine and the date, as "AMD EPYC, 2 cores, 2026-11-22"."""
-    about = record["machine"]
-    gpu = [str(about["gpu"])] if about.get("gpu") else []
-    return ", ".join([*gpu, str(about.get("processor", "")), f"{about.get('cores', '?')} cores", record["date"][:10]])
+    return f"{describe_machine(record['machine'])}, {record['date'][:10]}"
 
 
 # ---- for the project's own pages ----

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -34,6 +35,7 @@ from hgfast.cli import parse
 from hgfast.costs import forward_flops
 from hgfast.distributed import pick_device
 from hgfast.errors import HgfastError, run
+from hgfast.files import prepare_file
 from hgfast.machine import cores
 from hgfast.model import architecture
 from hgfast.precision import resolve
@@ -102,6 +104,8 @@ class TrainStepConfig:
             raise HgfastError("--seconds must be above 0, --layouts and --presets not empty")
         for preset in self.presets:
             architecture(preset)
+        if self.json is not None:
+            prepare_file(self.json, "--json")
 
     @property
     def pace(self) -> Pace:
@@ -112,22 +116,21 @@ def main() -> None:
     config = parse(TrainStepConfig, description=__doc__ or "")
     config.validate()
     device, where, rows = pick_device(config.device), machine(), []
-    rates = measure_rates(device, config.threads)
     made = tempfile.TemporaryDirectory(prefix="hgfast-train-") if config.work is None else nullcontext(str(config.work))
     with made as folder:
-        for layout in config.layouts:
-            data = {"data_freihand": config.data_freihand, "data_mpii": config.data_mpii}
-            choice = LoaderConfig(**data, pictures=config.pictures, threads=config.threads)  # type: ignore[arg-type]
-            samples = repeated(pictures(choice, layout, Path(folder)), ENTRIES)
-            for preset in config.presets:
-                rows += measure(config, preset, layout, samples, rates, device)
+        data = {"data_freihand": config.data_freihand, "data_mpii": config.data_mpii}
+        choice = LoaderConfig(**data, pictures=config.pictures, threads=config.threads)  # type: ignore[arg-type]
+        samples = {layout: repeated(pictures(choice, layout, Path(folder)), ENTRIES) for layout in config.layouts}
+        rates = measure_rates(device, config.threads)
+        for layout, preset in product(config.layouts, config.presets):
+            rows += measure(config, preset, layout, samples[layout], rates, device)
     print(table(rows))
     print(
         "images/s and x seed: from files to the next weights; step, loader: each alone; waits: share of the time that the loop "
         "waits for a batch; beyond step: share by which the loader lengthens a step, waited for or not; floor: of a step, what "
         "the machine's own matrix product would take.\n"
     )
-    pairs = [(layout, preset) for layout in config.layouts for preset in config.presets]
+    pairs = product(config.layouts, config.presets)
     said = [verdict([row for row in rows if (row["layout"], row["preset"]) == pair]) for pair in pairs]
     print("\n".join(said), flush=True)
     if config.json is not None:

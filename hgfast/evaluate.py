@@ -8,6 +8,7 @@ What may enter: the flags, and what is written. Figures are `metrics`', running 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from hgfast.evaluation import check_joints, not_finite, predict, seen
 from hgfast.files import check_apart, one_a_line, prepare_file, to_json, write_text
 from hgfast.gallery import spread_sheet, worst_sheet
 from hgfast.looks import accuracy_curves, joint_rows
-from hgfast.precision import resolve
+from hgfast.precision import resolve, slow_precision
 from pipelines.baselines import mean_pose, nearest_thumbnail
 from pipelines.datasets import DATASETS, coco_files, input_files, open_loader, usable_samples
 from pipelines.samples import Samples
@@ -157,7 +158,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     loader = open_loader(
         samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads, kind=config.loader
     )
-    predicted = predict(model, loader, ranks, resolve(config.amp, ranks.device), "evaluate", config.flip_test)
+    amp = resolve(config.amp, ranks.device)
+    if warning := slow_precision(amp, ranks.device):
+        print(f"warning: --amp {amp}: {warning}", file=sys.stderr, flush=True)
+    predicted = predict(model, loader, ranks, amp, "evaluate", config.flip_test)
     count, there = len(samples), seen(predicted)
     samples, found = samples.take(there), {"network": predicted[there]}
     annotated = bool(samples.labelled.any())

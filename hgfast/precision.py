@@ -11,6 +11,7 @@ from typing import Literal, cast
 import torch
 
 from hgfast.errors import HgfastError
+from hgfast.machine import cpu_features
 
 Amp = Literal["bf16", "fp16", "off"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,7 +22,7 @@ def resolve(amp: str, device: torch.device) -> Amp:
     if amp == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return "bf16" if _cpu_has_bf16() else "off"
+        return "bf16" if cpu_features().bf16 else "off"
     if amp == "fp16" and device.type == "cpu":
         raise HgfastError("fp16 needs a GPU (on a CPU it is far slower than fp32): use bf16 or off")
     if amp not in ("bf16", "fp16", "off"):
@@ -34,7 +35,8 @@ def autocast(amp: Amp, device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if amp == "off" else torch.autocast(device.type, _TYPES[amp])
 
 
-def _cpu_has_bf16() -> bool:
-    """As far as torch can tell: versions that cannot (before get_capabilities came) get fp32 unless bf16 is asked for."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+def slow_precision(amp: Amp, device: torch.device) -> str | None:
+    """Return a warning if the device only emulates this precision, else None."""
+    if amp != "bf16" or device.type != "cpu" or cpu_features().bf16:
+        return None
+    return "this CPU has no bf16 in hardware: it is emulated, many times slower than fp32; give amp off or auto"

@@ -15,6 +15,7 @@ from typing import Any
 
 from hgfast.costs import in_words
 from hgfast.errors import HgfastError
+from hgfast.machine import describe_machine
 from hgfast.report_files import files
 from hgfast.report_pictures import CURVE, GRID, from_events, galleries
 from hgfast.report_records import Found, Json
@@ -197,9 +198,8 @@ def _machine(run: Run) -> str | None:
     if not about:
         return f"not recorded in {run.network.path.name}"
     ranks = about.get("ranks")
-    parts = [about.get("gpu"), about.get("processor"), f"{words(about.get('cores'))} cores"]
-    many = [f"{ranks} ranks"] if isinstance(ranks, int) and ranks > 1 else []
-    return ", ".join([*(str(part) for part in parts if part), *many])
+    many = f", {ranks} ranks" if isinstance(ranks, int) and ranks > 1 else ""
+    return describe_machine(about) + many
 
 
 def _reached(run: Run) -> str:
@@ -240,7 +240,7 @@ def _evaluated(run: Run, one: Json) -> Evaluated:
 def _measured(one: Json) -> Measured:
     content = one.content
     about, conclusions = content["machine"], content.get("conclusions")
-    parts = [about.get("gpu"), about.get("processor"), about.get("cores") and f"{about['cores']} cores", content["date"][:10]]
+    parts = [describe_machine(about), content["date"][:10]]
     return Measured(
         str(one.path),
         content["command"],

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hgfast import sidecar as sidecars
 from hgfast.errors import HgfastError
-from hgfast.machine import cores
+from hgfast.machine import cores, cpu_features
 from hgfast.sidecar import OUTPUTS, Batch, Sidecar
 from hgfast.zip_file import check_zip
 
@@ -190,6 +190,8 @@ def openvino_runner(model: Path | bytes, place: Place) -> Runner:
     """OpenVINO on the CPU, in fp32 where it would take bf16 by itself, unless the place says bf16."""
     ov = _import("openvino", "openvino")
     _check_cpu("openvino", place)
+    if place.bf16 and not cpu_features().bf16:
+        raise HgfastError(f"this CPU has no bf16 in hardware ({cpu_features().isa}): run the network in fp32, without bf16")
     hints = {"INFERENCE_PRECISION_HINT": "bf16" if place.bf16 else "f32", "INFERENCE_NUM_THREADS": place.threads or cores()}
     try:
         core = _core(ov)

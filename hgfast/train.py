@@ -34,6 +34,7 @@ from hgfast.foreign import is_nameless
 from hgfast.looks import show
 from hgfast.losses import map_kind
 from hgfast.model import Meta, StackedHourglass
+from hgfast.precision import slow_precision
 from hgfast.preprocessing import Preprocessing
 from hgfast.signals import outlast_torchrun
 from hgfast.training import Trainer
@@ -157,6 +158,8 @@ def train(config: Config, ranks: Ranks) -> Path:
             f"{trainer.steps_in_all} steps ({trainer.steps_in_all / len(train_loader):.1f} epochs){limit}, files in {folder}",
             flush=True,
         )
+        if warning := slow_precision(trainer.amp, ranks.device):
+            print(f"warning: --train.amp {trainer.amp}: {warning}", file=sys.stderr, flush=True)
     trainer.fit()
     if ranks.first and math.isfinite(trainer.best):
         print(f"{folder / 'best.pt'} is the network with the highest {data_set.best}, {trainer.best:.4g}", flush=True)

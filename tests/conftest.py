@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from hgfast.errors import run
+from hgfast.machine import cpu_features
 from pipelines.synthetic import draw_freihand, draw_mpii
 
 hypothesis.settings.register_profile("few", max_examples=20, deadline=None, derandomize=True, database=None)
@@ -21,9 +22,17 @@ hypothesis.settings.load_profile("few")  # --hypothesis-profile many: a hundred 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 HANDS = 48
+TIMEOUT = 1200
+"""Seconds after which a child process counts as hung. Generous, as machines are shared and slow ones exist."""
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Refusal = Callable[..., str]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests that need bf16 in hardware on CPUs without it, where emulation takes minutes."""
+    if item.get_closest_marker("bf16") and not cpu_features().bf16:
+        pytest.skip(f"this CPU has no bf16 in hardware ({cpu_features().isa})")
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +89,7 @@ def command() -> Command:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=TIMEOUT,
         )
 
     return run

@@ -15,7 +15,7 @@ import cv2
 import h5py
 import numpy as np
 import torch
-from conftest import ROOT
+from conftest import ROOT, TIMEOUT
 
 sys.path += [str(ROOT / "tests" / part) for part in ("hgfast", "pipelines")]
 
@@ -83,7 +83,7 @@ def make_sandbox(folder: Path) -> Path:
 
 
 def sh(folder: Path, *words: str) -> None:
-    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 

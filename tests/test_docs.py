@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TIMEOUT
 from docs_blocks import KINDS, Piece, anchors, blocks, links, pieces, prints
 from docs_sandbox import ENVIRONMENT, make_sandbox
 from docs_table import NOT_RUN, SHORTENED, look_up, script_of
@@ -25,7 +25,6 @@ from docs_table import NOT_RUN, SHORTENED, look_up, script_of
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = {page: page.name if page.parent == ROOT else f"docs/{page.name}" for page in PAGES}
 PIECES = {page: pieces(page, NAMES[page]) for page in PAGES}
-LIMIT = 300  # seconds
 Sandbox = Callable[[str], Path]
 
 pytestmark = pytest.mark.docs
@@ -75,7 +74,7 @@ def carry_out(piece: Piece, folder: Path) -> str:
         words = [sys.executable, "-c", piece.text]
     else:
         words = ["bash", "-c", look_up(piece.text).command if piece.kind == "bash" else piece.text]
-    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT, check=False)
+    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     said = done.stdout + done.stderr
     about = f"{words[-1]}\n{said[-3000:]}"
     if piece.kind != "console":
@@ -108,7 +107,13 @@ def test_what_is_not_run_has_flags_that_there_are(page: Path) -> None:
 @cache
 def help_of(script: str) -> str:
     done = subprocess.run(
-        [sys.executable, script, "--help"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT, check=False
+        [sys.executable, script, "--help"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -21,9 +21,10 @@ import networks
 from contest import Lap, Made, Pace, Result, Start, run_lap
 from embedding import EmbeddingWay, conclusions, endurance_row, live, make_row
 from floors import Rates, floor_ms, measure_rates
-from latency import LatencyConfig, network_of_checkpoint, preset_of
+from latency import LatencyConfig, network_of_checkpoint, network_of_files, preset_of
 from latency_ways import LatencyWay, everything, gpu_ms, rotated
 from networks import ONNX, exported, exports, fits, fresh
+from noise import Noise
 from options import ExportConfig
 from to_onnx import make_onnx
 
@@ -33,6 +34,7 @@ from hgfast.config import DataChoice
 from hgfast.costs import forward_flops
 from hgfast.errors import HgfastError
 from hgfast.inference import keypoints_of
+from hgfast.machine import CpuFeatures, cpu_features
 from hgfast.model import PRESETS
 from pipelines.drawn.pictures import draw_pictures
 
@@ -145,7 +147,9 @@ def test_what_cannot_run_here_is_listed(checkpoint: Path, tmp_path: Path, monkey
     assert notes["onnx", "int8"] == "no int8 today" and notes["onnx", "fp16"] == "left out by --quick"
     if not torch.cuda.is_available():
         assert notes["tensorrt", "fp16"] == notes["tensorrt_rtx", "fp32"] == "no NVIDIA GPU here"
-    assert len(notes) == len(exports(torch.cuda.is_available())) + 1  # and torch.compile
+    emulated = [] if cpu_features().bf16 or torch.cuda.is_available() else [("autocast", "bf16")]
+    assert all(notes[one] == "no bf16 on this CPU" for one in emulated)
+    assert len(notes) == len(exports(torch.cuda.is_available())) + 1 + len(emulated)  # and torch.compile
     assert [one.way for one in network.ways][:2] == ["seed_style", "channels_last"]
 
 
@@ -177,8 +181,50 @@ def test_a_floor_is_the_longer_of_two_times() -> None:
 
 def test_rates_are_measured() -> None:
     rates = measure_rates(torch.device("cpu"), 1)
-    assert rates.flops["fp32"] > 1e9 and rates.bytes > 1e8 and set(rates.flops) == {"fp32", "bf16"}
-    assert set(rates.row) == {"matrix_tflops_fp32", "matrix_tflops_bf16", "copy_gb_per_s"}
+    names = {"fp32", "bf16"} if cpu_features().bf16 else {"fp32"}
+    assert rates.flops["fp32"] > 1e9 and rates.bytes > 1e8 and set(rates.flops) == names
+    assert set(rates.row) == {*(f"matrix_tflops_{name}" for name in names), "copy_gb_per_s"}
+
+
+# ---- without bf16 and VNNI ----
+
+
+def on_cpu(monkeypatch: pytest.MonkeyPatch, features: CpuFeatures) -> None:
+    monkeypatch.setattr(latency, "cpu_features", lambda: features)
+    monkeypatch.setattr("floors.cpu_features", lambda: features)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device runs autocast itself")
+def test_bf16_is_left_out_where_it_is_emulated(onnx: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    on_cpu(monkeypatch, CpuFeatures("AVX2", bf16=False, vnni=False))
+    monkeypatch.setattr(latency, "resolve", lambda amp, device: "off")
+    network = network_of_files(LatencyConfig(files=[checkpoint, onnx], batch=[2], work=tmp_path, compile=False), tmp_path)
+    assert {one.precision for one in network.ways} == {"fp32"}
+    assert [(row["way"], row["precision"]) for row in network.missing] == [("autocast", "bf16"), ("openvino", "bf16")]
+    assert "not measured: no bf16 on this CPU" in latency.table([{**row, "batch": None} for row in network.missing])
+    assert set(measure_rates(torch.device("cpu"), 1).flops) == {"fp32"}
+
+
+@pytest.mark.parametrize(
+    ("vnni", "int8_ms", "fastest"), [(True, 9.0, "int8"), (True, 10.2, "fp32"), (False, 9.0, "int8"), (False, 10.2, "fp32")]
+)
+def test_int8_without_vnni_is_recommended_only_if_it_is_faster(
+    vnni: bool, int8_ms: float, fastest: str, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cpu(monkeypatch, CpuFeatures("AVX2_VNNI" if vnni else "AVX2", bf16=False, vnni=vnni))
+    ways = [way("openvino", onnx, tmp_path, "openvino", precision=name) for name in ("fp32", "fp32", "int8")]
+    results = [result(1000 / ms) for ms in (12.0, 10.0, int8_ms)]
+    found = Noise((0.001,) * 3, 5, 1.0)
+    network = latency.Network("tiny", 64, 16, ways, [], None)
+    words = latency.verdict(ways, results, found, network).partition("fastest at all: ")[2]
+    assert words.startswith(f"openvino {fastest}") and ("int8" in words) == (fastest == "int8" or vnni)
+    assert latency.note_on_isa(ways[2]) == ("" if vnni else "int8 without VNNI")
+
+
+def test_what_a_runtime_ignores_stands_beside_its_figure(onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu(monkeypatch, CpuFeatures("AVX2", bf16=False, vnni=False, limit="ONEDNN_MAX_CPU_ISA=AVX2"))
+    notes = [latency.note_on_isa(way(name, onnx, tmp_path, name, precision="int8")) for name in ("onnxruntime", "openvino")]
+    assert notes == ["not limited by ONEDNN_MAX_CPU_ISA=AVX2", "int8 without VNNI"]
 
 
 # ---- the commands ----
@@ -192,7 +238,10 @@ def test_a_file_from_the_shell(command: Command, onnx: Path, tmp_path: Path) -> 
     record: dict[str, Any] = json.loads((tmp_path / "r.json").read_text())
     rows = record["rows"]
     assert [(row["way"], row["precision"]) for row in rows][:2] == [("onnxruntime", "fp32"), ("openvino", "fp32")]
-    for row in rows:
+    measured = [row for row in rows if row["median_ms"]]
+    left_out = [(row["way"], row["precision"], row["note"]) for row in rows if not row["median_ms"]]
+    assert left_out == ([] if cpu_features().bf16 else [("openvino", "bf16", "no bf16 on this CPU")])
+    for row in measured:
         assert 0 < row["median_ms"] <= row["p99_ms"] and row["noise"] >= 0.05 and row["batch"] == 4
         assert row["images_per_s"] == pytest.approx(4000 / row["median_ms"], rel=1e-2)
         assert row["precision"] != "fp32" or row["max_px_error"] < 0.05

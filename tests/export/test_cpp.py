@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, beside
+from conftest import ROOT, TIMEOUT, beside
 from numpy.typing import NDArray
 from odd_pictures import exif, rotated_jpeg, scene
 
@@ -57,7 +57,7 @@ pytestmark = [
 
 def shell(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+        [str(word) for word in words], capture_output=True, text=True, timeout=TIMEOUT, env={**os.environ, **environment}
     )
 
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TIMEOUT
 
 sys.path.append(str(ROOT / "export"))  # where Python looks for the modules beside a script
 sys.path.append(str(ROOT / "tests" / "hgfast"))
@@ -66,7 +66,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def example(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, EXAMPLES / name, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=TIMEOUT, check=False)
 
 
 def told(people: dict[str, Any]) -> Any:
@@ -172,7 +172,7 @@ def service(net: Path) -> Iterator[str]:
 
 def post(address: str, body: bytes) -> tuple[int, dict[str, Any]]:
     try:
-        with urllib.request.urlopen(address, body, timeout=60) as answer:  # noqa: S310  (an address of this test)
+        with urllib.request.urlopen(address, body, timeout=TIMEOUT) as answer:  # noqa: S310  (an address of this test)
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -180,7 +180,7 @@ def post(address: str, body: bytes) -> tuple[int, dict[str, Any]]:
 
 def test_web_service(service: str, net: Path, photos: Path) -> None:
     body = (photos / "1.jpg").read_bytes()
-    with urllib.request.urlopen(f"{service}/health", timeout=60) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{service}/health", timeout=TIMEOUT) as answer:  # noqa: S310
         assert json.load(answer)["status"] == "ok"
     status, found = post(f"{service}/keypoints", body)
     assert status == 200 and np.abs(told(found) - wanted(net, photos / "1.jpg")).max() < 0.01

@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -501,10 +500,8 @@ def test_all_scripts_are_tested() -> None:
 
 @pytest.mark.parametrize("script", EVERY)
 def test_help_names_every_option(script: str, command: Command) -> None:
-    began = time.perf_counter()
     done = command(f"export/{script}.py", "--help")
     assert done.returncode == 0 and not done.stderr
-    assert time.perf_counter() - began < 15  # about 2 on an idle machine
     shared = {f"--{field.name.replace('_', '-')}" for field in fields(ExportConfig) if field.name != "checkpoint"}
     assert shared <= set(done.stdout.replace(",", " ").replace("]", " ").split())
     assert (script == "trt") == ("--timing-cache" in done.stdout)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 WITNESSES = Path(sys.prefix) / "witnesses"
@@ -274,7 +275,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     else:
         environment = _stand_ins(tmp_path_factory.mktemp(f"tensorrt{request.param}"), int(request.param))
         module = "tensorrt_bindings"
-    done = subprocess.run([sys.executable, "-c", DUMP, module], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", DUMP, module], env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
     return Library(f"TensorRT {request.param}", json.loads(done.stdout))
 
@@ -330,7 +331,7 @@ except HgfastError as error:
 """
     environment = _stand_ins(tmp_path, major)
     environment["PYTHONPATH"] += f":{ROOT / 'export'}:{ROOT}"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.stdout.startswith(f"TensorRT {major}.") and "does not start" in done.stdout, done.stdout + done.stderr
 
 
@@ -344,7 +345,7 @@ except HgfastError as error:
     print(error)
 """
     environment = {**os.environ, "PYTHONPATH": f"{_witness('tensorrt11')}:{ROOT}"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert re.fullmatch(r"TensorRT cannot be imported \(lib\w+\.so\.11: .*\): pip install tensorrt-cu13\n", done.stdout), (
         done.stdout + done.stderr
     )

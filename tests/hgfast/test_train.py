@@ -22,14 +22,12 @@ from foreign_nets import SeedNet, lived_in, prefixed
 from hgfast import checkpoints, distributed, load_model, training
 from hgfast.batch import Batch
 from hgfast.config import Config, DataChoice
-from hgfast.distributed import pick_device
 from hgfast.draw import read_image
 from hgfast.errors import HgfastError
 from hgfast.evaluation import Loader, predict
 from hgfast.inference import look
 from hgfast.logbook import Logbook
 from hgfast.model import PRESETS, Meta, StackedHourglass
-from hgfast.precision import resolve
 from hgfast.preprocessing import Preprocessing
 from hgfast.train import main, train
 from hgfast.training import Trainer
@@ -419,7 +417,7 @@ def test_time_limit_ends_a_run(hands: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("amp", ["off", pytest.param("bf16", marks=pytest.mark.bf16)])
 def test_both_losses_learn(hands: Path, tmp_path: Path, loss: str, amp: str) -> None:
     config = small(hands, tmp_path, epochs=4)
     config.loss.name, config.train.amp = loss, amp  # type: ignore[assignment]
@@ -484,14 +482,6 @@ def test_bad_input_from_the_shell(command: Command, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "synthetic.py freihand --out" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(("has", "gets"), [({"avx512_bf16": True}, "bf16"), ({"avx2": True, "avx512_bf16": False}, "off")])
-def test_auto_precision_on_a_cpu(has: dict[str, bool], gets: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
-    assert resolve("auto", torch.device("cpu")) == gets
-    assert resolve("bf16", torch.device("cpu")) == "bf16"
-    assert pick_device("cpu") == torch.device("cpu")
 
 
 def test_continuing_with_another_network_or_name_is_refused(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

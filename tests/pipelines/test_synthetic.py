@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import TIMEOUT
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
@@ -273,7 +274,7 @@ def test_an_interrupted_run_leaves_no_annotations(tmp_path: Path, monkeypatch: p
 def test_bad_input_is_one_sentence(flags: list[str], complaint: str, tmp_path: Path) -> None:
     script = Path(synthetic.__file__)
     command = [sys.executable, str(script), "freihand", "--out", str(tmp_path / "set"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 2
     assert complaint in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "set").exists()
@@ -282,7 +283,7 @@ def test_bad_input_is_one_sentence(flags: list[str], complaint: str, tmp_path: P
 def test_command_says_what_it_wrote(tmp_path: Path) -> None:
     script = Path(synthetic.__file__)
     command = [sys.executable, str(script), "freihand", "--out", str(tmp_path), "--count", "2", "--evaluation", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"8 training and 1 evaluation pictures in {tmp_path}")
     assert done.stderr == ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TIMEOUT
 
 from hgfast.skeletons import BODY16
 from pipelines import synthetic
@@ -57,8 +58,8 @@ def test_the_same_pictures_as_in_mpii(five: Path, sixteen: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     words = [sys.executable, synthetic.__file__, "coco", "--out", str(tmp_path), "--count", "2", "--valid", "1"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0 and done.stdout.startswith("2 training pictures of "), done.stderr
-    again = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    again = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
     assert again.returncode == 2 and again.stderr.count("\n") == 1 and "already holds a data set" in again.stderr
-    assert subprocess.run([*words, "--overwrite"], capture_output=True, timeout=60).returncode == 0
+    assert subprocess.run([*words, "--overwrite"], capture_output=True, timeout=TIMEOUT).returncode == 0

@@ -28,7 +28,7 @@ from pipelines.drawn.poses import ACTIVITIES, LEFT_ARM, LIMITS, Poses, mirror, s
 from pipelines.drawn.scenery import Thing
 from pipelines.drawn.snapshot import Subject, photograph, portray
 from pipelines.synthetic import draw_mpii
-from tests.conftest import beside
+from tests.conftest import TIMEOUT, beside
 
 COUNT, HELD, SEED = 34, 8, 3
 SHAPES = {
@@ -501,7 +501,7 @@ def test_an_interrupted_run_leaves_no_annotations(overwrite: bool, tmp_path: Pat
 )
 def test_bad_input_is_one_sentence(flags: list[str], complaint: str, tmp_path: Path) -> None:
     command = [sys.executable, synthetic.__file__, "mpii", "--out", str(tmp_path / "set"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 2
     assert complaint in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "set").exists()
@@ -509,7 +509,7 @@ def test_bad_input_is_one_sentence(flags: list[str], complaint: str, tmp_path: P
 
 def test_command_says_what_it_wrote(tmp_path: Path) -> None:
     command = [sys.executable, synthetic.__file__, "mpii", "--out", str(tmp_path), "--count", "2", "--valid", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
     people = [len(read(tmp_path / "annot" / f"{split}.h5")["index"]) for split in ("train", "valid")]
     assert done.stdout.startswith(
@@ -521,5 +521,5 @@ def test_command_says_what_it_wrote(tmp_path: Path) -> None:
 def test_workers_start_without_torch() -> None:
     words = "import sys, pipelines.drawn.mpii; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     root = Path(synthetic.__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=60, cwd=root)
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=TIMEOUT, cwd=root)
     assert done.stdout == "[]\n", done.stderr

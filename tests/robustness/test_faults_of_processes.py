@@ -76,7 +76,7 @@ def test_a_worker_killed_in_the_midst_of_its_answer_is_noticed() -> None:
     began = time.monotonic()
     with pytest.raises(HgfastError, match=rf"worker process {victim.pid} of --loader torch was killed by signal 9 \(Killed\)"):
         list(answers)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 100
     assert [number for number, _ in pool.answers(range(2 * AHEAD))] == list(range(2 * AHEAD))  # by new ones
 
 
@@ -117,7 +117,7 @@ def test_workers_do_not_outlive_a_killed_run(hands: Path, tmp_path: Path) -> Non
     assert len(left) >= 4  # two for training, two for validation, besides what starts them
     run.process.kill()
     run.process.wait()
-    end = time.monotonic() + 15
+    end = time.monotonic() + 150
     while (alive := [pid for pid in left if family(pid)]) and time.monotonic() < end:
         time.sleep(0.05)
     assert not alive

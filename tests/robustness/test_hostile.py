@@ -292,7 +292,7 @@ def test_links_among_many_pictures_cost_little(tmp_path: Path) -> None:
         (tmp_path / "images" / name).symlink_to(tmp_path / "real" / name)
     began = time.perf_counter()
     assert find_pictures(tmp_path / "images", names, False, "", Bounds(root=tmp_path))[1].all()
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 20  # 0.2 on an idle machine
 
 
 @pytest.mark.parametrize("form", ["external link", "soft link", "external storage", "virtual"])
