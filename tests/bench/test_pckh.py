@@ -771,7 +771,11 @@ def read_anyway(path: Path) -> Any:
         ("net.engine", of_another_version, "was built by TensorRT-RTX 1.2.3.4 and .* is installed here, which does not run it"),
         ("net.engine", said_to_be_of_another_version, "as its header says, and its sidecar says 1.2.3.4: build it again"),
         ("maps.torchscript", None, "maps.torchscript gives no keypoints: export it with --outputs keypoints,heatmaps"),
-        ("net.engine", None, "net.engine cannot run here (built, not run: there is no GPU here): give a checkpoint or an ONNX"),
+        (
+            "net.engine",
+            None,
+            r"net\.engine cannot run here \(built, not run: there is no GPU here\): give a checkpoint or an ONNX",
+        ),
     ],
 )
 def test_bad_artefacts_are_refused(

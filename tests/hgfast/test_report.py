@@ -30,6 +30,7 @@ from hgfast.draw import read_image
 from hgfast.errors import HgfastError
 from hgfast.gallery import TILE
 from hgfast.logbook import Logbook
+from hgfast.machine import cores, cpu_features
 from hgfast.report_events import read_events
 from hgfast.report_files import MANY, files
 from hgfast.report_pictures import QUALITY, galleries
@@ -209,7 +210,7 @@ def test_a_run_with_everything(hands: Path, trained: Path, tmp_path: Path, comma
     facts = {name.strip(): value.strip() for name, value in re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.source)}
     assert (facts["data set"], facts["network"]) == ("freihand", "tiny")
     assert facts["parameters"] == f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} million"
-    assert facts["revision"] == best["revision"] and facts["machine"].endswith("cores")
+    assert facts["revision"] == best["revision"] and facts["machine"].endswith(f"{cores()} cores, {cpu_features().isa}")
     assert facts["done"] == f"3 epochs, {lines(folder)[-1]['step']} steps"
     first = re.search(r'class="headlines">\s*<div class="best"><dt>(.*?)</dt><dd>(.*?)</dd>', page.source)
     assert first is not None and first.groups() == ("AUC, 0 to 30 px", in_digits(best["metrics"]["auc_0_30px"]))
