@@ -1,16 +1,16 @@
 # Two cores and no GPU are enough for every target but gpu-check. Everything is installed into .venv from constraints.txt.
-## make demo             draw hands, train on them, show what was reached on others: exp/demo/report.html
+## make demo             train on synthetic hands, evaluate on others, write a report: exp/demo/report.html
 ## make test             the tests
 ## make test-docs        every command of README.md and docs/
-## make test-robustness  hostile files, full disks, dead ranks, a long run
-## make test-install     a plain installation in an environment of its own
-## make coverage         the tests, and which lines they have run
+## make test-robustness  malicious files, full disks, dead ranks, a long run
+## make test-install     a plain installation in a fresh environment
+## make coverage         the tests with line coverage
 ## make lint             ruff and mypy
 ## make format           ruff
-## make bench-quick      every benchmark, briefly, held to ratios to the seed's way
-## make torch-cpu        before all else on a machine without a GPU: torch without several GB of CUDA
+## make bench-quick      a short run of every benchmark, with checks of ratios to princeton
+## make torch-cpu        run first on a machine without a GPU: torch without several GB of CUDA
 ## make gpu-check        everything that needs a GPU, with the Python named by GPU_PYTHON
-## make clean            remove environments and the demo
+## make clean            remove the environments and the demo
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +32,7 @@ $(VENV)/installed: setup.py constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[train,export,rtx,bench,dev]"
 	@touch $@
 
-# What TensorRT and Torch-TensorRT take, for tests where neither runs: their bindings and sources, without NVIDIA's libraries.
+# Bindings and sources of TensorRT and Torch-TensorRT without NVIDIA's libraries, for tests on machines where neither runs.
 $(WITNESSES): Makefile | $(VENV)/installed
 	$(BIN)/pip install --disable-pip-version-check --no-deps --upgrade --target $(@D)/tensorrt10 tensorrt-cu12-bindings==10.13.3.9
 	$(BIN)/pip install --disable-pip-version-check --no-deps --upgrade --target $(@D)/tensorrt11 tensorrt-cu13-bindings==11.4.0.106
@@ -40,36 +40,36 @@ $(WITNESSES): Makefile | $(VENV)/installed
 	@touch $@
 
 $(DEMO_DATA)/training_K.json: | $(VENV)/installed
-	@echo "== drawing $(DEMO_HANDS) synthetic hands, four pictures each: two minutes or three"
+	@echo "== rendering $(DEMO_HANDS) synthetic hands with four images each: two to three minutes"
 	$(BIN)/python pipelines/synthetic.py freihand --out $(DEMO_DATA) --count $(DEMO_HANDS) --seed 0 --overwrite
 
-# Draw hands, train on them, show what was reached on hands the network has not seen, and export it.
+# Render hands, train on them, evaluate on held-out hands, and export the network.
 demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	@echo "== training"
 	@$(BIN)/python bench/demo_expectation.py
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 hgfast/train.py --config configs/demo.yaml --data $(DEMO_DATA) --overwrite
-	@echo "== evaluating on hands that were held out"
+	@echo "== evaluating on held-out hands"
 	@$(BIN)/python hgfast/evaluate.py exp/demo/best.pt --data $(DEMO_DATA) --split test --baselines \
 		--json exp/demo/result.json --sheet exp/demo/predictions.jpg --worst exp/demo/worst.jpg
 	@echo "== exporting"
 	@$(BIN)/python export/to_onnx.py exp/demo/best.pt
 	@$(BIN)/python hgfast/report.py exp/demo
 	@$(BIN)/python bench/demo_expectation.py exp/demo
-	@echo "network: exp/demo/best.pt, as ONNX exp/demo/best.fp32.onnx; everything on one page: exp/demo/report.html"
-	@echo "on a picture of yours: $(BIN)/python hgfast/predict.py exp/demo/best.pt PICTURE --out predictions"
+	@echo "network: exp/demo/best.pt, as ONNX exp/demo/best.fp32.onnx; report: exp/demo/report.html"
+	@echo "predict on your image: $(BIN)/python hgfast/predict.py exp/demo/best.pt IMAGE --out predictions"
 
 test: $(VENV)/installed $(WITNESSES)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs" --ignore tests/robustness
 
-# Broken and hostile files, random ones, full disks, dead ranks, a long run.
+# Broken, malicious and random files, full disks, dead ranks, a long run.
 test-robustness: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests/robustness
 
-# All of these tests, and which lines they have run, of child processes too: a table, and an error below what pyproject.toml asks for.
+# All of these tests with line coverage, child processes included; fails below the limit in pyproject.toml.
 coverage: $(VENV)/installed $(WITNESSES)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs" --cov --cov-report term:skip-covered
 
-# torch's CPU build, some 200 MB, in the place of several GB of CUDA libraries; for machines without a GPU, before all else.
+# The CPU build of torch, about 200 MB instead of several GB of CUDA libraries; run it first on a machine without a GPU.
 torch-cpu:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --index-url https://download.pytorch.org/whl/cpu torch
@@ -78,13 +78,13 @@ torch-cpu:
 test-docs: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m docs tests/test_docs.py
 
-# A plain installation in an environment of its own, and README's lines in it.
+# A plain installation in a fresh environment, and the commands of README.md in it.
 test-install: $(VENV)/installed
 	$(BIN)/pytest -m install
 
-# Every benchmark, briefly; fails where hgfast is not as many times as fast as the seed's way, in the same run, as it should be.
+# A short run of every benchmark; fails if a speedup over princeton in this run is below its limit.
 bench-quick: $(VENV)/installed
-	$(BIN)/python bench/all.py --quick --check
+	$(BIN)/python bench/run_all.py --quick --check
 
 lint: $(VENV)/installed $(WITNESSES)
 	$(BIN)/ruff check
@@ -95,8 +95,8 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# For a workstation or a vendor container with a GPU: adds what is missing to what GPU_PYTHON has, without changing that, runs
-# everything that needs a GPU and writes bench/results/. GPU_CHECK holds flags of bench/gpu_check.py.
+# For a workstation or a vendor container with a GPU: installs missing packages into an environment that inherits those of
+# GPU_PYTHON, runs everything that needs a GPU, and writes bench/results/. GPU_CHECK contains flags of bench/gpu_check.py.
 gpu-check:
 	$(GPU_PYTHON) bench/gpu_install.py --into $(GPU_VENV)
 	$(GPU_VENV)/bin/python bench/gpu_check.py $(GPU_CHECK)

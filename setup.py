@@ -1,22 +1,30 @@
-"""Packaging: the packages are named one by one, so that tests, data and experiments never end up in a wheel."""
+"""Packaging: everything is installed under `hgfast.`; tests, results and examples are not."""
 
-from setuptools import setup
+import re
+from pathlib import Path
 
+from setuptools import find_packages, setup
+
+BASE = [  # what Session and `hgfast predict` need for an exported network
+    "docstring-parser>=0.16",
+    "jsonargparse[signatures]>=4.49",
+    "jsonschema>=4.20",
+    "numpy>=1.26",
+    "opencv-python-headless>=4.9",
+    "PyYAML>=6",
+    "tqdm>=4.66",
+]
 TRAIN = [
     "torch>=2.11",
     "nvidia-dali-cuda130>=2.0; sys_platform == 'linux'",
-    "docstring-parser>=0.16",
     "h5py>=3.11",
     "Jinja2>=3.1",
-    "jsonargparse[signatures]>=4.49",
-    "PyYAML>=6",
     "scipy>=1.15",
     "tabulate>=0.9",
     "tensorboard>=2.18",
-    "tqdm>=4.66",
 ]
 EXPORT = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.6", "openvino>=2025.0"]
-TENSORRT = ["cuda-bindings>=12.6; sys_platform == 'linux'"]  # TensorRT itself is the machine's: an engine runs on its version
+TENSORRT = ["cuda-bindings>=12.6; sys_platform == 'linux'"]  # without TensorRT: its version must match the engine's
 RTX = [
     "cuda-bindings>=12.6; sys_platform == 'linux'",
     "tensorrt-rtx-cu13-bindings>=1.7; sys_platform == 'linux'",
@@ -42,14 +50,37 @@ DEV = [
     "waitress>=3",
 ]
 
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "hgfast/__init__.py").read_text(), re.MULTILINE)
+assert VERSION is not None
+
 setup(
     name="hgfast",
-    version="0.1.0",
+    version=VERSION[1],
     description="Stacked hourglass networks for poses, trained fast and shipped as an engine",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords=["pose estimation", "keypoint detection", "stacked hourglass", "hand pose", "DALI", "ONNX", "TensorRT"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     license="MIT",
+    license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=["hgfast", "pipelines", "pipelines.drawn"],
-    package_data={"hgfast": ["py.typed", "*.json", "*.j2"]},
-    install_requires=["jsonschema>=4.20", "numpy>=1.26", "opencv-python-headless>=4.9"],
+    packages=find_packages(include=["hgfast", "hgfast.*"]),  # hgfast/pipelines, hgfast/export and hgfast/bench are symbolic links
+    package_data={"hgfast": ["py.typed"], "hgfast.reporting": ["*.j2"], "hgfast.runtime": ["*.json"]},
+    entry_points={"console_scripts": ["hgfast = hgfast.__main__:main"]},
+    install_requires=BASE,
     extras_require={"train": TRAIN, "export": EXPORT, "tensorrt": TENSORRT, "rtx": RTX, "bench": BENCH, "dev": DEV},
 )

@@ -1,13 +1,12 @@
-"""What got better or worse from one record to another, beyond noise.
+"""Compare two benchmark records and report the changes that exceed noise.
 
     python bench/compare.py before.json after.json
     python bench/compare.py before.json after.json --changed --fail --json difference.json
 
-Records are what any script here has written with --json. Rows that say the same of themselves are compared, figure by figure:
-times by more than the noise of both, accuracy by more than rounding, memory by more than a tenth. The ratio is the second
-record's over the first's. Times of two runs also differ by what else the machine had to do; speed-ups are of one run each. Of
-latency it says whether both have the ways in the same order.
-What may enter: the flags, finding the rows that belong together, and what is said about them. Figures are `measures`'.
+A record is the --json output of any script in bench/. Rows with equal identities are compared metric by metric. A change is
+reported if times differ by more than the noise of both rows, accuracy by more than rounding, or memory by more than 10 %. The
+ratio is the value of the second record divided by that of the first. Times of two runs also depend on the load of the machine;
+speedups are computed within one run. For latency rows, the rankings of the variants are compared too.
 """
 
 from __future__ import annotations
@@ -18,49 +17,61 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from measures import between, compared, identity, judge, measure_of, noise_of, ratio, says_noise
-from noise import FLOOR
-from order import order
-from record import Row, machine, make_record, write_record
-from records import Record, bench_of, read_record, rows_of, without_outputs
 from tabulate import tabulate
 
+from hgfast.bench.harness.metric_specs import (
+    combine_noise,
+    compare_values,
+    compared_values,
+    has_noise,
+    metric_noise,
+    metric_spec,
+    ratio,
+    row_identity,
+)
+from hgfast.bench.harness.noise import MIN_NOISE
+from hgfast.bench.harness.ranking import compare_rankings
+from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
+from hgfast.bench.harness.records import Record, bench_name, read_record, rows_of, without_outputs
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run
-from hgfast.files import check_apart, prepare_file
+from hgfast.errors import HgfastError, run_main
+from hgfast.fileio.files import check_distinct_paths, prepare_file
 
-SEED = "seed_style"  # the row that others are beside
-MOST_NAMED = 12  # rows that only one record has
-Identity = tuple[tuple[str, str | int | bool], ...]
+PRINCETON = "seed_style"  # the baseline's name in rows
+MAX_LISTED_ROWS = 12
+RowIdentity = tuple[tuple[str, str | int | bool], ...]
 
 
 @dataclass(kw_only=True)
 class CompareConfig:
-    """One comparison of two records."""
+    """Settings of a comparison."""
 
     files: list[Path] = field(default_factory=list)
-    """the record from before and the one from after"""
+    """the record before and the record after the change"""
     changed: bool = False
-    """leave out of the table what is within noise"""
+    """omit metrics that are within noise from the table"""
     fail: bool = False
-    """end with 1 where something got worse"""
+    """exit with 1 if a metric is worse"""
     json: Path | None = None
-    """write the comparison here"""
+    """write the comparison to this file"""
 
     def validate(self) -> None:
-        """Raise `HgfastError` for what does not go together."""
+        """Raise `HgfastError` for invalid settings."""
         if len(self.files) != 2:
-            raise HgfastError(f"two records are compared, {len(self.files)} given: bench/compare.py before.json after.json")
+            raise HgfastError(f"bench/compare.py needs two records, got {len(self.files)}: give before.json after.json")
         if self.json is not None:
-            check_apart([("a record to compare", path) for path in self.files], {"--json": self.json})
+            check_distinct_paths([("a record to compare", path) for path in self.files], {"--json": self.json})
             prepare_file(self.json, "--json")
 
 
 @dataclass(frozen=True)
-class Line:
-    """A figure of a row in both records. noise: by what share it must differ, None where noise says nothing of it."""
+class Change:
+    """A metric of a row in both records.
 
-    identity: Identity
+    noise: relative difference that a change must exceed; None for metrics without noise. ratio: b / a, if both are known.
+    """
+
+    identity: RowIdentity
     measure: str
     a: float | None
     b: float | None
@@ -71,233 +82,252 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """only_a, only_b: the rows, with figures, that only one of the records has."""
+    """The changes of common rows. only_a, only_b: rows with metrics that only one record contains."""
 
-    lines: list[Line]
-    only_a: list[Identity]
-    only_b: list[Identity]
-
-
-# ---- rows that belong together ----
+    changes: list[Change]
+    only_a: list[RowIdentity]
+    only_b: list[RowIdentity]
 
 
-def rows_by_identity(record: Record, path: Path) -> dict[Identity, Row]:
-    """The rows that have figures. Raises `HgfastError` where two cannot be told apart."""
-    found: dict[Identity, Row] = {}
+# ---- matching rows ----
+
+
+def rows_by_identity(record: Record, path: Path) -> dict[RowIdentity, Row]:
+    """Return the rows that have metrics. Raises `HgfastError` if two rows have the same identity."""
+    rows: dict[RowIdentity, Row] = {}
     for row in record["rows"]:
-        if not compared(row):
+        if not compared_values(row):
             continue
-        who: Identity = tuple(sorted({"bench": bench_of(record, row), **identity(row)}.items()))
-        if who in found:
-            words = ", ".join(f"{key} {value}" for key, value in who)
-            raise HgfastError(f"{path} has two rows that say the same of themselves ({words}): which of them is meant is unknown")
-        found[who] = row
-    return found
+        row_id: RowIdentity = tuple(sorted({"bench": bench_name(record, row), **row_identity(row)}.items()))
+        if row_id in rows:
+            description = ", ".join(f"{key} {value}" for key, value in row_id)
+            raise HgfastError(f"{path} has two rows with the same identity ({description}): remove one of them")
+        rows[row_id] = row
+    return rows
 
 
-def compare(a: Mapping[Identity, Row], b: Mapping[Identity, Row]) -> Comparison:
-    """All figures of the rows that both have."""
-    lines = [line for who in a if who in b for line in compare_rows(who, a[who], b[who])]
-    return Comparison(lines, [who for who in a if who not in b], [who for who in b if who not in a])
+def compare(a: Mapping[RowIdentity, Row], b: Mapping[RowIdentity, Row]) -> Comparison:
+    """Compare all metrics of the rows that both records contain."""
+    changes = [change for row_id in a if row_id in b for change in compare_rows(row_id, a[row_id], b[row_id])]
+    return Comparison(changes, [row_id for row_id in a if row_id not in b], [row_id for row_id in b if row_id not in a])
 
 
-def compare_rows(who: Identity, a: Row, b: Row) -> list[Line]:
-    """The figures of two rows; what only one has is named too."""
-    in_a, in_b = compared(a), compared(b)
-    lines = []
+def compare_rows(row_id: RowIdentity, a: Row, b: Row) -> list[Change]:
+    """Compare the metrics of two rows; a metric that only one row has is listed too."""
+    in_a, in_b = compared_values(a), compared_values(b)
+    changes = []
     for key in dict.fromkeys([*in_a, *in_b]):
         if key not in in_a or key not in in_b:
-            there = "A" if key in in_a else "B"
-            lines.append(Line(who, key, in_a.get(key), in_b.get(key), None, None, f"only in {there}"))
+            record_name = "A" if key in in_a else "B"
+            changes.append(Change(row_id, key, in_a.get(key), in_b.get(key), None, None, f"only in {record_name}"))
             continue
-        measure = measure_of(key, a)
-        assert measure is not None  # or it were none of the figures
-        share = between(noise_of(a, key, measure), noise_of(b, key, measure))
-        verdict = judge(in_a[key], in_b[key], measure, share)
-        times = ratio(in_a[key], in_b[key], measure)
-        lines.append(Line(who, key, in_a[key], in_b[key], times, share if measure.noisy else None, verdict))
-    return lines
+        spec = metric_spec(key, a)
+        assert spec is not None  # compared_values returns metrics only
+        noise = combine_noise(metric_noise(a, key, spec), metric_noise(b, key, spec))
+        verdict = compare_values(in_a[key], in_b[key], spec, noise)
+        factor = ratio(in_a[key], in_b[key], spec)
+        changes.append(Change(row_id, key, in_a[key], in_b[key], factor, noise if spec.noisy else None, verdict))
+    return changes
 
 
-# ---- what is said ----
+# ---- the report ----
 
 
-def warnings(a: Record, b: Record, lines: Sequence[Line]) -> list[str]:
-    """What else differs than what was to be compared."""
-    said = [differences("machines", a["machine"], b["machine"]), differences("versions", a["versions"], b["versions"])]
-    commands = [
-        (f"commands of {name}" if name else "commands", one, other)
-        for name, one, other in [("", a["command"], b["command"]), *both_commands(a, b)]
+def warnings(a: Record, b: Record, changes: Sequence[Change]) -> list[str]:
+    """Return warnings about other differences of the records: machine, versions, command, baseline, missing noise."""
+    messages = [
+        describe_differences("machines", a["machine"], b["machine"]),
+        describe_differences("versions", a["versions"], b["versions"]),
     ]
-    for what, one, other in commands:
-        one, other = without_outputs(one), without_outputs(other)
-        if shlex.split(one) != shlex.split(other):
-            said.append(f"the {what} differ: {one} and {other}")
-    said.append(baseline(lines))
+    commands = [
+        (f"commands of {name}" if name else "commands", command_a, command_b)
+        for name, command_a, command_b in [("", a["command"], b["command"]), *shared_commands(a, b)]
+    ]
+    for title, command_a, command_b in commands:
+        command_a, command_b = without_outputs(command_a), without_outputs(command_b)
+        if shlex.split(command_a) != shlex.split(command_b):
+            messages.append(f"the {title} differ: {command_a} and {command_b}")
+    messages.append(baseline_warning(changes))
     for name, record in (("A", a), ("B", b)):
-        rows = [row for row in record["rows"] if compared(row)]
-        if silent := [row for row in rows if not says_noise(row) and times_of(row)]:
-            said.append(
-                f"{len(silent)} rows of {name} do not say how noisy their times are: {FLOOR:.0%} is taken, or the whole range of "
-                "the rounds where that is noted and wider"
+        rows = [row for row in record["rows"] if compared_values(row)]
+        if rows_without_noise := [row for row in rows if not has_noise(row) and has_timings(row)]:
+            messages.append(
+                f"{len(rows_without_noise)} rows of {name} do not contain their noise: {MIN_NOISE:.0%} is assumed, or the range "
+                "of the rounds if it is recorded and wider"
             )
-    return [text for text in said if text]
+    return [text for text in messages if text]
 
 
-def both_commands(a: Record, b: Record) -> list[tuple[str, str, str]]:
-    """The commands of the scripts that two records of all.py have."""
-    one, other = a.get("commands", {}), b.get("commands", {})
-    return [(name, one[name], other[name]) for name in one if name in other]
+def shared_commands(a: Record, b: Record) -> list[tuple[str, str, str]]:
+    """Return name, command in A and command in B of each script that both records of run_all.py contain."""
+    commands_a, commands_b = a.get("commands", {}), b.get("commands", {})
+    return [(name, commands_a[name], commands_b[name]) for name in commands_a if name in commands_b]
 
 
-def differences(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """The keys that differ, but for numbers that are measured."""
-    keys = [key for key in dict.fromkeys([*a, *b]) if not any(isinstance(one.get(key), float) for one in (a, b))]
-    found = [f"{key} {a.get(key, 'none')} and {b.get(key, 'none')}" for key in keys if a.get(key) != b.get(key)]
-    return f"the {what} differ: {'; '.join(found)}" if found else ""
+def describe_differences(title: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Describe the keys whose values differ, except for measured numbers (floats)."""
+    keys = [key for key in dict.fromkeys([*a, *b]) if not any(isinstance(values.get(key), float) for values in (a, b))]
+    differences = [f"{key} {a.get(key, 'none')} and {b.get(key, 'none')}" for key in keys if a.get(key) != b.get(key)]
+    return f"the {title} differ: {'; '.join(differences)}" if differences else ""
 
 
-def baseline(lines: Sequence[Line]) -> str:
-    """Whether the seed's way, whose code does not change, took another time."""
-    own = [line for line in lines if SEED in dict(line.identity).values() and line.verdict in ("better", "worse")]
-    own = [line for line in own if (measure := measure_of(line.measure, {})) and measure.kind == "time" and line.ratio]
-    if not own:
+def baseline_warning(changes: Sequence[Change]) -> str:
+    """Return a warning if the times of princeton changed: its code does not, so the machine did."""
+    baseline_changes = [
+        change
+        for change in changes
+        if PRINCETON in dict(change.identity).values()
+        and change.verdict in ("better", "worse")
+        and (spec := metric_spec(change.measure, {}))
+        and spec.kind == "time"
+        and change.ratio
+    ]
+    if not baseline_changes:
         return ""
-    shown = ", ".join(f"{line.measure} x{line.ratio:.2f}" for line in own[:3])
+    shown = ", ".join(f"{change.measure} x{change.ratio:.2f}" for change in baseline_changes[:3])
     return (
-        f"the seed's way itself differs by more than noise ({shown}{', …' if len(own) > 3 else ''}), so the machine does: "
-        "look at the speed-ups, which are of one run each"
+        f"the princeton baseline itself differs by more than noise ({shown}{', …' if len(baseline_changes) > 3 else ''}), so the "
+        "machine does: compare the speedups, which are computed within one run"
     )
 
 
-def times_of(row: Row) -> bool:
-    """Has it figures that noise says something of?"""
-    found = [measure_of(key, row) for key in compared(row)]
-    return any(one is not None and one.noisy for one in found)
+def has_timings(row: Row) -> bool:
+    """Return whether the row has metrics that are subject to noise."""
+    specs = [metric_spec(key, row) for key in compared_values(row)]
+    return any(spec is not None and spec.noisy for spec in specs)
 
 
-def summary(found: Comparison) -> str:
-    """The counts."""
-    verdicts = [line.verdict for line in found.lines]
-    alike = verdicts.count("within noise") + verdicts.count("unchanged")
-    text = f"{verdicts.count('worse')} worse, {verdicts.count('better')} better, {alike} within noise or unchanged"
+def summary(comparison: Comparison) -> str:
+    """Return the number of changes of each verdict in one line."""
+    verdicts = [change.verdict for change in comparison.changes]
+    unchanged = verdicts.count("within noise") + verdicts.count("unchanged")
+    text = f"{verdicts.count('worse')} worse, {verdicts.count('better')} better, {unchanged} within noise or unchanged"
     missing = sum(verdict.startswith("only") for verdict in verdicts)
-    rows = f"{len(found.only_a)} rows only in A, {len(found.only_b)} only in B"
-    return f"{text}; {f'{missing} figures of one record only; ' if missing else ''}{rows}"
+    rows = f"{len(comparison.only_a)} rows only in A, {len(comparison.only_b)} only in B"
+    return f"{text}; {f'{missing} metrics in one record only; ' if missing else ''}{rows}"
 
 
-class Words:
-    """Names rows by what tells them from the other rows of their script."""
+class RowNamer:
+    """Name rows by the keys in which they differ from the other rows of their script."""
 
-    def __init__(self, rows: Sequence[Identity]) -> None:
-        self._several = len({dict(who)["bench"] for who in rows}) > 1
+    def __init__(self, rows: Sequence[RowIdentity]) -> None:
+        self._many_scripts = len({dict(row_id)["bench"] for row_id in rows}) > 1
         self._known: dict[str, dict[str, set[Any]]] = {}
-        for who in rows:
-            known = self._known.setdefault(str(dict(who)["bench"]), {})
-            for key, value in who:
+        for row_id in rows:
+            known = self._known.setdefault(str(dict(row_id)["bench"]), {})
+            for key, value in row_id:
                 known.setdefault(key, set()).add((type(value), value))
-        self._count = {bench: sum(dict(who)["bench"] == bench for who in rows) for bench in self._known}
+        self._count = {bench: sum(dict(row_id)["bench"] == bench for row_id in rows) for bench in self._known}
 
-    def of(self, who: Identity, row: Row | None = None) -> str:
-        """In the row's own order of keys, if it is given."""
-        named = dict(who)
+    def of(self, row_id: RowIdentity, row: Row | None = None) -> str:
+        """Return the name of a row, in the order of the keys of `row` if given."""
+        named = dict(row_id)
         bench = str(named.pop("bench"))
-        keys = [key for key in row or named if key in named and self._tells(bench, key)]
-        words = [self._word(key, named[key]) for key in keys]
-        return ", ".join([*([bench] if self._several else []), *filter(None, words)]) or bench
+        keys = [key for key in row or named if key in named and self._distinguishes(bench, key)]
+        row_names = [self._format_value(key, named[key]) for key in keys]
+        return ", ".join([*([bench] if self._many_scripts else []), *filter(None, row_names)]) or bench
 
-    def _tells(self, bench: str, key: str) -> bool:
+    def _distinguishes(self, bench: str, key: str) -> bool:
         values = self._known[bench][key]
         return len(values) > 1 or (isinstance(next(iter(values))[1], str) and self._count[bench] == 1)
 
-    def _word(self, key: str, value: str | int | bool) -> str:
+    def _format_value(self, key: str, value: str | int | bool) -> str:
         if isinstance(value, bool):
             return key.replace("_", " ") if value else ""
         return value if isinstance(value, str) else f"{key.replace('_', ' ')} {value}"
 
 
-ORDER = ("worse", "better", "only in A", "only in B", "within noise", "unchanged")
+VERDICT_ORDER = ("worse", "better", "only in A", "only in B", "within noise", "unchanged")
 
 
-def table(lines: Sequence[Line], words: Mapping[Identity, str]) -> str:
-    """For people, what changed first."""
-    shown = [
+def comparison_table(changes: Sequence[Change], row_names: Mapping[RowIdentity, str]) -> str:
+    """Format the changes for the terminal, ordered by verdict."""
+    cells = [
         {
-            "row": words[line.identity],
-            "figure": line.measure,
-            "A": number(line.a),
-            "B": number(line.b),
-            "ratio": "" if line.ratio is None else f"{line.ratio:.3f}",
-            "noise": "" if line.noise is None else f"{line.noise:.0%}",
-            "": line.verdict,
+            "row": row_names[change.identity],
+            "metric": change.measure,
+            "A": format_number(change.a),
+            "B": format_number(change.b),
+            "ratio": "" if change.ratio is None else f"{change.ratio:.3f}",
+            "noise": "" if change.noise is None else f"{change.noise:.0%}",
+            "": change.verdict,
         }
-        for line in sorted(lines, key=lambda line: ORDER.index(line.verdict))
+        for change in sorted(changes, key=lambda change: VERDICT_ORDER.index(change.verdict))
     ]
     return tabulate(
-        shown, headers="keys", disable_numparse=True, colalign=("left", "left", *["right"] * 4, "left") if shown else None
+        cells, headers="keys", disable_numparse=True, colalign=("left", "left", *["right"] * 4, "left") if cells else None
     )
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def named(title: str, rows: Sequence[Identity], words: Mapping[Identity, str]) -> list[str]:
-    """A line that names rows that only one record has."""
+def list_rows(title: str, rows: Sequence[RowIdentity], row_names: Mapping[RowIdentity, str]) -> list[str]:
+    """Return a line that lists rows that only one record contains; no line if there are none."""
     if not rows:
         return []
-    more = f", and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
-    return [f"{title}: {'; '.join(words[who] for who in rows[:MOST_NAMED])}{more}"]
+    more = f", and {len(rows) - MAX_LISTED_ROWS} more" if len(rows) > MAX_LISTED_ROWS else ""
+    return [f"{title}: {'; '.join(row_names[row_id] for row_id in rows[:MAX_LISTED_ROWS])}{more}"]
 
 
 def main() -> None:
-    config = parse(CompareConfig, rest="files", description=__doc__ or "")
+    config = parse(CompareConfig, variadic="files", description=__doc__ or "")
     config.validate()
     a, b = (read_record(path) for path in config.files)
     in_a, in_b = rows_by_identity(a, config.files[0]), rows_by_identity(b, config.files[1])
-    found = compare(in_a, in_b)
+    comparison = compare(in_a, in_b)
     rows = {**in_b, **in_a}
-    naming = Words(list(rows))
-    words = {who: naming.of(who, row) for who, row in rows.items()}
+    namer = RowNamer(list(rows))
+    row_names = {row_id: namer.of(row_id, row) for row_id, row in rows.items()}
     for name, path, record in zip("AB", config.files, (a, b)):
         print(f"{name}: {path}, {record['date']}, revision {record['revision']}: {record['command']}")
-    said = warnings(a, b, found.lines)
-    for text in said:
+    notes = warnings(a, b, comparison.changes)
+    for text in notes:
         print(f"warning: {text}")
-    lines = [line for line in found.lines if not config.changed or line.verdict not in ("within noise", "unchanged")]
-    if lines:
-        print("\n" + table(lines, words) + "\n")
-    alone = [*named("only in A", found.only_a, words), *named("only in B", found.only_b, words)]
-    orders = [text for text in [order(rows_of(a, "latency"), rows_of(b, "latency"))] if text]
-    print(*alone, summary(found), *orders, sep="\n", flush=True)
+    changes = [
+        change for change in comparison.changes if not config.changed or change.verdict not in ("within noise", "unchanged")
+    ]
+    if changes:
+        print("\n" + comparison_table(changes, row_names) + "\n")
+    unmatched = [*list_rows("only in A", comparison.only_a, row_names), *list_rows("only in B", comparison.only_b, row_names)]
+    rankings = [text for text in [compare_rankings(rows_of(a, "latency"), rows_of(b, "latency"))] if text]
+    print(*unmatched, summary(comparison), *rankings, sep="\n", flush=True)
     if config.json is not None:
-        write_record(record_of(config, found, words, said, orders), config.json)
+        write_record(make_comparison_record(config, comparison, row_names, notes, rankings), config.json)
         print(f"record: {config.json}")
-    if config.fail and any(line.verdict == "worse" for line in found.lines):
+    if config.fail and any(change.verdict == "worse" for change in comparison.changes):
         raise SystemExit(1)
 
 
-def record_of(
-    config: CompareConfig, found: Comparison, words: Mapping[Identity, str], said: Sequence[str], orders: Sequence[str]
+def make_comparison_record(
+    config: CompareConfig,
+    comparison: Comparison,
+    row_names: Mapping[RowIdentity, str],
+    notes: Sequence[str],
+    rankings: Sequence[str],
 ) -> dict[str, Any]:
-    """The comparison as a record: a row a figure."""
+    """Return the comparison as a record with one row per metric."""
     rows = [
         {
-            **dict(line.identity),
-            "row": words[line.identity],
-            "figure": line.measure,
-            "a": line.a,
-            "b": line.b,
-            "ratio": line.ratio,
-            "noise": line.noise,
-            "verdict": line.verdict,
+            **dict(change.identity),
+            "row": row_names[change.identity],
+            "figure": change.measure,
+            "a": change.a,
+            "b": change.b,
+            "ratio": change.ratio,
+            "noise": change.noise,
+            "verdict": change.verdict,
         }
-        for line in found.lines
+        for change in comparison.changes
     ]
-    more = {"a": str(config.files[0]), "b": str(config.files[1]), "warnings": list(said)}
-    more |= {"only_in_a": [words[who] for who in found.only_a], "only_in_b": [words[who] for who in found.only_b]}
-    return {**make_record(rows, machine(), conclusions=[summary(found), *orders]), **more}
+    more = {"a": str(config.files[0]), "b": str(config.files[1]), "warnings": list(notes)}
+    more |= {
+        f"only_in_{name}": [row_names[row_id] for row_id in row_ids]
+        for name, row_ids in (("a", comparison.only_a), ("b", comparison.only_b))
+    }
+    return {**make_record(rows, machine_info(), conclusions=[summary(comparison), *rankings]), **more}
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

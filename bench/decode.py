@@ -1,10 +1,9 @@
-"""How fast heatmaps become keypoints, and how exactly: hgfast's decoders beside one in the manner of the seed.
+"""Measure the speed and accuracy of hgfast's heatmap decoders, compared with princeton's.
 
     python bench/decode.py --json decode.json
 
-Gaussian maps are decoded with a little noise, logits as the cross-entropy loss would have them. Times are medians of
-interleaved rounds; errors are distances to the true points in cells, on maps of float32 and of the two half precisions.
-What may enter: the flags, the maps, the rows.
+The inputs are Gaussian heatmaps with a little noise, and ideal logits of the cross-entropy loss. Times are medians of
+interleaved rounds. Errors are distances to the true points in heatmap cells, for heatmaps in float32, float16 and bfloat16.
 """
 
 from __future__ import annotations
@@ -14,165 +13,174 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from contest import Batches, Made, Pace, Result, compete
-from noise import shares
-from record import Row, machine, make_record, write_record
-from seed_decoder import parse as seed_parse
 from tabulate import tabulate
 from torch import Tensor
 
+from hgfast.bench.harness.interleaved import BatchInfo, BatchIterator, Result, TrialSettings, run_interleaved
+from hgfast.bench.harness.noise import relative_noise
+from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
+from hgfast.bench.princeton.decoder import parse as princeton_parse
 from hgfast.cli import parse
-from hgfast.distributed import pick_device
-from hgfast.errors import HgfastError, run
-from hgfast.files import prepare_file
-from hgfast.heatmaps import KINDS, METHODS, decode, render
-from hgfast.machine import cores
+from hgfast.errors import HgfastError, run_main
+from hgfast.fileio.files import prepare_file
+from hgfast.heatmaps import DECODERS, HEATMAP_KINDS, decode, render
+from hgfast.system_info import available_cores
+from hgfast.training.distributed import select_device
 
-NOISE = 0.003  # standard deviation on Gaussian maps of peak 1 while timing, so that no two cells are equal
-SEED = "seed_style"
-PEAK = 10.0  # of logits: the softmax does not care, half precision does
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TIMING_NOISE = 0.003  # standard deviation added to Gaussian heatmaps of peak 1 for timing, so that no two cells are equal
+PRINCETON = "seed_style"  # the baseline's name in rows
+LOGIT_PEAK = 10.0  # largest logit: it affects half precision, not the softmax
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(kw_only=True)
 class DecodeConfig:
-    """One comparison of decoders."""
+    """Settings of the decoder benchmark."""
 
     samples: int = 256
-    """sets of maps at once"""
+    """batch size"""
     joints: int = 16
-    """maps a set"""
+    """heatmaps per sample"""
     cells: int = 64
-    """side of a map"""
+    """side of a heatmap, cells"""
     sigma: float = 1.0
-    """of the Gaussians, cells"""
+    """standard deviation of the Gaussians, cells"""
     rounds: int = 7
-    """timed rounds of every row"""
+    """timed rounds per row"""
     seed: int = 0
-    """fixes the points"""
+    """random seed of the points"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     quick: bool = False
-    """few maps and rounds, to see that it works"""
+    """use few heatmaps and rounds, for a smoke test"""
     json: Path | None = None
-    """write the record here"""
+    """write the record to this file"""
 
     def __post_init__(self) -> None:
         if self.quick:
             self.samples, self.rounds = 8, 4
 
     def validate(self) -> None:
-        """Raise `HgfastError` for the first value out of its range."""
-        for name, least in (("samples", 1), ("joints", 1), ("cells", 16), ("rounds", 1)):
-            if getattr(self, name) < least:
-                raise HgfastError(f"--{name} is {getattr(self, name)}, must be at least {least}")
+        """Raise `HgfastError` for the first value out of range."""
+        for name, minimum in (("samples", 1), ("joints", 1), ("cells", 16), ("rounds", 1)):
+            if getattr(self, name) < minimum:
+                raise HgfastError(f"--{name} is {getattr(self, name)}, must be at least {minimum}")
         if not 0.3 <= self.sigma <= self.cells / 8:
             raise HgfastError(f"--sigma is {self.sigma:g}, must be at least 0.3 and at most an eighth of --cells")
         if self.json is not None:
             prepare_file(self.json, "--json")
 
 
-def draw_maps(config: DecodeConfig, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """Random points (N, K, 2) anywhere on the map, and the ideal maps (N, K, H, W) of both kinds."""
+def make_heatmaps(config: DecodeConfig, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return random points (N, K, 2) in heatmap coordinates, and ideal heatmaps (N, K, H, W) by heatmap_kind."""
     generator = torch.Generator().manual_seed(config.seed)
-    points = torch.rand(config.samples, config.joints, 2, generator=generator) * config.cells
-    centres = torch.arange(config.cells) + 0.5
-    squares = (centres - points[..., :1])[..., None, :] ** 2 + (centres - points[..., 1:])[..., :, None] ** 2
-    maps = {
-        "gaussian": render(points, config.cells, config.cells, config.sigma),
-        "logits": PEAK - squares / (2 * config.sigma**2),
+    keypoints = torch.rand(config.samples, config.joints, 2, generator=generator) * config.cells
+    centers = torch.arange(config.cells) + 0.5
+    squares = (centers - keypoints[..., :1])[..., None, :] ** 2 + (centers - keypoints[..., 1:])[..., :, None] ** 2
+    heatmaps = {
+        "gaussian": render(keypoints, config.cells, config.cells, config.sigma),
+        "logits": LOGIT_PEAK - squares / (2 * config.sigma**2),
     }
-    return points, {kind: value.to(device) for kind, value in maps.items()}
+    return keypoints, {heatmap_kind: value.to(device) for heatmap_kind, value in heatmaps.items()}
 
 
-def errors(points: Tensor, maps: dict[str, Tensor]) -> dict[tuple[str, str], Row]:
-    """By kind and method: the mean distance to the true points at every precision, and the largest in float32; cells."""
-    found: dict[tuple[str, str], Row] = {}
-    for kind in KINDS:
-        for method in METHODS:
-            row = found.setdefault((kind, method), {})
-            for name, dtype in PRECISIONS.items():
-                decoded = decode(maps[kind].to(dtype), method, kind)[..., :2].cpu()
-                off = (decoded - points).norm(dim=-1)
-                row[f"error_{name}"] = round(float(off.mean()), 6)
+def decode_errors(keypoints: Tensor, heatmaps: dict[str, Tensor]) -> dict[tuple[str, str], Row]:
+    """Return, by heatmap_kind and decoder, the mean distance to the points per precision and the largest in float32, in cells."""
+    errors: dict[tuple[str, str], Row] = {}
+    for heatmap_kind in HEATMAP_KINDS:
+        for method in DECODERS:
+            row = errors.setdefault((heatmap_kind, method), {})
+            for name, dtype in DTYPES.items():
+                decoded = decode(heatmaps[heatmap_kind].to(dtype), method, heatmap_kind)[..., :2].cpu()
+                distances = (decoded - keypoints).norm(dim=-1)
+                row[f"error_{name}"] = round(float(distances.mean()), 6)
                 if name == "float32":
-                    row["largest_error"] = round(float(off.max()), 6)
-    return found
+                    row["largest_error"] = round(float(distances.max()), 6)
+    return errors
 
 
 @dataclass(frozen=True, eq=False)
-class DecodeWay:
-    """A decoder of a kind of map, or the seed's; all share a process."""
+class DecodeVariant:
+    """A decoder of hgfast or princeton's, for one kind of heatmaps; all variants share a process."""
 
-    kind: str
+    heatmap_kind: str
     method: str
     config: DecodeConfig
     device: str
 
     @property
     def name(self) -> str:
-        return f"{self.method} of {self.kind}"
+        return f"{self.method} of {self.heatmap_kind}"
 
     @property
     def process(self) -> str:
         return "decoders"
 
     def load(self) -> None:
-        torch.set_num_threads(cores())
+        torch.set_num_threads(available_cores())
 
-    def start(self) -> Batches:
+    def start(self) -> BatchIterator:
         config, device = self.config, torch.device(self.device)
         generator = torch.Generator().manual_seed(config.seed + 1)
-        maps = draw_maps(config, device)[1][self.kind]
-        noisy = maps + NOISE * torch.randn(maps.shape, generator=generator).to(device)
-        host = noisy.cpu().numpy()
+        heatmaps = make_heatmaps(config, device)[1][self.heatmap_kind]
+        noisy_heatmaps = heatmaps + TIMING_NOISE * torch.randn(heatmaps.shape, generator=generator).to(device)
+        host_heatmaps = noisy_heatmaps.cpu().numpy()
         with torch.inference_mode():
             while True:
-                _ = seed_parse(host) if self.method == SEED else decode(noisy, self.method, self.kind)
+                if self.method == PRINCETON:
+                    princeton_parse(host_heatmaps)
+                else:
+                    decode(noisy_heatmaps, self.method, self.heatmap_kind)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                yield Made(config.samples)
+                yield BatchInfo(config.samples)
 
 
-def race(config: DecodeConfig, device: torch.device) -> tuple[list[DecodeWay], list[Result]]:
-    """All decoders, the seed's first."""
-    kinds = [("gaussian", SEED), *((kind, method) for kind in KINDS for method in METHODS)]
-    ways = [DecodeWay(kind, method, config, str(device)) for kind, method in kinds]
-    return ways, compete(ways, config.rounds, Pace(0.0, batches=1 if config.quick else 3, warm=1), cores(), config.seed)
+def measure_times(config: DecodeConfig, device: torch.device) -> tuple[list[DecodeVariant], list[Result]]:
+    """Time all decoders; princeton's is the first variant."""
+    decoders = [("gaussian", PRINCETON), *((heatmap_kind, method) for heatmap_kind in HEATMAP_KINDS for method in DECODERS)]
+    variants = [DecodeVariant(heatmap_kind, method, config, str(device)) for heatmap_kind, method in decoders]
+    return variants, run_interleaved(
+        variants, config.rounds, TrialSettings(0.0, batches=1 if config.quick else 3, warm=1), available_cores(), config.seed
+    )
 
 
 @torch.inference_mode()
 def main() -> None:
     config = parse(DecodeConfig, description=__doc__ or "")
     config.validate()
-    where, device = machine(), pick_device(config.device)
-    points, maps = draw_maps(config, device)
-    exact, (ways, results) = errors(points, maps), race(config, device)
-    spreads = shares([result.rounds for result in results])
+    where, device = machine_info(), select_device(config.device)
+    keypoints, heatmaps = make_heatmaps(config, device)
+    errors, (variants, results) = decode_errors(keypoints, heatmaps), measure_times(config, device)
+    noise_levels = relative_noise([result.round_ms for result in results])
     rows: list[Row] = [
         {
-            "decoder": way.method,
-            "kind": way.kind,
+            "decoder": variant.method,
+            "kind": variant.heatmap_kind,
             "device": device.type,
             "sets": config.samples,
             "joints": config.joints,
             "cells": config.cells,
-            "median_ms": round(median(result.rounds), 3),
-            "noise": share,
-            "speedup": round(median(seed / own for seed, own in zip(results[0].rounds, result.rounds)), 2),
-            **exact.get((way.kind, way.method), {}),
+            "median_ms": round(median(result.round_ms), 3),
+            "noise": noise,
+            "speedup": round(
+                median(princeton_ms / round_ms for princeton_ms, round_ms in zip(results[0].round_ms, result.round_ms)), 2
+            ),
+            **errors.get((variant.heatmap_kind, variant.method), {}),
         }
-        for way, result, share in zip(ways, results, spreads)
+        for variant, result, noise in zip(variants, results, noise_levels)
     ]
-    shown = ("decoder", "kind", "median_ms", "speedup", "error_float32", "error_float16", "error_bfloat16", "largest_error")
+    columns = ("decoder", "kind", "median_ms", "speedup", "error_float32", "error_float16", "error_bfloat16", "largest_error")
     print(
         tabulate(
-            [{key: row.get(key) for key in shown} for row in rows], headers="keys", floatfmt=("", "", ".2f", ".1f", *[".4f"] * 4)
+            [{key: row.get(key) for key in columns} for row in rows],
+            headers="keys",
+            floatfmt=("", "", ".2f", ".1f", *[".4f"] * 4),
         )
     )
     print(
-        f"{config.samples} sets of {config.joints} x {config.cells} x {config.cells} on {device.type}, "
-        f"{cores()} threads; errors in cells, mean and largest",
+        f"heatmaps of shape {config.samples} x {config.joints} x {config.cells} x {config.cells} on {device.type}, "
+        f"{available_cores()} threads; errors in cells, mean and largest",
         flush=True,
     )
     if config.json is not None:
@@ -181,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

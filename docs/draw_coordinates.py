@@ -1,9 +1,8 @@
-"""The drawing of docs/coordinates.md: one point in a source picture, in the network's input, in its heatmaps, in others' numbers.
+"""The drawing of docs/coordinates.md: one point in a source image, in the network's input, in its heatmaps, in others' numbers.
 
     python docs/draw_coordinates.py
 
 writes docs/coordinates.svg. Every number in it is computed by `hgfast.geometry` and the readers' offsets.
-What may enter: this drawing.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from hgfast.errors import run
-from hgfast.geometry import move, square_matrices
+from hgfast.errors import run_main
+from hgfast.geometry import crop_matrices, transform_points
 from hgfast.model import STRIDE
-from pipelines import coco, mpii
+from hgfast.pipelines.readers import coco, mpii_h5
 
 OUT = Path(__file__).with_name("coordinates.svg")
 WIDTH, HEIGHT = 12, 8  # of the source, pixels
-CENTRE, SIDE, INPUT = (6.0, 4.0), 8.0, 16  # the square to crop, and the side of the network's input
+CENTER, SIDE, INPUT = (6.0, 4.0), 8.0, 16  # the square to crop, and the side of the network's input
 POINT = (8.5, 3.5)  # in the source: the middle of a pixel
-OFFSETS = {"MPII's files": mpii.PIXEL_OFFSET, "FreiHAND, hgfast": 0.0, "COCO's files, OpenCV": coco.PIXEL_OFFSET}
+OFFSETS = {"MPII's files": mpii_h5.PIXEL_OFFSET, "FreiHAND, hgfast": 0.0, "COCO's files, OpenCV": coco.PIXEL_OFFSET}
 """What is added to points of these to have hgfast's."""
 INK, PALE, MARK, FRAME = "#333333", "#c8c8c8", "#d62728", "#1f77b4"
 
@@ -43,7 +42,7 @@ class Places:
 def places() -> Places:
     """What the drawing says."""
     plain, mirror = (
-        move(np.array([[POINT]]), square_matrices([CENTRE], [SIDE], INPUT, flip=flip))[0, 0] for flip in (False, True)
+        transform_points(np.array([[POINT]]), crop_matrices([CENTER], [SIDE], INPUT, flip=flip))[0, 0] for flip in (False, True)
     )
     others = {name: (POINT[0] - offset, POINT[1] - offset) for name, offset in OFFSETS.items()}
     return Places(POINT, pair(plain), pair(mirror), pair(plain / STRIDE), others)
@@ -69,27 +68,27 @@ class Panel:
     def at(self, x: float, y: float) -> tuple[float, float]:
         return self.x + self.unit * x, self.y + self.unit * y
 
-    def grid(self, columns: int, rows: int, colour: str = PALE) -> None:
+    def grid(self, columns: int, rows: int, color: str = PALE) -> None:
         for column in range(columns + 1):
-            self.line((column, 0), (column, rows), colour)
+            self.line((column, 0), (column, rows), color)
         for row in range(rows + 1):
-            self.line((0, row), (columns, row), colour)
+            self.line((0, row), (columns, row), color)
 
-    def line(self, start: Sequence[float], end: Sequence[float], colour: str, width: float = 1) -> None:
+    def line(self, start: Sequence[float], end: Sequence[float], color: str, width: float = 1) -> None:
         (x1, y1), (x2, y2) = self.at(*start), self.at(*end)
-        add(self.root, "line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=colour, stroke_width=width)
+        add(self.root, "line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=color, stroke_width=width)
 
-    def box(self, low: Sequence[float], high: Sequence[float], colour: str, width: float = 2) -> None:
+    def box(self, low: Sequence[float], high: Sequence[float], color: str, width: float = 2) -> None:
         (x, y), (right, bottom) = self.at(*low), self.at(*high)
-        add(self.root, "rect", x=x, y=y, width=right - x, height=bottom - y, fill="none", stroke=colour, stroke_width=width)
+        add(self.root, "rect", x=x, y=y, width=right - x, height=bottom - y, fill="none", stroke=color, stroke_width=width)
 
     def dot(self, point: Sequence[float], radius: float = 5) -> None:
         x, y = self.at(*point)
         add(self.root, "circle", cx=x, cy=y, r=radius, fill=MARK)
 
-    def text(self, point: Sequence[float], said: str, colour: str = INK, anchor: str = "start", size: int = 13) -> None:
+    def text(self, point: Sequence[float], said: str, color: str = INK, anchor: str = "start", size: int = 13) -> None:
         x, y = self.at(*point)
-        add(self.root, "text", said, x=x, y=y, fill=colour, text_anchor=anchor, font_size=size)
+        add(self.root, "text", said, x=x, y=y, fill=color, text_anchor=anchor, font_size=size)
 
 
 def add(root: ET.Element, tag: str, text: str | None = None, **attributes: object) -> None:
@@ -108,9 +107,9 @@ def draw() -> ET.Element:
     source = Panel(root, 30, 60, 28)
     source.text((0, -1.2), f"source, {WIDTH} x {HEIGHT} pixels", size=15)
     source.grid(WIDTH, HEIGHT)
-    low = (CENTRE[0] - SIDE / 2, CENTRE[1] - SIDE / 2)
+    low = (CENTER[0] - SIDE / 2, CENTER[1] - SIDE / 2)
     source.box(low, (low[0] + SIDE, low[1] + SIDE), FRAME)
-    source.text((low[0] + 0.2, HEIGHT + 0.7), f"the square to crop: centre {words(CENTRE)}, side {SIDE:g}", FRAME)
+    source.text((low[0] + 0.2, HEIGHT + 0.7), f"the square to crop: center {words(CENTER)}, side {SIDE:g}", FRAME)
     corners(source, WIDTH, HEIGHT)
     mark(source, found.source, words(found.source))
 
@@ -130,7 +129,7 @@ def draw() -> ET.Element:
     corners(heat, cells, cells)
     mark(heat, found.heatmap, words(found.heatmap))
     heat.text((0, cells + 0.5), f"input / {STRIDE}")
-    heat.text((0, cells + 0.95), "cell i: centre at i + 0.5")
+    heat.text((0, cells + 0.95), "cell i: center at i + 0.5")
 
     rulers(root, found)
     return root
@@ -173,4 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

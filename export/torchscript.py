@@ -1,12 +1,11 @@
-"""Export a network as TorchScript, for LibTorch in C++ and torch in Python, compared with the checkpoint.
+"""Export a network as TorchScript, for LibTorch in C++ and torch in Python, verified against the checkpoint.
 
     python export/torchscript.py exp/mpii/best.pt
     python export/torchscript.py exp/mpii/best.pt --precision fp16 --flip-test --outputs keypoints,heatmaps
 
-The file is traced and frozen, takes any number of images at once, and its outputs are a tuple in the order of --outputs. Its
-description lies beside it, FILE.json, and within it as the extra file hgfast.json. torch calls TorchScript deprecated since
-2.13. A LibTorch of the same version or a newer one reads the file.
-What may enter: the flags and the order of the work. The graph is `graph`'s, comparing `verify`'s.
+The module is traced and frozen, accepts any batch size, and returns a tuple in the order of --outputs. Its sidecar is
+FILE.json; the extra file hgfast.json in it has the same content. LibTorch of the same or a newer version reads the file. torch
+has deprecated TorchScript since 2.13.
 """
 
 from __future__ import annotations
@@ -18,100 +17,99 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import onnx_file
-import publish
 import torch
-from graph import Deployed
-from options import ExportConfig
-from publish import Published
 from torch import Tensor, nn
-from verify import Limits, Row, Witness, batches, compare
 
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run
-from hgfast.files import to_json
+from hgfast.errors import HgfastError, run_main
+from hgfast.export.exporter import artifact, onnx_file
+from hgfast.export.exporter.artifact import ExportedArtifact
+from hgfast.export.exporter.export_module import ExportModule
+from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.exporter.verify import Reference, Row, Tolerances, batch_sizes_to_check, compare
+from hgfast.fileio.files import to_json
 from hgfast.model import StackedHourglass
-from hgfast.runtimes import Place, quiet_torchscript, torchscript_runner
-from hgfast.sidecar import HEATMAPS, KEYPOINTS, OUTPUTS
+from hgfast.runtime.backends import DeviceOptions, ignore_torchscript_deprecation, make_torchscript_fn
+from hgfast.runtime.sidecar import HEATMAPS, KEYPOINTS, OUTPUT_NAMES
 
-EXTRA = "hgfast.json"
+EXTRA_FILE = "hgfast.json"
 
 
 class KeypointsOnly(nn.Module):
-    """A traced graph without its heatmaps; scripted, so that nothing needs to be run again."""
+    """A traced graph that returns only its keypoints. Scripting it avoids a second trace."""
 
     def __init__(self, whole: torch.jit.ScriptModule) -> None:
         super().__init__()
-        self.whole = whole
+        self.traced = whole
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.whole(images)[0],)
+        return (self.traced(images)[0],)
 
 
 class HeatmapsOnly(KeypointsOnly):
-    """Likewise without its keypoints."""
+    """A traced graph that returns only its heatmaps."""
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.whole(images)[1],)
+        return (self.traced(images)[1],)
 
 
-def trace(graph: Deployed) -> torch.jit.ScriptModule:
-    """The graph for any number of images."""
+def trace(graph: ExportModule) -> torch.jit.ScriptModule:
+    """Trace the graph for any batch size."""
     example = torch.zeros(onnx_file.input_shape(graph, 1), dtype=onnx_file.input_type(graph))
-    with quiet_torchscript(), torch.inference_mode():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # the maps' size is a constant
+    with ignore_torchscript_deprecation(), torch.inference_mode():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # the size of the heatmaps is constant
         return torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
 
 
-def choose(whole: torch.jit.ScriptModule, names: tuple[str, ...]) -> torch.jit.ScriptModule:
-    """The traced graph with only these of its `OUTPUTS`, frozen."""
-    with quiet_torchscript():
-        if names != OUTPUTS:
-            only = KeypointsOnly if names == (KEYPOINTS,) else HeatmapsOnly
-            whole = torch.jit.script(only(whole).eval())
+def select_outputs(whole: torch.jit.ScriptModule, names: tuple[str, ...]) -> torch.jit.ScriptModule:
+    """Return the traced graph with only the outputs `names` of its `OUTPUT_NAMES`, frozen."""
+    with ignore_torchscript_deprecation():
+        if names != OUTPUT_NAMES:
+            wrapper = KeypointsOnly if names == (KEYPOINTS,) else HeatmapsOnly
+            whole = torch.jit.script(wrapper(whole).eval())
         return torch.jit.freeze(whole)
 
 
-def make_torchscript(config: ExportConfig, model: StackedHourglass, out: Path) -> Published:
-    """Write the TorchScript and its sidecar. Raises `HgfastError` where it differs from the checkpoint, or cannot be written."""
-    wiring = config.wiring
-    whole = trace(Deployed(model, replace(wiring, outputs=OUTPUTS)))
-    delivered = choose(whole, wiring.outputs)
-    sidecar = publish.describe(config, model, "torchscript")
-    emulated = config.precision == "fp16" and not torch.cuda.is_available()
+def make_torchscript(config: ExportConfig, model: StackedHourglass, out: Path) -> ExportedArtifact:
+    """Write the TorchScript file and its sidecar. Raises `HgfastError` if it differs from the checkpoint or cannot be written."""
+    spec = config.spec
+    whole = trace(ExportModule(model, replace(spec, outputs=OUTPUT_NAMES)))
+    delivered = select_outputs(whole, spec.outputs)
+    sidecar = artifact.make_sidecar(config, model, "torchscript")
+    emulates_fp16 = config.precision == "fp16" and not torch.cuda.is_available()
 
     def write(path: Path) -> None:
-        content = io.BytesIO()  # a full disk would end the process, and the file's name would be within it
-        with quiet_torchscript():
-            torch.jit.save(delivered, content, _extra_files={EXTRA: to_json(sidecar.metadata)})
+        content = io.BytesIO()  # torch.jit.save aborts on a full disk, and would store the file name
+        with ignore_torchscript_deprecation():
+            torch.jit.save(delivered, content, _extra_files={EXTRA_FILE: to_json(sidecar.metadata)})
         path.write_bytes(content.getvalue())
 
-    def check(path: Path, witness: Witness, limits: Limits | None) -> list[Row]:
-        run = torchscript_runner(path, list(wiring.outputs), Place())
+    def check(path: Path, reference: Reference, limits: Tolerances | None) -> list[Row]:
+        run = make_torchscript_fn(path, list(spec.outputs), DeviceOptions())
         rows = []
-        with tempfile.TemporaryDirectory() as folder, quiet_torchscript():
-            file = Path(folder) / "whole"
-            torch.jit.save(choose(whole, OUTPUTS), str(file))
-            probe = run if HEATMAPS in wiring.outputs else torchscript_runner(file, list(OUTPUTS), Place())
-            for number in batches(config.sizes)[: 1 if emulated else None]:
-                rows.append({"runtime": "torch", **compare(run, probe, witness, number, limits, wiring.outputs)})
+        with tempfile.TemporaryDirectory() as folder, ignore_torchscript_deprecation():
+            file = Path(folder) / "all_outputs"
+            torch.jit.save(select_outputs(whole, OUTPUT_NAMES), str(file))
+            probe = run if HEATMAPS in spec.outputs else make_torchscript_fn(file, list(OUTPUT_NAMES), DeviceOptions())
+            for batch_size in batch_sizes_to_check(config.batch_range)[: 1 if emulates_fp16 else None]:
+                rows.append({"runtime": "torch", **compare(run, probe, reference, batch_size, limits, spec.outputs)})
         return rows
 
-    published = publish.publish(out, write, sidecar, check, config, model)
-    if emulated and published.rows:
-        print("fp16 is emulated on this CPU, and slow: compared on one picture, where there is a GPU on all of them")
-    return published
+    exported = artifact.write_artifact(out, write, sidecar, check, config, model)
+    if emulates_fp16 and exported.rows:
+        print("fp16 is emulated on this CPU and slow: only the smallest batch size was verified; a GPU verifies all")
+    return exported
 
 
 def main() -> None:
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     config = parse(ExportConfig, positional="checkpoint", description=__doc__ or "")
     if config.precision == "int8":
-        raise HgfastError("int8 is for ONNX and TensorRT: use export/to_onnx.py or export/trt.py, or --precision fp16")
+        raise HgfastError("int8 requires ONNX or TensorRT: use hgfast export onnx or tensorrt, or --precision fp16")
     config.validate("torchscript")
-    published = make_torchscript(config, config.load(), config.target("torchscript"))
-    publish.report(published, time.perf_counter() - began)
+    exported = make_torchscript(config, config.load_model(), config.output_path("torchscript"))
+    artifact.print_summary(exported, time.perf_counter() - start_time)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,12 +1,10 @@
-"""The command line shared by every entry point: typed flags, YAML files, and typos that name the right word.
-
-What may enter: how words on a command line (or keys in a YAML file) become typed values. What they mean is elsewhere.
-"""
+"""Command-line parsing for every entry point: typed flags, YAML files, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,125 +14,161 @@ from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import docstring_parser
 import jsonargparse
+import yaml
 
+from hgfast.config import RENAMED_KEYS
 from hgfast.errors import HgfastError
-from hgfast.yaml_file import read_yaml
+from hgfast.fileio.yaml_file import read_yaml
+from hgfast.validation import check_ranges
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 T = TypeVar("T")
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """jsonargparse without abbreviations, whose errors are one sentence with the nearest right name."""
+    """jsonargparse's parser without abbreviations, whose errors are one sentence with the closest valid name."""
 
     def __init__(self, description: str = "", **options: Any) -> None:
-        """description: an entry point's docstring, of which users do not see what may enter it."""
-        super().__init__(allow_abbrev=False, description=description.partition("What may enter:")[0].strip(), **options)
+        super().__init__(usage="%(prog)s [flags]", allow_abbrev=False, description=description.strip(), **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise HgfastError(explain(message, self.known())) from None
+        raise HgfastError(explain_parse_error(message, self.option_names())) from None
 
-    def parse_args(self, *words: Any, **options: Any) -> Any:
+    def parse_args(self, *args: Any, **options: Any) -> Any:
         try:
-            return super().parse_args(*words, **options)
+            return super().parse_args(*args, **options)
         except OverflowError as error:
-            raise HgfastError(f"one of the numbers is too large for any computer ({error}): correct it") from error
+            raise HgfastError(f"one of the numbers is too large ({error}): correct it") from error
 
     def format_help(self, *formatter: Any) -> str:
-        """Flags with dashes, as people type them, and types by their names."""
-        plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super().format_help(*formatter))
-        return re.sub(r"--[\w.]+", lambda flag: flag[0].replace("_", "-"), plain)
+        """Return the help text with dashes in flags and plain type names."""
+        text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super().format_help(*formatter))
+        text = re.sub(r", --[\w.]+\+( \S+)?", "", text)  # jsonargparse's syntax to append to a list
+        return re.sub(r"--[\w.]+", lambda flag: flag[0].replace("_", "-"), text)
 
-    def known(self) -> list[str]:
-        """Every option of this parser as jsonargparse has it, `--train.lr` say."""
+    def option_names(self) -> list[str]:
+        """Return every option in jsonargparse's spelling, such as `--train.lr`."""
         return [o for a in self._actions for o in a.option_strings if o.startswith("--")]
 
-    def spell(self, argv: Sequence[str], short: Mapping[str, str] | None = None) -> list[str]:
-        """The words as jsonargparse wants them: bare words first, then `--batch_size=8` for `--batch-size 8` and
+    def normalize_argv(self, argv: Sequence[str], flag_aliases: Mapping[str, str] | None = None) -> list[str]:
+        """Return the words in jsonargparse's form: positional words first, then `--batch_size=8` for `--batch-size 8` and
         `--overwrite=true` for `--overwrite`."""
-        switches = {o for a in self._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
-        alone = {o for a in self._actions if a.nargs in (0, "?") for o in a.option_strings} - switches  # --help, say
-        bare: list[str] = []
+        bool_flags = {o for a in self._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
+        valueless_flags = {o for a in self._actions if a.nargs in (0, "?") for o in a.option_strings} - bool_flags  # --help
+        positionals: list[str] = []
         flags: list[str] = []
-        waiting = list(argv)
-        while waiting:
-            if waiting[0] == "--":  # whatever follows is bare, even if it looks like a flag
-                bare += [f"./{word}" if word.startswith("-") else word for word in waiting[1:]]
+        remaining = list(argv)
+        while remaining:
+            if remaining[0] == "--":  # all following words are positional, even if they look like flags
+                positionals += [f"./{word}" if word.startswith("-") else word for word in remaining[1:]]
                 break
-            name, equals, value = (short or {}).get(waiting[0], waiting[0]).partition("=")
-            following = waiting[1] if len(waiting) > 1 else None
-            del waiting[0]
+            name, equals, value = (flag_aliases or {}).get(remaining[0], remaining[0]).partition("=")
+            following = remaining[1] if len(remaining) > 1 else None
+            del remaining[0]
             if not name.startswith("--"):
-                bare.append(name + equals + value) if not name.startswith("-") else flags.append(name + equals + value)
+                positionals.append(name + equals + value) if not name.startswith("-") else flags.append(name + equals + value)
                 continue
             name = "--" + name[2:].replace("-", "_")
-            if not equals and name in switches and following not in ("true", "false"):
+            if not equals and name in bool_flags and following not in ("true", "false"):
                 equals, value = "=", "true"
-            elif not equals and name not in alone and following is not None and not following.startswith("--"):
-                equals, value = "=", waiting.pop(0)
+            elif not equals and name not in valueless_flags and following is not None and not following.startswith("--"):
+                equals, value = "=", remaining.pop(0)
             flags.append(name + equals + value)
-        return bare + flags
+        return positionals + flags
 
 
 class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help whose description keeps its lines."""
+    """Help formatter that keeps the description's line breaks and omits types, which choices and defaults show."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = re.sub(r" \(required, type: .*\)$", "", super()._expand_help(action))
+        return re.sub(r"\(type: .*, default: (.*)\)$", r"(default: \1)", text)
 
 
 def parse(
-    into: type[T],
+    config_class: type[T],
     argv: Sequence[str] | None = None,
     *,
     positional: str | None = None,
-    rest: str | None = None,
-    short: Mapping[str, str] | None = None,
+    variadic: str | None = None,
+    flag_aliases: Mapping[str, str] | None = None,
     description: str = "",
 ) -> T:
-    """The command line (default: `sys.argv`) as an instance of the dataclass `into`; `--config FILE` reads YAML.
+    """Parse a command line into an instance of a dataclass; `--config FILE` reads YAML.
 
-    Flags win over the file, the file over the defaults. `positional` names a field that is a bare path, `rest` one that is a
-    list of them, of one or more if it has no default; `short` maps other spellings of flags to their names.
+    Args:
+        config_class: the dataclass; every field is a flag.
+        argv: the words; by default those of `sys.argv`. Flags override the file, the file overrides the defaults.
+        positional: field that is a positional path.
+        variadic: field that is a list of positional paths; at least one is required if the field has no default.
+        flag_aliases: other spellings of flags, with the flags' names.
+        description: text of --help.
 
     Raises:
-        HgfastError: anything unknown, missing or of the wrong type, in one sentence.
+        HgfastError: a flag or key is unknown, missing, of the wrong type or out of range.
     """
     parser = Parser(description=description, formatter_class=Formatter)
-    parser.add_argument("--config", action="config", help="YAML file; flags win over it")
-    words_of = {name: text for one in reversed(into.__mro__) if is_dataclass(one) for name, text in field_texts(one)}
+    parser.add_argument("--config", action="config", help="YAML file; flags override it")
+    help_texts = {name: text for base in reversed(config_class.__mro__) if is_dataclass(base) for name, text in field_docs(base)}
     if positional is not None:
-        parser.add_argument(positional, type=Path, help=words_of.get(positional))
-    if rest is not None:
-        needed = next(field.default_factory is MISSING for field in fields(into) if field.name == rest)  # type: ignore[arg-type]
-        parser.add_argument(rest, type=Path, nargs="+" if needed else "*", help=words_of.get(rest))
-    parser.add_class_arguments(into, as_group=False, skip={name for name in (positional, rest) if name})
-    words = parser.spell(sys.argv[1:] if argv is None else argv, short)
-    groups = [field.name for field in fields(into) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]
-    for word, following in zip(words, [*words[1:], ""]):
-        name, _, value = word.partition("=")
-        if name == "--config":
-            check_file(Path(value or following), groups)
+        parser.add_argument(positional, type=Path, help=help_texts.get(positional))
+    if variadic is not None:
+        required = next(field.default_factory is MISSING for field in fields(config_class) if field.name == variadic)  # type: ignore[arg-type]
+        parser.add_argument(variadic, type=Path, nargs="+" if required else "*", help=help_texts.get(variadic))
+    parser.add_class_arguments(config_class, as_group=False, skip={name for name in (positional, variadic) if name})
+    arrange_help(parser, config_class)
+    words = parser.normalize_argv(sys.argv[1:] if argv is None else argv, flag_aliases)
+    groups = [field.name for field in fields(config_class) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]
+    upgrade = getattr(config_class, "upgrade", dict)
+    for number, word in enumerate(words):
+        if word.startswith("--config="):
+            content = upgrade(load_config_file(Path(word.removeprefix("--config=")), groups))
+            words[number] = f"--config={yaml.safe_dump(content, default_flow_style=True, width=math.inf)}"
     namespace = parser.parse_args(words)
     namespace.pop("config")
-    found = into(**parser.instantiate(namespace).as_dict())
-    if nothing := without_value(found):
-        raise HgfastError(f"{nothing} has no value: give it one, or leave it out")
-    return found
+    config = config_class(**parser.instantiate(namespace).as_dict())
+    if null_field := find_null_field(config):
+        raise HgfastError(f"{null_field} has no value: give it one, or leave it out")
+    check_ranges(config)
+    return config
 
 
-def field_texts(one: type) -> Iterator[tuple[str, str]]:
-    """The fields of a dataclass with what stands below them."""
-    for param in docstring_parser.parse_from_object(one).params:
+def arrange_help(parser: Parser, config_class: type) -> None:
+    """Order --help: `config_class.HELP_FIRST`, the class's other flags, nested dataclasses, the base classes' flags."""
+    groups = list(parser._action_groups)
+    flags = {action.dest: (group, action) for group in groups for action in group._group_actions}
+    first, last = list[Any](), list[Any]()
+    bases = [base for base in reversed(config_class.__mro__[1:]) if is_dataclass(base)]
+    parts = [("most used", getattr(config_class, "HELP_FIRST", ()), first)]
+    parts += [((base.__doc__ or "").rstrip("."), tuple(base.__annotations__), last) for base in bases]
+    for title, names, section in parts:
+        target = parser.add_argument_group(title)
+        for name in [name for name in names if name in flags]:
+            group, action = flags.pop(name)
+            group._group_actions.remove(action)
+            target._group_actions.append(action)
+        section.append(target)
+    parser._action_groups = [*first, *groups, *last]
+    for _, action in flags.values():
+        if action.metavar == "CONFIG" or action.dest == "print_config":  # files for whole groups; --config covers them
+            action.help = argparse.SUPPRESS
+
+
+def field_docs(cls: type) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a dataclass with the docstrings below them."""
+    for param in docstring_parser.parse_from_object(cls).params:
         if param.description:
             yield param.arg_name, param.description
 
 
-def without_value(instance: Any) -> str | None:
-    """The dotted name of a dataclass's first field that is None and may not be: jsonargparse takes null for anything."""
+def find_null_field(instance: Any) -> str | None:
+    """Return the dotted name of the first field that is None and may not be: jsonargparse accepts null for any type."""
     hints = get_type_hints(type(instance))
     for field in fields(instance):
         value = getattr(instance, field.name)
         if value is None and type(None) not in get_args(hints[field.name]):
             return field.name
-        if is_dataclass(value) and (inner := without_value(value)):
+        if is_dataclass(value) and (inner := find_null_field(value)):
             return f"{field.name}.{inner}"
     return None
 
@@ -145,56 +179,61 @@ def dispatch(
     description: str = "",
     positional: bool = False,
 ) -> None:
-    """Call the function that the first word names with the flags its signature and docstring declare.
+    """Call the function that the first word names; its signature and docstring declare the flags.
 
-    positional: parameters without a default are bare words instead of flags.
+    positional: parameters without a default are positional words instead of flags.
 
     Raises:
         HgfastError: as `parse`.
     """
     parser = Parser(description=description, formatter_class=Formatter)
-    sub = parser.add_subcommands()
-    children = {}
+    subcommands = parser.add_subcommands()
+    subparsers = {}
     for name, function in commands.items():
-        children[name] = Parser(description=(function.__doc__ or "").strip().split("\n")[0])
-        children[name].add_function_arguments(function, as_group=False, as_positional=positional)
-        sub.add_subcommand(name, children[name])
+        subparsers[name] = Parser(description=(function.__doc__ or "").strip().split("\n")[0])
+        subparsers[name].add_function_arguments(function, as_group=False, as_positional=positional)
+        subcommands.add_subcommand(name, subparsers[name])
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in children:
-        words[1:] = children[words[0]].spell(words[1:])
+    if words and words[0] in subparsers:
+        words[1:] = subparsers[words[0]].normalize_argv(words[1:])
     namespace = parser.parse_args(words)
-    chosen = namespace.subcommand
-    commands[chosen](**namespace[chosen].as_dict())
+    command = namespace.subcommand
+    commands[command](**namespace[command].as_dict())
 
 
-def check_file(path: Path, groups: Iterable[str]) -> None:
-    """Refuse a YAML file that is not a mapping of keys to values, by name. `groups` are keys that hold mappings themselves."""
-    content = read_yaml(path, "the configuration", most=1000)  # of long lists jsonargparse makes copies of copies
+def load_config_file(path: Path, groups: Iterable[str]) -> dict[str, Any]:
+    """Read a YAML file of keys and values. `groups` are keys whose values are mappings.
+
+    Raises:
+        HgfastError: the file cannot be read, or it or a group is not a mapping.
+    """
+    content = read_yaml(path, "the configuration", max_values=1000)  # jsonargparse copies long lists many times
     if not isinstance(content, dict):
         raise HgfastError(f"the configuration {path} must hold lines such as 'batch_size: 32'")
     for group in groups:
         if not isinstance(content.get(group, {}), dict):
             raise HgfastError(f"{group} in the configuration {path} must hold indented lines, or be left out")
+    return content
 
 
-def explain(message: str, known: Iterable[str]) -> str:
-    """jsonargparse's message as one line, with a suggestion where it complains about a name."""
+def explain_parse_error(message: str, known: Iterable[str]) -> str:
+    """Return jsonargparse's message as one line, with a suggestion for an unknown name."""
     line = " ".join(message.split())
-    if found := re.match(r"unrecognized arguments?: ([^-]\S*)", line):
-        return f"unexpected word {found[1]!r}; --help lists what can be given"
-    if found := re.match(r"unrecognized arguments?: (\S+)", line):
-        word = found[1].split("=")[0].replace("_", "-")
-        return f"unknown flag {word}{suggest(word, known)}; --help lists them all"
-    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", line):
-        return unknown_key(f"{found[1]}.{found[2]}", known)
-    if found := re.search(r"Option '([^']+)' is not accepted", line):
-        return unknown_key(found[1], known)
-    if found := re.search(r"Parser key \"([^\"]+)\": (.*)", line):
-        return f"bad value for {found[1]}: {in_words(found[2])}"
+    if match := re.match(r"unrecognized arguments?: ([^-]\S*)", line):
+        return f"unexpected word {match[1]!r}; --help lists what can be given"
+    if match := re.match(r"unrecognized arguments?: (\S+)", line):
+        word = match[1].split("=")[0].replace("_", "-")
+        return f"unknown flag {word}{new_name(word, known) or did_you_mean(word, known)}; --help lists them all"
+    if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", line):
+        return unknown_key_message(f"{match[1]}.{match[2]}", known)
+    if match := re.search(r"Option '([^']+)' is not accepted", line):
+        return unknown_key_message(match[1], known)
+    if match := re.search(r"Parser key \"([^\"]+)\": (.*)", line):
+        return f"bad value for {match[1]}: {explain_bad_value(match[2])}"
     return line
 
 
-KINDS = {
+TYPE_DESCRIPTIONS = {
     "Literal": "one of {}",
     "tuple": "three whole numbers such as [8,8,8]",
     "list": "a list such as [a,b]",
@@ -204,22 +243,29 @@ KINDS = {
 }
 
 
-def in_words(complaint: str) -> str:
-    """jsonargparse's complaint about a value, short: what was given, and what would do."""
-    given = re.findall(r"(?:Got|Given) value: (.+?)(?= Subtypes:| - |$)", complaint)
-    for kind, words in KINDS.items():
-        if found := re.search(rf"\b{kind}\b(?:\[([^\]]*)\])?", complaint):
-            return f"{given[-1] if given else 'it'} is not {words.format((found[1] or '').replace(chr(39), ''))}"
-    return complaint
+def explain_bad_value(message: str) -> str:
+    """Shorten jsonargparse's message about a value to the given value and the expected type."""
+    given = re.findall(r"(?:Got|Given) value: (.+?)(?= Subtypes:| - |$)", message)
+    for type_name, description in TYPE_DESCRIPTIONS.items():
+        if match := re.search(rf"\b{type_name}\b(?:\[([^\]]*)\])?", message):
+            return f"{given[-1] if given else 'it'} is not {description.format((match[1] or '').replace(chr(39), ''))}"
+    return message
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The sentence about a YAML key that does not exist."""
-    return f"unknown key {key!r} in the configuration{suggest(key, [k.lstrip('-') for k in known])}"
+def unknown_key_message(key: str, known: Iterable[str]) -> str:
+    """Return the error message for a YAML key that does not exist."""
+    return f"unknown key {key!r} in the configuration{did_you_mean(key, [k.lstrip('-') for k in known])}"
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean X?)` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word.replace("-", "_").lstrip("_"), [k.lstrip("-") for k in known], n=1, cutoff=0.5)
-    dashes = "--" if word.startswith("-") else ""
-    return f" (did you mean {dashes}{near[0].replace('_', '-') if dashes else near[0]}?)" if near else ""
+def new_name(flag: str, known: Iterable[str]) -> str:
+    """Return ` (now --X)` for a renamed flag, else an empty string."""
+    key = flag.lstrip("-").replace("-", "_")
+    new = ".".join([*key.split(".")[:-1], RENAMED_KEYS.get(key, "")])
+    return f" (now --{new.replace('_', '-')})" if f"--{new}" in known else ""
+
+
+def did_you_mean(word: str, known_names: Iterable[str]) -> str:
+    """Return ` (did you mean X?)` for the closest known word, or an empty string."""
+    matches = difflib.get_close_matches(word.replace("-", "_").lstrip("_"), [k.lstrip("-") for k in known_names], n=1, cutoff=0.5)
+    prefix = "--" if word.startswith("-") else ""
+    return f" (did you mean {prefix}{matches[0].replace('_', '-') if prefix else matches[0]}?)" if matches else ""

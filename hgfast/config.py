@@ -1,58 +1,76 @@
-"""The typed configuration of a training run: what a YAML file or the command line may set.
+"""The typed configuration of a training run.
 
-Every field is a flag (`--train.lr 3e-4`) and a YAML key; the string under a field is its help.
-What may enter: dataclasses of plain values with defaults. How they are parsed is in `hgfast.cli`.
+Every field is a flag (`--train.lr 3e-4`) and a YAML key; the string below a field is its help text. `hgfast.cli` parses them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import yaml
 
+from hgfast.architectures import Architecture, architecture
 from hgfast.errors import HgfastError
-from hgfast.files import complete
-from hgfast.model import Architecture, architecture
+from hgfast.fileio.files import atomic_write
+from hgfast.validation import Range, check_ranges
+
+CONFIG_FORMAT = 2
+"""Written to config.yaml as `format`; files without it are of format 1."""
+RENAMED_KEYS = {
+    "normalise": "normalize",
+    "shares": "split_fractions",
+    "loading.wait_minutes": "storage_timeout",
+    "loss.unlabelled": "unlabeled",
+    "train.accumulate": "grad_accum",
+    "train.clip": "grad_clip",
+    "train.drop_after": "lr_milestones",
+    "train.drop_by": "lr_gamma",
+    "train.keep": "keep_checkpoints",
+    "train.valid_every": "val_interval",
+    "train.wait_minutes": "dist_timeout",
+}
+"""Keys of format 1 and their present names."""
+RENAMED_VALUES = {"loader": {"torch": "opencv"}}
+"""Values of format 1 and their present names, by key."""
 
 
 @dataclass
 class ModelConfig:
     preset: str = "hg2"
-    """hg1, hg2, hg8, small (a two-core CPU trains it in minutes) or tiny (for tests)"""
+    """hg1, hg2, hg8, small (trains in minutes on two CPU cores) or tiny (for tests)"""
     stacks: int | None = None
     """number of hourglasses; none: the preset's"""
     features: int | None = None
     """channels in the hourglasses; none: the preset's"""
     growth: int | None = None
-    """channels more at every halving; none: the preset's"""
+    """channels added at every downsampling; none: the preset's"""
     depth: int | None = None
-    """halvings inside an hourglass; none: the preset's"""
+    """downsampling steps in an hourglass; none: the preset's"""
     blocks: int | None = None
-    """residuals in a row wherever the paper has one; none: the preset's"""
+    """consecutive residual blocks where the paper has one; none: the preset's"""
     stem: tuple[int, int, int] | None = None
-    """channels after the stem's convolution and after its first and second residual; none: the preset's"""
+    """channels after the stem's convolution, its first and its second residual block; none: the preset's"""
     input_size: int | None = None
     """side of the network's square input in pixels; none: the preset's"""
 
-    def architecture(self) -> Architecture:
+    def make_architecture(self) -> Architecture:
         return architecture(**asdict(self))
 
 
 @dataclass
 class AugmentConfig:
     rotation: float = 30.0
-    """degrees, uniform in plus or minus this"""
-    scale_min: float = 0.75
-    """smallest size of the content, uniform up to scale_max"""
+    """largest rotation in degrees, uniform in both directions"""
+    scale_min: Annotated[float, Range(gt=0)] = 0.75
+    """smallest scale of the content, uniform up to scale_max"""
     scale_max: float = 1.25
-    """largest size of the content"""
+    """largest scale of the content"""
     shift: float = 0.05
-    """share of the crop's side, uniform in plus or minus this, along x and along y"""
-    flip: float | None = None
-    """probability of mirroring; none: 0.5 for bodies, 0 for hands, where it makes a left hand of a right one"""
+    """largest shift along x and along y as a fraction of the crop's side, uniform in both directions"""
+    flip: Annotated[float | None, Range(ge=0, le=1)] = None
+    """probability of a horizontal flip; none: 0.5 for bodies, 0 for hands, as a flip turns a right hand into a left one"""
     brightness: float = 0.2
     """factor uniform in 1 plus or minus this"""
     contrast: float = 0.2
@@ -60,232 +78,230 @@ class AugmentConfig:
     saturation: float = 0.2
     """factor uniform in 1 plus or minus this"""
     hue: float = 10.0
-    """degrees around the grey axis, uniform in plus or minus this"""
+    """largest rotation about the gray axis in degrees, uniform in both directions"""
 
 
 @dataclass
 class LossConfig:
     name: Literal["cross_entropy", "mse"] = "cross_entropy"
-    """spatial cross-entropy on logits, or squared error on Gaussian maps as in the seed"""
-    sigma: float = 1.0
-    """standard deviation of the target Gaussians, heatmap cells"""
+    """spatial cross-entropy on logits, or squared error on Gaussian maps as in princeton-vl's code"""
+    sigma: Annotated[float, Range(gt=0)] = 1.0
+    """standard deviation of the target Gaussians in heatmap cells"""
     reduce: Literal["sum", "mean"] = "sum"
-    """mse: sum over the cells of a map, or the seed's mean, 4096 times smaller, which Adam's epsilon and the clipping feel"""
-    unlabelled: Literal["ignore", "zero"] = "ignore"
-    """joints without a label: leave them out, or (mse) train towards an empty map as the seed does"""
+    """mse: sum over a map's cells, or their mean as in princeton-vl's code, which is H*W times smaller and so changes the effect
+    of Adam's epsilon and gradient clipping"""
+    unlabeled: Literal["ignore", "zero"] = "ignore"
+    """unlabeled joints: ignore them, or (mse) train them towards an empty map as princeton-vl's code does"""
 
 
 @dataclass
 class TrainConfig:
-    epochs: int = 100
+    epochs: Annotated[int, Range(ge=1)] = 100
     """passes over the training split"""
-    max_iters: float | None = None
-    """end after this many thousand steps instead (the seed's unit)"""
-    max_minutes: float | None = None
-    """end after this many minutes if the steps take longer; the learning rate's schedule is shortened to fit"""
+    max_iters: Annotated[float | None, Range(gt=0)] = None
+    """thousands of steps after which training ends, instead of epochs (the unit of princeton-vl's code)"""
+    max_minutes: Annotated[float | None, Range(gt=0)] = None
+    """minutes after which training ends if the steps take longer; the learning rate schedule is shortened to fit"""
     optimizer: Literal["adamw", "adam", "rmsprop"] = "adamw"
-    """what takes the steps"""
-    lr: float = 1e-3
-    """peak learning rate, stated for the whole job, whatever the number of GPUs"""
-    warmup: float = 0.05
-    """share of all steps in which the rate rises linearly"""
+    """optimizer"""
+    lr: Annotated[float, Range(gt=0)] = 1e-3
+    """peak learning rate for the global batch, independent of the number of GPUs"""
+    warmup: Annotated[float, Range(ge=0, lt=1)] = 0.05
+    """fraction of all steps with a linear warmup of the learning rate"""
     schedule: Literal["cosine", "steps"] = "cosine"
-    """what follows: a cosine to zero, or the peak rate that falls at drop_after"""
-    drop_after: list[float] = field(default_factory=list)
-    """steps: thousands of steps after each of which the rate is multiplied by drop_by, such as [100]"""
-    drop_by: float = 0.2
-    """steps: the factor"""
-    weight_decay: float = 1e-4
-    """decoupled decay with adamw; with adam and rmsprop added to the gradient"""
-    clip: float = 10.0
-    """largest norm of the gradient; 0: no limit"""
-    accumulate: int = 1
-    """parts that each rank cuts its share of a batch into, one after the other, to save memory"""
+    """after the warmup: cosine decay to zero, or the peak rate with a decay at every one of lr_milestones"""
+    lr_milestones: Annotated[list[float], Range(gt=0)] = field(default_factory=list)
+    """schedule steps: thousands of steps after which the rate is multiplied by lr_gamma, such as [100]"""
+    lr_gamma: Annotated[float, Range(gt=0, le=1)] = 0.2
+    """schedule steps: factor of the learning rate at a milestone"""
+    weight_decay: Annotated[float, Range(ge=0)] = 1e-4
+    """decoupled weight decay with adamw; added to the gradient with adam and rmsprop"""
+    grad_clip: Annotated[float, Range(ge=0)] = 10.0
+    """maximum norm of the gradient; 0: no clipping"""
+    grad_accum: Annotated[int, Range(ge=1)] = 1
+    """gradient accumulation: parts into which each rank splits its share of a batch to save memory"""
     compile: Literal["off", "on", "graphs"] = "off"
-    """torch.compile for the network in training; graphs: on a GPU also as CUDA graphs"""
+    """torch.compile for training; graphs: with CUDA graphs, on a GPU"""
     sync_bn: bool = False
-    """BatchNorm's statistics over all GPUs instead of each one's share"""
-    ema: float = 0.999
-    """largest decay of the moving average of the weights, which is what is validated and used: over the last twentieth of the
-    steps done, but no more than 1 / (1 - ema); 0: no average"""
+    """synchronize BatchNorm's statistics over all GPUs"""
+    ema: Annotated[float, Range(ge=0, lt=1)] = 0.999
+    """largest decay of the exponential moving average of the weights, which is validated and written to best.pt; it averages over
+    the last twentieth of the steps done, but at most over 1 / (1 - ema) steps; 0: no average"""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
-    """mixed precision; auto is bf16 where the hardware has it, else fp16 on a GPU and off on a CPU"""
+    """mixed precision; auto: bf16 if the hardware supports it, else fp16 on a GPU and off on a CPU"""
     split: Literal["train", "valid", "test", "all"] = "train"
-    """which samples to train on; MPII has train and valid"""
+    """split to train on; MPII has train and valid"""
     valid_split: Literal["train", "valid", "test", "all", "evaluation"] = "valid"
-    """which samples to validate on"""
-    valid_every: int = 1
+    """split to validate on"""
+    val_interval: Annotated[int, Range(ge=1)] = 1
     """epochs between validations, each followed by a checkpoint; the last epoch always has both"""
-    save_steps: int | None = None
-    """steps between checkpoints besides those after validations; none: by time alone"""
-    save_minutes: float = 10.0
-    """minutes between checkpoints besides those after validations"""
-    keep: int = 1
-    """how many of the latest checkpoints to keep; those before the last are called checkpoint-STEP.pt"""
-    log_every: int = 50
-    """steps between two points of the curves in TensorBoard"""
-    wait_minutes: float = 10.0
-    """minutes that a rank waits for the others, at the start or in a step, before it ends the run; more than loading's"""
+    save_steps: Annotated[int | None, Range(ge=1)] = None
+    """steps between additional checkpoints; none: save_minutes alone decides"""
+    save_minutes: Annotated[float, Range(gt=0)] = 10.0
+    """minutes between additional checkpoints"""
+    keep_checkpoints: Annotated[int, Range(ge=1)] = 1
+    """number of latest checkpoints to keep; the older ones are named checkpoint-STEP.pt"""
+    log_every: Annotated[int, Range(ge=1)] = 50
+    """steps between two points of TensorBoard's curves"""
+    dist_timeout: Annotated[float, Range(gt=0, lt=1e5)] = 10.0
+    """minutes that a rank waits for the others, at the start or in a step, before it ends the run; set it above
+    --loading.storage-timeout"""
 
 
 @dataclass
 class LoadingConfig:
-    """How pictures are read. DALI's defaults are those of its documentation; which are best depends on the machine."""
+    """Image loading. DALI's defaults are those of its documentation; the best values depend on the machine."""
 
-    prefetch: int = 2
+    prefetch: Annotated[int, Range(ge=1)] = 2
     """DALI: batches prepared ahead"""
-    hw_decoder_load: float = 0.65
-    """GPU only: share of the JPEGs that its hardware decoder gets, where it has one; the rest goes to CUDA and CPU threads"""
-    preload_gb: float = 0.0
-    """DALI: keep so many gigabytes of the files (not decoded) in each rank's memory; for slow disks"""
-    wait_minutes: float = 5.0
-    """minutes to wait for a folder of pictures that is gone, as when a network drive fails, before the run ends"""
+    hw_decoder_load: Annotated[float, Range(ge=0, le=1)] = 0.65
+    """GPU only: fraction of the JPEGs for its hardware decoder, if it has one; CUDA and CPU threads decode the rest"""
+    preload_gb: Annotated[float, Range(ge=0, lt=1e6)] = 0.0
+    """DALI: gigabytes of encoded files to cache in each rank's memory; for slow disks"""
+    storage_timeout: Annotated[float, Range(ge=0)] = 5.0
+    """minutes to wait for a folder of images that has become unavailable (a network drive) before the run ends"""
 
 
 @dataclass(kw_only=True)
-class DataChoice:
-    """Which files to read."""
+class DataConfig:
+    """Data set."""
 
     dataset: Literal["freihand", "mpii", "coco"] = "freihand"
-    """layout of the files: FreiHAND's, MPII's, or COCO keypoints, which anybody's own points can be written as"""
+    """layout of the files: FreiHAND, MPII, or COCO keypoints, the format for your own data"""
     data: Path | None = None
     """the data set's root folder; for COCO see --annotations"""
     annotations: Path | None = None
     """COCO: the JSON file to train on; MPII: the original mpii_human_pose_v1_u12_1.mat instead of annot/*.h5"""
     valid_annotations: Path | None = None
-    """COCO: the JSON file to validate on; MPII with the .mat: names of the pictures to validate on, one a line, or a valid.h5"""
+    """COCO: the JSON file to validate on; MPII with the .mat: names of the images to validate on, one per line, or a valid.h5"""
     images: Path | None = None
-    """folder of the pictures; none: DATA/images, for FreiHAND always its own"""
+    """folder of the images; none: DATA/images; FreiHAND always uses its own"""
     valid_images: Path | None = None
-    """COCO: folder of the pictures to validate on; none: --images"""
+    """COCO: folder of the images to validate on; none: --images"""
     skeleton: Path | None = None
-    """COCO: YAML file with joints, edges, flip_pairs and groups; none: the annotations' own category"""
+    """COCO: YAML file with joints, edges, flip_pairs and groups; none: the category in the annotations"""
     pixel_offset: float = 0.5
-    """COCO: added to the points; 0.5 for pixel numbers counted from 0, 0 for points that count from the first pixel's corner"""
-    normalise: str = "box"
-    """COCO: what PCK divides errors by: box, its longer side, or two joints such as left_shoulder,right_hip"""
+    """COCO: added to the points; 0.5 for pixel indices from 0, 0 for coordinates from the first pixel's outer corner"""
+    normalize: str = "box"
+    """COCO: reference length of PCK: box, its longer side, or the distance of two joints such as left_shoulder,right_hip"""
     padding: float = 1.25
-    """COCO: side of the square that the network sees over the longer side of the box"""
+    """COCO: side of the square crop over the longer side of the box"""
     versions: list[str] = field(default_factory=lambda: ["gs", "hom", "sample", "auto"])
-    """FreiHAND: which background versions of each hand to use"""
+    """FreiHAND: background versions of each hand to use"""
     single_person: bool = False
-    """MPII's .mat: only people that it calls sufficiently separated from others"""
-    shares: list[float] | None = None
-    """FreiHAND: shares of the hands that train and valid get, such as [0.8,0.1]; none: the seed's 28000 and 2800 of 32560"""
+    """MPII's .mat: use only people that it marks as sufficiently separated from others"""
+    split_fractions: list[float] | None = None
+    """FreiHAND: fractions of the hands for train and valid, such as [0.8,0.1]; none: princeton-vl's 28000 and 2800 of 32560"""
     skip_missing: bool = False
-    """leave out samples whose picture is missing, instead of refusing"""
+    """skip samples whose image is missing instead of ending with an error"""
     data_outside: bool = False
-    """read pictures outside of their folder too, where annotations name such or links lead there; for data that you trust"""
+    """also read images outside their folder that annotations name or links lead to; for data that you trust"""
     checked: Path | None = None
-    """result of pipelines/check.py, whose bad files are left out; none: where it writes by default, if it is there"""
+    """result of pipelines/check.py, whose bad files are skipped; none: its default output file, if that exists"""
+
+    @staticmethod
+    def upgrade(content: dict[str, Any]) -> dict[str, Any]:
+        """Return the content of a configuration file of any format under the present keys.
+
+        Raises:
+            HgfastError: the format is of a later version.
+        """
+        content = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
+        file_format = content.pop("format", 1)
+        if type(file_format) is not int or file_format not in (1, CONFIG_FORMAT):
+            raise HgfastError(f"the configuration is of format {file_format}, this hgfast reads {CONFIG_FORMAT}: update hgfast")
+        if file_format == 1:
+            for old, new in RENAMED_KEYS.items():
+                group, _, key = old.rpartition(".")
+                values = content.get(group) if group else content
+                if isinstance(values, dict) and key in values and new not in values:
+                    values[new] = values.pop(key)
+            for key, new_values in RENAMED_VALUES.items():
+                if isinstance(content.get(key), str):
+                    content[key] = new_values.get(content[key], content[key])
+        return content
 
     @property
-    def flags(self) -> list[str]:
-        """What differs from the defaults, as words of a command line."""
-        words, plain = list[str](), DataChoice()
-        for one in fields(DataChoice):
-            value = getattr(self, one.name)
-            if value != getattr(plain, one.name):
+    def as_flags(self) -> list[str]:
+        """The values that differ from the defaults, as words of a command line."""
+        words, defaults = list[str](), DataConfig()
+        for item in fields(DataConfig):
+            value = getattr(self, item.name)
+            if value != getattr(defaults, item.name):
                 text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
-                words += [f"--{one.name.replace('_', '-')}", *([text] if value is not True else [])]
+                words += [f"--{item.name.replace('_', '-')}", *([text] if value is not True else [])]
         return words
 
 
 @dataclass(kw_only=True)
-class Config(DataChoice):
+class Config(DataConfig):
     """One training run."""
 
+    HELP_FIRST: ClassVar = (
+        "config", "dataset", "data", "exp", "model.preset", "batch_size", "train.epochs", "train.lr", "loader", "resume",
+    )  # fmt: skip
+
     exp: str = ""
-    """name of the experiment, whose files go to exp/NAME; empty: the data set's name"""
+    """name of the experiment, which is stored in exp/NAME; empty: the data set's name"""
     out: Path = Path("exp")
     """folder that holds the experiments"""
     resume: str | None = None
-    """name of an experiment to continue (also -c, --continue) with the configuration it was started with"""
+    """name of an experiment to resume (also -c, --continue) with its stored configuration"""
     overwrite: bool = False
-    """start afresh where exp/NAME already holds a checkpoint"""
+    """replace an existing run in exp/NAME"""
     weights: Path | None = None
-    """network to start from: a checkpoint of hgfast's, princeton-vl's or bearpaw's, which says what --model would, but for
-    --model.input-size; none: fresh weights"""
-    seed: int = 0
-    """fixes order, augmentation and initial weights"""
+    """checkpoint with the initial weights (hgfast, princeton-vl or bearpaw), which also determines the architecture but for
+    --model.input-size; none: random initial weights"""
+    seed: Annotated[int, Range(ge=0, lt=2**63)] = 0
+    """random seed of order, augmentation and initial weights"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
-    batch_size: int = 32
-    """samples a step, over all ranks"""
-    loader: Literal["dali", "torch", "fixed"] = "dali"
-    """what decodes and warps: NVIDIA DALI; torch: OpenCV in worker processes, where DALI does not run; or nothing, the first
-    batch again and again, which shows what the network could do without waiting"""
-    threads: int | None = None
-    """decoding threads or worker processes a rank; none: the machine's cores shared out among its ranks"""
+    batch_size: Annotated[int, Range(ge=1)] = 32
+    """samples per step, over all ranks"""
+    loader: Literal["dali", "opencv", "fixed"] = "dali"
+    """data loader: dali, NVIDIA DALI; opencv, OpenCV in worker processes, where DALI does not run; fixed, the first batch again
+    and again, which shows the network's speed without data loading"""
+    threads: Annotated[int | None, Range(ge=1)] = None
+    """decoding threads or worker processes per rank; none: the machine's cores divided by its ranks"""
     cache: Path | None = None
-    """folder of crops made by pipelines/cache.py with these same flags, to train on instead of whole pictures"""
+    """folder of crops that pipelines/cache.py made with the same flags; training reads them instead of whole images"""
     loading: LoadingConfig = field(default_factory=LoadingConfig)
-    """Reading of pictures."""
+    """Image loading."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The network."""
+    """Network."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Augmentation of training samples."""
+    """Augmentation."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """The loss."""
+    """Loss."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Optimisation."""
+    """Optimization and schedule."""
 
     def __post_init__(self) -> None:
         self.exp = self.exp or self.dataset
 
     def validate(self) -> None:
-        """Raise `HgfastError` for the first value out of its range."""
-        checks: list[tuple[str, Callable[[Any], bool], str]] = [
-            ("batch_size", lambda v: v >= 1, "at least 1"),
-            ("seed", lambda v: 0 <= v < 2**63, "between 0 and 2^63 - 1"),
-            ("threads", lambda v: v is None or v >= 1, "at least 1"),
-            ("loading.prefetch", lambda v: v >= 1, "at least 1"),
-            ("loading.hw_decoder_load", lambda v: 0 <= v <= 1, "in [0, 1]"),
-            ("loading.preload_gb", lambda v: 0 <= v < 1e6, "at least 0 and below a million"),
-            ("loading.wait_minutes", lambda v: v >= 0, "at least 0"),
-            ("train.epochs", lambda v: v >= 1, "at least 1"),
-            ("train.max_iters", lambda v: v is None or v > 0, "above 0"),
-            ("train.max_minutes", lambda v: v is None or v > 0, "above 0"),
-            ("train.lr", lambda v: v > 0, "above 0"),
-            ("train.warmup", lambda v: 0 <= v < 1, "in [0, 1)"),
-            ("train.weight_decay", lambda v: v >= 0, "at least 0"),
-            ("train.clip", lambda v: v >= 0, "at least 0"),
-            ("train.drop_after", lambda v: all(t > 0 for t in v) and v == sorted(v), "rising numbers above 0"),
-            ("train.drop_by", lambda v: 0 < v <= 1, "above 0 and at most 1"),
-            ("train.accumulate", lambda v: v >= 1, "at least 1"),
-            ("train.save_steps", lambda v: v is None or v >= 1, "at least 1"),
-            ("train.save_minutes", lambda v: v > 0, "above 0"),
-            ("train.keep", lambda v: v >= 1, "at least 1"),
-            ("train.log_every", lambda v: v >= 1, "at least 1"),
-            ("train.wait_minutes", lambda v: 0 < v < 1e5, "above 0 and below 100 000"),
-            ("train.ema", lambda v: 0 <= v < 1, "in [0, 1)"),
-            ("train.valid_every", lambda v: v >= 1, "at least 1"),
-            ("loss.sigma", lambda v: v > 0, "above 0"),
-            ("augment.scale_min", lambda v: 0 < v <= self.augment.scale_max, "above 0 and at most augment.scale_max"),
-            ("augment.flip", lambda v: v is None or 0 <= v <= 1, "in [0, 1]"),
-        ]
-        for name, good, wanted in checks:
-            value: Any = self
-            for part in name.split("."):
-                value = getattr(value, part)
-            if not good(value):
-                raise HgfastError(f"{name} is {value}, must be {wanted}")
+        """Raise `HgfastError` for a value out of its range or for values that contradict each other."""
+        check_ranges(self)
+        if self.augment.scale_min > self.augment.scale_max:
+            raise HgfastError(f"augment.scale_min is {self.augment.scale_min}, must be at most augment.scale_max")
+        if self.train.lr_milestones != sorted(self.train.lr_milestones):
+            raise HgfastError(f"train.lr_milestones is {self.train.lr_milestones}, must be in ascending order")
         if self.exp == ".." or Path(self.exp).name != self.exp:
             raise HgfastError(f"exp {self.exp!r} must be a plain name, without folders")
 
-    def plain(self) -> dict[str, Any]:
-        """The configuration as plain types, for YAML files and checkpoints."""
-        return cast(dict[str, Any], _plain(asdict(self)))
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain types, for YAML files and checkpoints."""
+        return cast(dict[str, Any], _to_plain(asdict(self)))
 
-    def write(self, path: Path) -> None:
-        """Write it as YAML that `--config` reads back, whole or not at all. Raises `OSError`."""
-        with complete(path) as beside:
-            beside.write_text(yaml.safe_dump(self.plain(), sort_keys=False))
+    def write_yaml(self, path: Path) -> None:
+        """Write a YAML file atomically for `--config`. Raises `OSError`."""
+        with atomic_write(path) as temp_path:
+            temp_path.write_text(yaml.safe_dump({"format": CONFIG_FORMAT, **self.to_dict()}, sort_keys=False))
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -1,6 +1,6 @@
-"""The one error class for bad input, and how an entry point reports it.
+"""HgfastError, the error class for problems that a user can fix, and its reporting by entry points.
 
-What may enter: errors that a user can mend; anything else is a bug and keeps its traceback.
+Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,87 +12,89 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, a limit on files: nothing that code could mend
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space left, quota exceeded, file size limit
 
-LONGEST = 900  # letters of a sentence
+MAX_MESSAGE_LENGTH = 900  # characters
 
 
 class HgfastError(Exception):
-    """Bad input or a missing piece. The message is one sentence: what is wrong, where, and what to do.
+    """Bad input or a missing dependency. The message is one sentence: what is wrong, where, and what to do.
 
-    Of a sentence that quotes something endless, the middle is left out.
+    Messages longer than `MAX_MESSAGE_LENGTH` are shortened in the middle.
     """
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence if len(sentence) <= LONGEST else f"{sentence[: LONGEST - 300]} … {sentence[-290:]}")
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message if len(message) <= MAX_MESSAGE_LENGTH else f"{message[: MAX_MESSAGE_LENGTH - 300]} … {message[-290:]}"
+        )
 
 
-class Stopped(Exception):
-    """A signal ended the work, after what was needed to go on had been saved."""
+class SignalReceived(Exception):
+    """A signal ended the program after it saved its state."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
-        self.number = number
+        self.signum = number
 
 
-def fail(error: HgfastError) -> NoReturn:
-    """Print one sentence to stderr and leave with exit code 2; under torchrun, also have it in torchrun's own last words."""
+def exit_with_error(error: HgfastError) -> NoReturn:
+    """Print the message to stderr and exit with code 2; under torchrun, also record it for torchrun's failure report."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         try:
-            raise HgfastError(str(error)) from None  # without what led to it, of which torchrun would print every line
-        except HgfastError as alone:
-            get_error_handler().record_exception(alone)
+            raise HgfastError(str(error)) from None  # without its causes, whose tracebacks torchrun would print
+        except HgfastError as bare_error:
+            get_error_handler().record_exception(bare_error)
     raise SystemExit(2)
 
 
 @contextmanager
-def finding_room() -> Iterator[None]:
-    """A disk that is full under what is written within, be it what is printed, is a `HgfastError`."""
+def report_full_disk() -> Iterator[None]:
+    """Turn a full-disk error inside the block into `HgfastError`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         raise HgfastError(
-            f"cannot write {error.filename or 'what is printed or written'} ({error.strerror}): free some space, and try again"
+            f"cannot write {error.filename or 'the output'} ({error.strerror}): free some space and try again"
         ) from error
 
 
-def run(main: Callable[[], object]) -> None:
-    """Run an entry point: a `HgfastError` becomes one sentence on stderr and exit code 2, as a full disk does, Ctrl-C one and
-    130, as other signals that are heard become 128 and their number.
+def run_main(main: Callable[[], object]) -> None:
+    """Run an entry point and turn the errors that users can fix into one sentence on stderr and an exit code.
 
-    Nobody reading on, as after `| head`, ends it without a word and with 141, as it ends other commands.
+    The exit code is 2 for `HgfastError` and a full disk, 128 + N for `SignalReceived` with signal N, 130 for Ctrl-C, and 141,
+    without a message, for a closed pipe (`| head`).
     """
     try:
-        with finding_room():
+        with report_full_disk():
             main()
     except HgfastError as error:
-        _give_up_unwritten()
-        fail(error)
-    except Stopped as stopped:
-        if str(stopped):
-            print(stopped, file=sys.stderr, flush=True)
-        raise SystemExit(128 + stopped.number) from None
+        _flush_stdout()
+        exit_with_error(error)
+    except SignalReceived as received:
+        if str(received):
+            print(received, file=sys.stderr, flush=True)
+        raise SystemExit(128 + received.signum) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
     except BrokenPipeError:
-        _forget_stdout()
+        _discard_stdout()
         raise SystemExit(141) from None
 
 
-def _give_up_unwritten() -> None:
-    """What still waits to be printed, and cannot be, is given up."""
+def _flush_stdout() -> None:
+    """Flush stdout, or discard its content if it cannot be written."""
     try:
         sys.stdout.flush()
     except OSError:
-        _forget_stdout()
+        _discard_stdout()
 
 
-def _forget_stdout() -> None:
-    """Or the interpreter would complain once more."""
+def _discard_stdout() -> None:
+    """Redirect stdout to the null device: the interpreter's flush at exit would raise again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,7 @@
-"""Evaluate a checkpoint on one split of a data set: a table, JSON files, charts and sheets of pictures.
+"""Evaluate a checkpoint on one split of a data set and write a table, JSON files, charts and image grids.
 
 python hgfast/evaluate.py exp/freihand/best.pt --dataset freihand --data DIR --json result.json
 python hgfast/evaluate.py exp/mpii/best.pt --dataset mpii --data DIR --baselines --out report
-What may enter: the flags, and what is written. Figures are `metrics`', running the network `evaluation`'s.
 """
 
 from __future__ import annotations
@@ -21,156 +20,159 @@ from tabulate import tabulate
 
 from hgfast.checkpoints import load_model
 from hgfast.cli import parse
-from hgfast.config import DataChoice
-from hgfast.distributed import Ranks, pick_device
-from hgfast.draw import write_image
-from hgfast.errors import HgfastError, run
-from hgfast.evaluation import check_joints, not_finite, predict, seen
-from hgfast.files import check_apart, one_a_line, prepare_file, to_json, write_text
-from hgfast.gallery import spread_sheet, worst_sheet
-from hgfast.looks import accuracy_curves, joint_rows
-from hgfast.precision import resolve, slow_precision
-from pipelines.baselines import mean_pose, nearest_thumbnail
-from pipelines.datasets import DATASETS, coco_files, input_files, open_loader, usable_samples
-from pipelines.samples import Samples
+from hgfast.config import DataConfig
+from hgfast.errors import HgfastError, run_main
+from hgfast.fileio.files import check_distinct_paths, format_json, prepare_file, to_json, write_text
+from hgfast.pipelines.baselines import mean_pose, nearest_thumbnail
+from hgfast.pipelines.datasets import DATASETS, coco_files, input_files, open_loader, usable_samples
+from hgfast.pipelines.samples import Samples
+from hgfast.training.amp import resolve_amp, slow_precision
+from hgfast.training.distributed import Ranks, select_device
+from hgfast.training.evaluator import check_joints, count_non_finite, predict, seen
+from hgfast.visualization.draw import write_image
+from hgfast.visualization.gallery import evenly_spaced_grid, worst_samples_grid
+from hgfast.visualization.overlays import accuracy_curves, joint_metrics
 
-Keypoints = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
-PICTURES, CHARTS = (".jpg", ".png"), (".png", ".svg", ".pdf")
+IMAGE_SUFFIXES, CHART_SUFFIXES = (".jpg", ".png"), (".png", ".svg", ".pdf")
 
 
 class Output(NamedTuple):
-    """A file that can be written: its name in --out, what it is, and, for pictures, which all need ground truth, the endings
-    that its name may have."""
+    """An output file: its name in --out, its description and, for images, which all need ground truth, the valid suffixes."""
 
     name: str
-    words: str
-    endings: tuple[str, ...] = ()
+    description: str
+    suffixes: tuple[str, ...] = ()
 
 
 OUTPUTS = {
-    "json": Output("metrics.json", "figures"),
+    "json": Output("metrics.json", "metrics"),
     "predictions": Output("predictions.json", "keypoints"),
-    "bars": Output("joints.png", "chart of joints", CHARTS),
-    "curve": Output("curve.png", "curve", CHARTS),
-    "sheet": Output("sheet.jpg", "pictures", PICTURES),
-    "worst": Output("worst.jpg", "worst samples, by mean error over reference length", PICTURES),
+    "bars": Output("joints.png", "chart of joints", CHART_SUFFIXES),
+    "curve": Output("curve.png", "curve", CHART_SUFFIXES),
+    "sheet": Output("sheet.jpg", "images", IMAGE_SUFFIXES),
+    "worst": Output("worst.jpg", "worst samples, by mean error over reference length", IMAGE_SUFFIXES),
 }
-"""By flag, in the order in which they are written."""
+"""Output files by flag, in the order of writing."""
 
 
-WIDTH = 120  # letters of a terminal's line
+MAX_TABLE_WIDTH = 120  # characters of a terminal's line
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(DataChoice):
-    """One evaluation."""
+class EvaluateConfig(DataConfig):
+    """Evaluation."""
 
     checkpoint: Path
-    """file written by training, or weights of princeton-vl's or bearpaw's"""
+    """checkpoint written by training, or weights of princeton-vl or bearpaw"""
     split: Literal["train", "valid", "test", "all", "evaluation"] | None = None
-    """which samples; none: test for FreiHAND, valid for MPII and, where --valid-annotations names them, for COCO, else train"""
+    """split to evaluate; none: test for FreiHAND, valid for MPII and for COCO with --valid-annotations, else train"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     batch_size: int = 32
-    """pictures at a time"""
-    loader: Literal["dali", "torch"] = "dali"
-    """what decodes and warps: NVIDIA DALI, or, with torch, OpenCV in worker processes"""
+    """batch size"""
+    loader: Literal["dali", "opencv"] = "dali"
+    """data loader: dali, NVIDIA DALI; opencv, OpenCV in worker processes"""
     threads: int | None = None
-    """decoding threads or worker processes; none: one a core"""
+    """decoding threads or worker processes; none: one per core"""
     amp: Literal["auto", "bf16", "fp16", "off"] = "off"
     """mixed precision"""
     flip_test: bool = False
-    """average with the mirrored picture's heatmaps; for networks that were trained on mirrored pictures"""
+    """average with the heatmaps of the mirrored image; for networks trained with mirrored images"""
     decoder: Literal["argmax", "quarter", "dark"] | None = None
-    """from heatmaps to points; none: what the checkpoint names"""
+    """method that turns heatmaps into points; none: the checkpoint's"""
     baselines: bool = False
-    """also print what the mean pose and the nearest training picture reach"""
+    """also evaluate two baselines, the mean pose and the nearest training image"""
     json: Path | None = None
-    """write the figures here, those of every joint included"""
+    """write the metrics, including those of every joint, to this file"""
     predictions: Path | None = None
-    """write every sample's keypoints here, as JSON, in the data set's own pixel numbers and under its own row numbers"""
+    """write every sample's keypoints to this JSON file, with the data set's pixel coordinates and row numbers"""
     sheet: Path | None = None
-    """write a contact sheet here: ground truth beside prediction, from the best sample to the worst"""
+    """write a contact sheet to this file: ground truth beside prediction, from the best sample to the worst"""
     worst: Path | None = None
-    """write a sheet of the 24 worst samples here, the worst first: those with the largest errors as a share of what PCK
-    divides by"""
+    """write a contact sheet of the 24 worst samples to this file, the largest error relative to PCK's reference length first"""
     bars: Path | None = None
-    """write a bar chart of every joint's accuracy and mean error here, PNG, SVG or PDF; needs matplotlib"""
+    """write a bar chart of every joint's accuracy and mean error to this PNG, SVG or PDF file; needs matplotlib"""
     curve: Path | None = None
-    """write a chart of accuracy against its threshold here, with --baselines theirs too, PNG, SVG or PDF; needs matplotlib"""
+    """write a chart of accuracy over threshold, also of --baselines, to this PNG, SVG or PDF file; needs matplotlib"""
     out: Path | None = None
-    """folder for all of these files, under names of their own; needs matplotlib"""
+    """folder for all of these files, under default names; needs matplotlib"""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found out. result: for --json. samples: N of them, those that could be read. found: (N, K, 2) keypoints in
-    source pixels by method, "network" and, where they were asked for, the baselines."""
+    """The result of an evaluation.
+
+    result: content of --json. samples: the N samples that could be read. predictions: (N, K, 2) keypoints in source pixels by
+    method: "network" and, if requested, the baselines.
+    """
 
     result: dict[str, Any]
     samples: Samples
-    found: dict[str, Keypoints]
+    predictions: dict[str, FloatArray]
 
 
-def outputs(config: EvaluateConfig) -> dict[str, Path]:
-    """The files to write, by flag: where its own flag says, else in --out."""
-    places = {flag: getattr(config, flag) or (config.out and config.out / file.name) for flag, file in OUTPUTS.items()}
-    return {flag: path for flag, path in places.items() if path is not None}
+def output_paths(config: EvaluateConfig) -> dict[str, Path]:
+    """Return the files to write by flag: the flag's value, else the default name in --out."""
+    paths = {flag: getattr(config, flag) or (config.out and config.out / file.name) for flag, file in OUTPUTS.items()}
+    return {flag: path for flag, path in paths.items() if path is not None}
 
 
-def check(config: EvaluateConfig) -> None:
-    """Refuse what could only fail after the work is done."""
+def check_config(config: EvaluateConfig) -> None:
+    """Check the configuration before the evaluation starts. Raises `HgfastError`."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise HgfastError("evaluate.py runs as one process: start it with python, not torchrun")
+        raise HgfastError("evaluate runs as one process: start it without torchrun")
     if config.batch_size < 1 or (config.threads is not None and config.threads < 1):
         raise HgfastError("--batch-size and --threads must be at least 1")
-    files = outputs(config)
+    files = output_paths(config)
     for flag, path in files.items():
-        endings = OUTPUTS[flag].endings
-        if endings and path.suffix.lower() not in endings:
-            raise HgfastError(f"--{flag} {path} must end in {', '.join(endings[:-1])} or {endings[-1]}")
-    check_apart(
+        suffixes = OUTPUTS[flag].suffixes
+        if suffixes and path.suffix.lower() not in suffixes:
+            raise HgfastError(f"--{flag} {path} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
+    check_distinct_paths(
         [("the checkpoint", config.checkpoint), *input_files(config)], {f"--{flag}": path for flag, path in files.items()}
     )
     if "bars" in files or "curve" in files:
-        import hgfast.charts  # noqa: F401  # says what is missing
+        import hgfast.visualization.charts  # noqa: F401  # raises HgfastError without matplotlib
     for flag, path in files.items():
         prepare_file(path, f"--{flag}" if getattr(config, flag) else "--out")
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
-    """The figures of a checkpoint on a split: `rows`, one for the network and one a baseline, and `joints`, one a joint."""
-    check(config)
-    name, split = config.dataset, config.split or DATASETS[config.dataset].held_out(config)
-    ranks = Ranks(0, 1, 1, pick_device(config.device))
+    """Evaluate a checkpoint on a split; the result has a row for the network and each baseline, and one for each joint."""
+    check_config(config)
+    name, split = config.dataset, config.split or DATASETS[config.dataset].eval_split(config)
+    ranks = Ranks(0, 1, 1, select_device(config.device))
     model = load_model(config.checkpoint, ranks.device, config.decoder)
-    fits = partial(check_joints, config.checkpoint, model.meta.skeleton, where="the data", advice="choose another --dataset")
+    check_skeleton = partial(
+        check_joints, config.checkpoint, model.meta.skeleton, data_name="the data", advice="choose another --dataset"
+    )
     if (expected := DATASETS[name].skeleton) is not None:  # before the files are read
-        fits(expected)
+        check_skeleton(expected)
     samples = usable_samples(config, split)
-    fits(samples.skeleton)
-    pictures = [flag for flag, file in OUTPUTS.items() if file.endings and getattr(config, flag)]
-    if not samples.labelled.any() and (pictures or "predictions" not in outputs(config)):
-        raise HgfastError(f"the split {split} has no annotations: only --predictions FILE can be had of it")
+    check_skeleton(samples.skeleton)
+    image_outputs = [flag for flag, file in OUTPUTS.items() if file.suffixes and getattr(config, flag)]
+    if not samples.labeled.any() and (image_outputs or "predictions" not in output_paths(config)):
+        raise HgfastError(f"the split {split} has no annotations: use --predictions FILE alone")
     train = usable_samples(config, "train") if config.baselines else None
     meta = model.meta
     loader = open_loader(
-        samples, meta.input_size, config.batch_size, meta.preprocessing, ranks, threads=config.threads, kind=config.loader
+        samples, meta.input_size, config.batch_size, meta.normalization, ranks, threads=config.threads, loader=config.loader
     )
-    amp = resolve(config.amp, ranks.device)
+    amp = resolve_amp(config.amp, ranks.device)
     if warning := slow_precision(amp, ranks.device):
         print(f"warning: --amp {amp}: {warning}", file=sys.stderr, flush=True)
     predicted = predict(model, loader, ranks, amp, "evaluate", config.flip_test)
-    count, there = len(samples), seen(predicted)
-    samples, found = samples.take(there), {"network": predicted[there]}
-    annotated = bool(samples.labelled.any())
+    count, predicted_mask = len(samples), seen(predicted)
+    samples, predictions = samples.take(predicted_mask), {"network": predicted[predicted_mask]}
+    annotated = bool(samples.labeled.any())
     if annotated and train is not None:
-        found["mean pose"] = mean_pose(train, samples)
-        found["nearest 16 x 16 thumbnail"] = nearest_thumbnail(train, samples)
+        predictions["mean pose"] = mean_pose(train, samples)
+        predictions["nearest 16 x 16 thumbnail"] = nearest_thumbnail(train, samples)
     rows: list[dict[str, Any]] = []
     if annotated:
-        rows = [{"method": method, **DATASETS[name].table(samples, points)} for method, points in found.items()]
+        rows = [{"method": method, **DATASETS[name].metric_table(samples, points)} for method, points in predictions.items()]
     files = {"data": config.data, "annotations": config.annotations, "valid_annotations": config.valid_annotations}
     result = {
         "checkpoint": str(config.checkpoint),
@@ -178,7 +180,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         **{name: path and str(path) for name, path in files.items()},
         "split": split,
         "versions": config.versions,
-        "normalise": config.normalise if name == "coco" else None,
+        "normalise": config.normalize if name == "coco" else None,
         "padding": config.padding if name == "coco" else None,
         "loader": config.loader,
         "decoder": meta.decoder,
@@ -186,69 +188,69 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         "samples": len(samples),
         "skipped": samples.skipped,
         "unreadable": samples.unreadable + count - len(samples),
-        "not_finite": not_finite(found["network"]),
+        "not_finite": count_non_finite(predictions["network"]),
         "rows": rows,
-        "joints": joint_rows(samples, found["network"], DATASETS[name].heads) if annotated else [],
+        "joints": joint_metrics(samples, predictions["network"], DATASETS[name].uses_pckh) if annotated else [],
     }
-    return Evaluation(result, samples, found)
+    return Evaluation(result, samples, predictions)
 
 
-def own_frame(config: EvaluateConfig, evaluation: Evaluation) -> str:
-    """The network's keypoints as JSON, in the pixel numbers of the data set's files: a sample a line, null where not finite."""
+def predictions_to_json(config: EvaluateConfig, evaluation: Evaluation) -> str:
+    """Format the network's keypoints as JSON in the data set's pixel coordinates, one sample per line; null if not finite."""
     result, samples = evaluation.result, evaluation.samples
-    folder = coco_files(config, result["split"])[1]  # FreiHAND's lie elsewhere, and have plain names
-    points = (evaluation.found["network"] - samples.pixel_offset).round(3)
+    folder = coco_files(config, result["split"])[1]  # FreiHAND's images are elsewhere and keep their plain names
+    points = (evaluation.predictions["network"] - samples.pixel_offset).round(3)
     rows = [
-        {"row": row, "file": own_name(path, folder), "keypoints": found.tolist()}
-        for row, path, found in zip(samples.row.tolist(), samples.paths.tolist(), points)
+        {"row": row, "file": relative_image_name(path, folder), "keypoints": keypoints.tolist()}
+        for row, path, keypoints in zip(samples.row.tolist(), samples.paths.tolist(), points)
     ]
-    about = {name: result[name] for name in ("dataset", "split", "checkpoint", "flip_test")}
-    content = {**about, "joints": samples.skeleton.joints, "pixel_offset": samples.pixel_offset, "samples": rows}
-    return one_a_line(content, ["samples"])
+    header = {name: result[name] for name in ("dataset", "split", "checkpoint", "flip_test")}
+    content = {**header, "joints": samples.skeleton.joints, "pixel_offset": samples.pixel_offset, "samples": rows}
+    return format_json(content, ["samples"])
 
 
-def own_name(path: str, folder: Path | None) -> str:
-    """A picture's name from the folder of pictures on, or without any folder where it is not in there."""
-    inside = folder is not None and Path(path).is_relative_to(folder)
-    return Path(path).relative_to(folder or "").as_posix() if inside else Path(path).name
+def relative_image_name(path: str, folder: Path | None) -> str:
+    """Return an image's path relative to the folder of images, or its plain name if it is not in there."""
+    is_inside = folder is not None and Path(path).is_relative_to(folder)
+    return Path(path).relative_to(folder or "").as_posix() if is_inside else Path(path).name
 
 
 def write_chart(flag: str, path: Path, evaluation: Evaluation) -> None:
-    """--bars or --curve."""
-    from hgfast import charts  # needs matplotlib, which not everybody has
+    """Write the chart of --bars or --curve."""
+    from hgfast.visualization import charts  # needs matplotlib
 
     result, samples = evaluation.result, evaluation.samples
     checkpoint = "/".join(Path(result["checkpoint"]).parts[-2:])
     title = f"{checkpoint}: {len(samples)} samples of {result['dataset']}, split {result['split']}"
-    heads = DATASETS[result["dataset"]].heads
+    uses_pckh = DATASETS[result["dataset"]].uses_pckh
     if flag == "bars":
-        charts.draw_bars(path, result["joints"], samples.skeleton, 100.0 if heads else 1.0, title)
+        charts.draw_bars(path, result["joints"], samples.skeleton, 100.0 if uses_pckh else 1.0, title)
         return
-    charts.draw_curves(path, *accuracy_curves(samples, evaluation.found, heads), title)
+    charts.draw_curves(path, *accuracy_curves(samples, evaluation.predictions, uses_pckh), title)
 
 
-def write(flag: str, path: Path, config: EvaluateConfig, evaluation: Evaluation) -> None:
-    """One of `OUTPUTS`. Raises `HgfastError` where that fails."""
+def write_output(flag: str, path: Path, config: EvaluateConfig, evaluation: Evaluation) -> None:
+    """Write one of `OUTPUTS`. Raises `HgfastError` if the file cannot be written."""
     if flag == "json":
         write_text(path, to_json(evaluation.result, indent=2) + "\n", "--json")
     elif flag == "predictions":
-        write_text(path, own_frame(config, evaluation), "--predictions")
+        write_text(path, predictions_to_json(config, evaluation), "--predictions")
     elif flag == "sheet":
-        write_image(path, spread_sheet(evaluation.samples, evaluation.found["network"]))
+        write_image(path, evenly_spaced_grid(evaluation.samples, evaluation.predictions["network"]))
     elif flag == "worst":
-        write_image(path, worst_sheet(evaluation.samples, evaluation.found["network"]))
+        write_image(path, worst_samples_grid(evaluation.samples, evaluation.predictions["network"]))
     else:
         write_chart(flag, path, evaluation)
 
 
-def in_columns(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line a method, or where that is too wide for a terminal a column each."""
-    lines = tabulate(rows, headers="keys", floatfmt=".3f")
-    if len(lines.partition("\n")[0]) <= WIDTH:
-        return lines
-    figures = [name for name in rows[0] if name != "method"]
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format a table with a row per method, or with a column per method if that is too wide for a terminal."""
+    table = tabulate(rows, headers="keys", floatfmt=".3f")
+    if len(table.partition("\n")[0]) <= MAX_TABLE_WIDTH:
+        return table
+    names = [name for name in rows[0] if name != "method"]
     return tabulate(
-        [[name, *(row[name] for row in rows)] for name in figures], ["", *(row["method"] for row in rows)], floatfmt=".3f"
+        [[name, *(row[name] for row in rows)] for name in names], ["", *(row["method"] for row in rows)], floatfmt=".3f"
     )
 
 
@@ -256,24 +258,24 @@ def main() -> None:
     config = parse(EvaluateConfig, positional="checkpoint", description=__doc__ or "")
     evaluation = evaluate(config)
     result, samples = evaluation.result, evaluation.samples
-    listed = config.valid_annotations if result["split"] == "valid" else None
+    annotations_file = config.valid_annotations if result["split"] == "valid" else None
     split = f", split {result['split']}," if config.data or config.valid_annotations else ""
-    print(f"{samples.in_words} of {config.dataset}{split} at {config.data or listed or config.annotations}")
-    if more := result["unreadable"] - samples.unreadable:
-        print(f"{more} more could not be read and do not count")
-    if lost := result["not_finite"]:
-        print(f"{lost} joints have a point that is not finite: a miss for every share, left out of EPE, null in --predictions")
+    print(f"{samples.summary} of {config.dataset}{split} at {config.data or annotations_file or config.annotations}")
+    if num_unreadable := result["unreadable"] - samples.unreadable:
+        print(f"{num_unreadable} more could not be read and do not count")
+    if num_non_finite := result["not_finite"]:
+        print(f"{num_non_finite} joints have a point that is not finite: a miss in PCK, ignored by EPE, null in --predictions")
     print(f"heatmaps decoded by {result['decoder']}")
     if result["rows"]:
-        print(in_columns(result["rows"]))
-        print(DATASETS[config.dataset].note, flush=True)
-    for flag, path in outputs(config).items():
-        if result["rows"] or not OUTPUTS[flag].endings:
-            write(flag, path, config, evaluation)
-            print(f"{OUTPUTS[flag].words}: {path}", flush=True)
+        print(format_table(result["rows"]))
+        print(DATASETS[config.dataset].metric_note, flush=True)
+    for flag, path in output_paths(config).items():
+        if result["rows"] or not OUTPUTS[flag].suffixes:
+            write_output(flag, path, config, evaluation)
+            print(f"{OUTPUTS[flag].description}: {path}", flush=True)
         else:
-            print(f"{OUTPUTS[flag].words}: left out, for want of annotations")
+            print(f"{OUTPUTS[flag].description}: skipped, the split has no annotations")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

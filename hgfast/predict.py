@@ -1,12 +1,11 @@
-"""Find the keypoints in anybody's pictures with a trained network.
+"""Predict keypoints in images and videos with a checkpoint or an exported network.
 
 python hgfast/predict.py exp/mpii/best.pt photo.jpg folder/ --out predictions
 python hgfast/predict.py exp/mpii/best.pt photo.jpg --box 120,40,300,420
 python hgfast/predict.py exp/mpii/best.int8.onnx video.mp4
 
-Writes DIR/keypoints.json (coordinates of the picture as it is seen, in pixels, 0 at the outer edge of the first one) and
-every picture with the skeleton drawn. A picture that cannot be read is named, and the others are done.
-What may enter: the flags, and what is written. Looking is `inference`'s and `runtime`'s, drawing `draw`'s.
+Writes keypoints.json (in pixels of the upright image, 0 at the outer edge of the first pixel) and every image with the skeleton
+drawn to the folder --out. Reports images that cannot be read and continues with the others. Exported networks run without torch.
 """
 
 from __future__ import annotations
@@ -16,34 +15,45 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hgfast import videos
-from hgfast.boxes import check_boxes
-from hgfast.checkpoints import load_model
 from hgfast.cli import parse
-from hgfast.distributed import pick_device
-from hgfast.draw import Image, caption, draw_skeleton, glow, overlay, read_image, sheet, write_image
-from hgfast.errors import HgfastError, run
-from hgfast.files import complete, one_a_line, prepare_folder, to_json, write_text
-from hgfast.geometry import move, square_matrices
-from hgfast.inference import Network
-from hgfast.runtime import Session
-from hgfast.sidecar import HEATMAPS, is_artefact
-from hgfast.videos import Video, VideoWriter
+from hgfast.errors import HgfastError, run_main
+from hgfast.fileio import video
+from hgfast.fileio.files import atomic_write, format_json, prepare_folder, to_json, write_text
+from hgfast.fileio.video import VideoReader, VideoWriter
+from hgfast.geometry import crop_matrices, transform_points
+from hgfast.runtime.boxes import check_boxes
+from hgfast.runtime.session import Session
+from hgfast.runtime.sidecar import HEATMAPS, is_exported
+from hgfast.visualization.draw import (
+    Image,
+    add_caption,
+    draw_skeleton,
+    image_grid,
+    normalize_heatmaps,
+    overlay_heatmap,
+    read_image,
+    write_image,
+)
 
-ENDINGS = (
+IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
     ".pnm", ".pxm", ".hdr", ".pic", ".exr", ".sr", ".ras",
 )  # fmt: skip
-"""What a folder's pictures are known by. A file given by name may be called anything."""
-AHEAD = 3  # pictures read while others are looked at
-TILE = 224  # side of a tile on a sheet of heatmaps, pixels
+"""Suffixes of the images in a folder. A file that is named directly may have any suffix."""
+PREFETCH = 3  # images read ahead of the network
+TILE_SIZE = 224  # side of a tile in a grid of heatmaps, pixels
+
+if TYPE_CHECKING:
+    from hgfast.runtime.torch_predictor import TorchPredictor
+
+    Predictor = TorchPredictor | Session
 
 
 @dataclass(kw_only=True)
@@ -51,35 +61,35 @@ class PredictConfig:
     """One prediction."""
 
     checkpoint: Path
-    """file written by training, weights of princeton-vl's or bearpaw's, or an ONNX, TorchScript or engine of export/"""
+    """checkpoint of training, weights of princeton-vl or bearpaw, or an exported ONNX, TorchScript or TensorRT file"""
     images: list[Path]
-    """pictures, videos, or folders of them"""
+    """images, videos, or folders of them"""
     out: Path = Path("predictions")
-    """folder to write to"""
+    """output folder"""
     box: str | None = None
-    """x,y,width,height of the person in pixels, for every picture; several separated by spaces; none: the whole picture"""
+    """x,y,width,height of the person in pixels, for every image and frame; separate several by spaces; none: the whole image"""
     padding: float = 1.0
-    """side of the square that the network sees over the longer side of the box; 1.25 for a box that fits tightly"""
+    """side of the square crop divided by the longer side of the box; 1.25 for tight boxes"""
     flip_test: bool = False
-    """average with the mirrored picture's heatmaps; for networks that were trained on mirrored pictures"""
+    """average with the heatmaps of the mirrored image; for networks trained with flips"""
     decoder: Literal["argmax", "quarter", "dark"] | None = None
-    """from heatmaps to points; none: what the checkpoint names"""
+    """method that converts heatmaps to points; none: the checkpoint's"""
     draw: bool = True
-    """write every picture with the skeleton drawn"""
+    """write every image with the skeleton drawn"""
     min_score: float = 0.2
-    """draw only joints with at least this score; the JSON has them all"""
+    """draw only joints with at least this score; the JSON has all"""
     heatmaps: bool = False
-    """write a sheet of every joint's heatmap over what the network saw"""
+    """write a grid of the heatmap of each joint over the crop"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
+    """auto, cpu, cuda or cuda:N; an exported network runs on the device of its runtime, on GPU N for cuda:N"""
 
 
-def read_boxes(text: str | None) -> NDArray[np.float64] | None:
-    """`x,y,w,h x,y,w,h …` as (P, 4), or None for None."""
+def parse_boxes(text: str | None) -> NDArray[np.float64] | None:
+    """Parse `x,y,w,h x,y,w,h …` to (P, 4); None stays None."""
     if text is None:
         return None
     try:
-        rows = [[float(number) for number in box.split(",")] for box in text.split()]
+        rows = [[float(index) for index in box.split(",")] for box in text.split()]
     except ValueError:
         rows = []
     if not rows or any(len(row) != 4 for row in rows):
@@ -88,193 +98,201 @@ def read_boxes(text: str | None) -> NDArray[np.float64] | None:
     return np.array(rows)
 
 
-def expand(images: Sequence[Path], out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Folders replaced by the pictures in them, each file once; and what is none, with the reason."""
+def list_files(images: Sequence[Path], out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Return the files, with folders replaced by their images and videos and duplicates removed, and unreadable folders with the
+    reason."""
     files: list[Path] = []
-    bad: list[tuple[Path, str]] = []
+    unreadable: list[tuple[Path, str]] = []
     for path in images:
         if path.is_dir():
             try:
-                inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in (*ENDINGS, *videos.ENDINGS))
+                entries = sorted(
+                    entry for entry in path.iterdir() if entry.suffix.lower() in (*IMAGE_SUFFIXES, *video.VIDEO_SUFFIXES)
+                )
             except OSError as error:
-                bad.append((path, f"{path} cannot be read ({error.strerror})"))
+                unreadable.append((path, f"{path} cannot be read ({error.strerror})"))
                 continue
-            files += inside
-            if not inside:
-                bad.append((path, f"{path} is a folder without pictures"))
+            files += entries
+            if not entries:
+                unreadable.append((path, f"{path} is a folder without images"))
         else:
             files.append(path)
     files = list(dict.fromkeys(files))
     if any(file.parent.resolve() == out.resolve() for file in files):
-        raise HgfastError(f"--out {out} holds pictures to look at, which might be overwritten: choose another folder")
-    return files, bad
+        raise HgfastError(f"--out {out} contains input images, which might be overwritten: choose another folder")
+    return files, unreadable
 
 
-def read_ahead(files: Sequence[Path]) -> Iterator[tuple[Path, Image | Video | HgfastError]]:
-    """Every file with its picture or what is wrong with it, in order, read while the caller is busy; videos are only opened."""
+def prefetch(files: Sequence[Path]) -> Iterator[tuple[Path, Image | VideoReader | HgfastError]]:
+    """Yield every file in order with its image, opened video or error; images are read ahead in threads."""
 
-    def read(path: Path) -> Image | Video | HgfastError:
+    def read(path: Path) -> Image | VideoReader | HgfastError:
         try:
-            return Video(path) if path.suffix.lower() in videos.ENDINGS else read_image(path)
+            return VideoReader(path) if path.suffix.lower() in video.VIDEO_SUFFIXES else read_image(path)
         except HgfastError as error:
             return error
 
     with ThreadPoolExecutor(2) as pool:
-        reading: list[Future[Image | Video | HgfastError]] = [pool.submit(read, file) for file in files[:AHEAD]]
-        for number, file in enumerate(files):
-            if number + AHEAD < len(files):
-                reading.append(pool.submit(read, files[number + AHEAD]))
-            yield file, reading.pop(0).result()
+        futures: list[Future[Image | VideoReader | HgfastError]] = [pool.submit(read, file) for file in files[:PREFETCH]]
+        for index, file in enumerate(files):
+            if index + PREFETCH < len(files):
+                futures.append(pool.submit(read, files[index + PREFETCH]))
+            yield file, futures.pop(0).result()
 
 
-def output_names(files: Sequence[Path]) -> dict[Path, str]:
-    """A name without ending for each file's pictures: its own, and numbered where another file has it already."""
+def output_stems(files: Sequence[Path]) -> dict[Path, str]:
+    """Return the stem of each file's outputs: the file's own, with a number added if another file has the same."""
     names: dict[Path, str] = {}
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for file in files:
-        name, number = file.stem, 2
-        while {name.lower(), sheet_name(name).lower()} & taken:
-            name, number = f"{file.stem}_{number}", number + 1
-        taken |= {name.lower(), sheet_name(name).lower()}
+        name, index = file.stem, 2
+        while {name.lower(), heatmap_grid_name(name).lower()} & used_names:
+            name, index = f"{file.stem}_{index}", index + 1
+        used_names |= {name.lower(), heatmap_grid_name(name).lower()}
         names[file] = name
     return names
 
 
-def sheet_name(name: str) -> str:
-    """What a picture's sheet of heatmaps is called."""
+def heatmap_grid_name(name: str) -> str:
+    """Return the stem of an image's heatmap grid."""
     return f"{name}_heatmaps"
 
 
-def heatmap_sheet(
-    network: Network | Session, crops: Image, heatmaps: Any, keypoints: Any, scores: Any, min_score: float
-) -> Image:
-    """For each person the crop (S, S, 3) with the skeleton at `keypoints` (P, K, 2) input pixels, and one tile a joint."""
-    skeleton, columns = network.skeleton, 6
+def heatmap_grid(predictor: Predictor, crops: Image, heatmaps: Any, keypoints: Any, scores: Any, min_score: float) -> Image:
+    """Draw for each person the crop (S, S, 3) with the skeleton at keypoints (P, K, 2) in input pixels, and a tile per joint."""
+    skeleton, columns = predictor.skeleton, 6
     tiles: list[Image] = []
-    for crop, maps, points, likely in zip(crops, heatmaps, keypoints, scores):
-        large = np.asarray(cv2.resize(crop, (TILE, TILE), interpolation=cv2.INTER_AREA), np.uint8)
-        drawn = draw_skeleton(large, points * TILE / crop.shape[0], skeleton, likely >= min_score)
-        row = [caption(drawn, f"score {min_score:g} and above")]
-        for joint, heat, score in zip(skeleton.joints, glow(maps, kind_of(network)), likely):
-            row.append(caption(overlay(large, heat), f"{joint} {score:.2f}"))
-        tiles += row + [np.zeros_like(large)] * (-len(row) % columns)
-    return sheet(tiles, columns)
+    for crop, maps, points, joint_scores in zip(crops, heatmaps, keypoints, scores):
+        enlarged = np.asarray(cv2.resize(crop, (TILE_SIZE, TILE_SIZE), interpolation=cv2.INTER_AREA), np.uint8)
+        overlay_image = draw_skeleton(enlarged, points * TILE_SIZE / crop.shape[0], skeleton, joint_scores >= min_score)
+        row = [add_caption(overlay_image, f"score {min_score:g} and above")]
+        for joint, heat, score in zip(skeleton.joints, normalize_heatmaps(maps, predictor.heatmap_kind), joint_scores):
+            row.append(add_caption(overlay_heatmap(enlarged, heat), f"{joint} {score:.2f}"))
+        tiles += row + [np.zeros_like(enlarged)] * (-len(row) % columns)
+    return image_grid(tiles, columns)
 
 
-def open_network(config: PredictConfig) -> Network | Session:
-    """The network of a checkpoint or of an exported file. Raises `HgfastError` for flags that the latter was not made with."""
-    if not is_artefact(config.checkpoint):
-        model = load_model(config.checkpoint, pick_device(config.device), config.decoder)
-        return Network(model, config.flip_test)
-    session = Session(config.checkpoint)
+def open_predictor(config: PredictConfig) -> Predictor:
+    """Load a checkpoint or an exported network.
+
+    Raises:
+        HgfastError: the network cannot be loaded, a checkpoint is given and torch is not installed, or the flags do not match the
+            export.
+    """
+    if not is_exported(config.checkpoint):
+        try:
+            from hgfast.checkpoints import load_model
+            from hgfast.runtime.torch_predictor import TorchPredictor
+            from hgfast.training.distributed import select_device
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise HgfastError(
+                f"{config.checkpoint} is a checkpoint, which requires torch: pip install 'hgfast[train]', or give a network that "
+                "hgfast export onnx has written"
+            ) from error
+        model = load_model(config.checkpoint, select_device(config.device), config.decoder)
+        return TorchPredictor(model, config.flip_test)
+    gpu = config.device.removeprefix("cuda:")
+    session = Session(config.checkpoint, device=int(gpu) if gpu.isdigit() else 0)
     sidecar = session.sidecar
     if config.flip_test != sidecar.flip_test or (config.decoder or sidecar.decoder) != sidecar.decoder:
         raise HgfastError(
             f"{config.checkpoint} was exported {'with' if sidecar.flip_test else 'without'} a flip test and decodes by "
-            f"{sidecar.decoder}: give --flip-test and --decoder accordingly, or export it again"
+            f"{sidecar.decoder}: change --flip-test and --decoder accordingly, or export it again"
         )
     if config.heatmaps and HEATMAPS not in [port.name for port in sidecar.outputs]:
         raise HgfastError(f"{config.checkpoint} gives no heatmaps: export it with --outputs keypoints,heatmaps")
     return session
 
 
-def kind_of(network: Network | Session) -> str:
-    """Of the network's maps."""
-    return network.sidecar.maps if isinstance(network, Session) else network.model.meta.kind
-
-
-def shift_of(network: Network | Session) -> float:
-    """Source pixels that were added to what the network said."""
-    return network.sidecar.shift if isinstance(network, Session) else network.model.meta.shift
-
-
 def predict(config: PredictConfig) -> dict[str, Any]:
-    """The content of keypoints.json: what was found, and what could not be done. Writes the files."""
-    boxes = read_boxes(config.box)
+    """Process all images, write the files, and return the content of keypoints.json: results and failures."""
+    boxes = parse_boxes(config.box)
     if not 0 < config.padding < float("inf"):
         raise HgfastError(f"--padding {config.padding:g} must be above 0")
     if boxes is None and config.padding != 1:
-        raise HgfastError("--padding goes with --box: a whole picture is not padded")
-    network = open_network(config)
-    files, bad = expand(config.images, config.out)
-    names = output_names(files)
+        raise HgfastError("--padding requires --box: a whole image is not padded")
+    predictor = open_predictor(config)
+    files, unreadable = list_files(config.images, config.out)
+    names = output_stems(files)
     prepare_folder(config.out, "--out")
-    failed = [{"file": str(path), "reason": reason} for path, reason in bad]
-    done: list[dict[str, Any]] = []
+    failed = [{"file": str(path), "reason": reason} for path, reason in unreadable]
+    entries: list[dict[str, Any]] = []
     result = {
         "checkpoint": str(config.checkpoint),
-        "joints": network.skeleton.joints,
-        "edges": network.skeleton.edges,
-        "coordinates": "pixels of the upright picture, x right, y down, (0, 0) at the outer corner of the first pixel",
+        "joints": predictor.skeleton.joints,
+        "edges": predictor.skeleton.edges,
+        "coordinates": "pixels of the upright image, x right, y down, (0, 0) at the outer corner of the first pixel",
         "flip_test": config.flip_test,
-        "images": done,
+        "images": entries,
         "failed": failed,
     }
     try:
-        for file, image in tqdm(read_ahead(files), total=len(files), unit="picture", disable=None, leave=False):
+        for file, image in tqdm(prefetch(files), total=len(files), unit="image", disable=None, leave=False):
             try:
                 if isinstance(image, HgfastError):
                     raise image
-                if isinstance(image, Video):
-                    done.append(predict_video(config, network, image, boxes, names[file]))
+                if isinstance(image, VideoReader):
+                    entries.append(predict_video(config, predictor, image, boxes, names[file]))
                 else:
-                    done.append(predict_one(config, network, file, image, boxes, names[file]))
+                    entries.append(predict_image(config, predictor, file, image, boxes, names[file]))
             except HgfastError as error:
                 reason = str(error) if str(file) in str(error) else f"{file}: {error}"
                 failed.append({"file": str(file), "reason": reason})
-    finally:  # what was done is kept, whatever ends the run
-        if done:
-            write_text(config.out / "keypoints.json", one_a_line(result, ("images", "failed")), "--out")
+    finally:  # keep the results when the run is interrupted
+        if entries:
+            write_text(config.out / "keypoints.json", format_json(result, ("images", "failed")), "--out")
     return result
 
 
-def predict_one(
+def predict_image(
     config: PredictConfig,
-    network: Network | Session,
+    predictor: Predictor,
     file: Path,
     image: Image,
     boxes: NDArray[np.float64] | None,
     name: str,
 ) -> dict[str, Any]:
-    """The people in one picture, as keypoints.json has them; draws them. Raises `HgfastError` for what cannot be done."""
-    poses, crops, heatmaps = network.look(image, boxes, config.padding)
-    entry: dict[str, Any] = {"file": str(file), "width": image.shape[1], "height": image.shape[0], "people": poses.plain}
+    """Process one image and return its entry of keypoints.json. Raises `HgfastError` if that fails."""
+    poses, crops, heatmaps = predictor.predict_crops(image, boxes, config.padding)
+    entry: dict[str, Any] = {"file": str(file), "width": image.shape[1], "height": image.shape[0], "people": poses.to_dict}
     if config.draw:
         entry["drawn"] = f"{name}.jpg"
         write_image(config.out / entry["drawn"], poses.draw(image, config.min_score))
     if config.heatmaps:
         side = poses.squares[:, 2]
-        matrices = square_matrices(poses.squares[:, :2] + side[:, None] / 2, side, crops.shape[1])
-        within = move(poses.keypoints - shift_of(network), matrices)
-        entry["heatmaps"] = f"{sheet_name(name)}.jpg"
-        drawn = heatmap_sheet(network, crops, heatmaps, within, poses.scores, config.min_score)
-        write_image(config.out / entry["heatmaps"], drawn)
+        matrices = crop_matrices(poses.squares[:, :2] + side[:, None] / 2, side, crops.shape[1])
+        input_keypoints = transform_points(poses.keypoints - predictor.result_offset, matrices)
+        entry["heatmaps"] = f"{heatmap_grid_name(name)}.jpg"
+        grid = heatmap_grid(predictor, crops, heatmaps, input_keypoints, poses.scores, config.min_score)
+        write_image(config.out / entry["heatmaps"], grid)
     return entry
 
 
 def predict_video(
-    config: PredictConfig, network: Network | Session, video: Video, boxes: NDArray[np.float64] | None, name: str
+    config: PredictConfig, predictor: Predictor, video: VideoReader, boxes: NDArray[np.float64] | None, name: str
 ) -> dict[str, Any]:
-    """Every frame's people, a line of NAME.jsonl each, and the video drawn. Raises `HgfastError` for what cannot be done."""
+    """Process a video: one line of NAME.jsonl per frame, and the annotated video. Raises `HgfastError` if that fails."""
     if config.heatmaps:
-        raise HgfastError(f"{video.path} is a video: --heatmaps is for pictures")
-    entry: dict[str, Any] = {"file": str(video.path), "frames": 0, "frames_per_s": video.rate, "keypoints": f"{name}.jsonl"}
-    drawn = config.out / f"{name}.mp4"
-    bar = tqdm(video, total=video.count or None, unit="frame", desc=video.path.name, disable=None, leave=False)
+        raise HgfastError(f"{video.path} is a video: --heatmaps requires images")
+    entry: dict[str, Any] = {"file": str(video.path), "frames": 0, "frames_per_s": video.fps, "keypoints": f"{name}.jsonl"}
+    overlay_path = config.out / f"{name}.mp4"
+    bar = tqdm(video, total=video.num_frames or None, unit="frame", desc=video.path.name, disable=None, leave=False)
     try:
         with (
-            complete(config.out / entry["keypoints"]) as beside,
-            beside.open("w") as lines,
-            VideoWriter(drawn, video.rate) as out,
+            atomic_write(config.out / entry["keypoints"]) as temp_path,
+            temp_path.open("w") as lines,
+            VideoWriter(overlay_path, video.fps) as out,
         ):
-            for number, image in enumerate(bar):
-                poses = network.look(image, boxes, config.padding)[0]
-                line = {"frame": number, "time_s": round(number / video.rate, 4), "people": poses.plain}
+            for index, image in enumerate(bar):
+                poses = predictor.predict_crops(image, boxes, config.padding)[0]
+                line = {"frame": index, "time_s": round(index / video.fps, 4), "people": poses.to_dict}
                 lines.write(to_json(line) + "\n")
                 if config.draw:
-                    out.add(poses.draw(image, config.min_score))
-                    entry["drawn"] = drawn.name
-                entry["frames"] = number + 1
+                    out.write(poses.draw(image, config.min_score))
+                    entry["drawn"] = overlay_path.name
+                entry["frames"] = index + 1
     except OSError as error:
         raise HgfastError(f"cannot write to {config.out} ({error.strerror}): choose another folder with --out") from error
     if not entry["frames"]:
@@ -283,24 +301,24 @@ def predict_video(
 
 
 def main() -> None:
-    config = parse(PredictConfig, positional="checkpoint", rest="images", description=__doc__ or "")
-    cv2.utils.logging.setLogLevel(0)  # what is wrong with a picture is said once, by us
+    config = parse(PredictConfig, positional="checkpoint", variadic="images", description=__doc__ or "")
+    cv2.utils.logging.setLogLevel(0)  # hgfast reports errors itself
     result = predict(config)
-    done, failed = result["images"], result["failed"]
-    videos = [entry for entry in done if "frames" in entry]
-    if pictures := len(done) - len(videos):
-        beside = ", and sheets of heatmaps beside it" if config.heatmaps else ""
+    entries, failed = result["images"], result["failed"]
+    videos = [entry for entry in entries if "frames" in entry]
+    if num_images := len(entries) - len(videos):
+        suffix = ", and heatmap grids in the same folder" if config.heatmaps else ""
         if config.draw:
-            beside = f", and the pictures beside it with joints scored {config.min_score:g} or more"
-        print(f"{pictures} picture{'s' * (pictures != 1)} done: {config.out / 'keypoints.json'}{beside}", flush=True)
+            suffix = f", and the annotated images in the same folder (joints with a score of {config.min_score:g} or more)"
+        print(f"{num_images} image{'s' * (num_images != 1)} done: {config.out / 'keypoints.json'}{suffix}", flush=True)
     for entry in videos:
-        places = " and ".join(str(config.out / entry[part]) for part in ("keypoints", "drawn") if part in entry)
-        print(f"{entry['frames']} frames of {entry['file']} done: {places}", flush=True)
+        output_files = " and ".join(str(config.out / entry[part]) for part in ("keypoints", "drawn") if part in entry)
+        print(f"{entry['frames']} frames of {entry['file']} done: {output_files}", flush=True)
     for entry in failed:
-        print(f"not done: {entry['reason']}", file=sys.stderr)
+        print(f"failed: {entry['reason']}", file=sys.stderr)
     if failed:
-        raise HgfastError(f"{len(failed)} of {len(done) + len(failed)} pictures could not be done, named above")
+        raise HgfastError(f"{len(failed)} of {len(entries) + len(failed)} images failed, see above")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,12 +1,11 @@
-"""Write what there is to see of a run as one HTML file, which needs nothing else to be read.
+"""Write a report on a run as one self-contained HTML file.
 
 python hgfast/report.py exp/NAME
 python hgfast/report.py exp/NAME --evaluate
 python hgfast/report.py exp/NAME --records [bench/results/latency.json,exports/] --out report.html
 
-It has the run's settings, curves, figures and files. With --evaluate, or where a flag says where data are, evaluate.py is run
-first, on the data that the run was trained with, as far as no flag names others; its files stay in exp/NAME/evaluation.
-What may enter: the flags, and the order of the work. The page is `report_page`'s, each of its parts a module's beside it.
+The report shows the run's settings, curves, metrics and files. With --evaluate, or with a flag that names data, evaluate.py runs
+first, on the data of the run unless flags name others; its output stays in exp/NAME/evaluation.
 """
 
 from __future__ import annotations
@@ -20,124 +19,126 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hgfast.cli import parse
-from hgfast.config import DataChoice
-from hgfast.errors import HgfastError, run
-from hgfast.files import check_apart, prepare_file, write_text
-from hgfast.report_page import page
-from hgfast.report_records import Finder, jsons
-from hgfast.report_run import CHECKPOINTS, Run, read_run
-from hgfast.report_tables import in_bytes
+from hgfast.config import DataConfig
+from hgfast.errors import HgfastError, run_main
+from hgfast.fileio.files import check_distinct_paths, prepare_file, write_text
+from hgfast.reporting.page import render_page
+from hgfast.reporting.records import RecordFinder, find_json_files
+from hgfast.reporting.run_folder import CHECKPOINT_NAMES, Run, read_run
+from hgfast.reporting.tables import format_size
 
-PAGE, EVALUATION = "report.html", "evaluation"
-ENDINGS = (".html", ".htm")
-WHERE = ("data", "annotations", "valid_annotations", "images", "valid_images")
-"""Flags of the data that ask for an evaluation by themselves."""
+DEFAULT_FILE, EVALUATION_DIR = "report.html", "evaluation"
+HTML_SUFFIXES = (".html", ".htm")
+DATA_FLAGS = ("data", "annotations", "valid_annotations", "images", "valid_images")
+"""Data flags that imply --evaluate."""
 
 
 @dataclass(kw_only=True)
-class ReportConfig(DataChoice):
-    """One report."""
+class ReportConfig(DataConfig):
+    """Report."""
 
     folder: Path
     """the run's folder, exp/NAME"""
     out: Path | None = None
     """the HTML file to write; none: report.html in the run's folder"""
     records: list[Path] = field(default_factory=list)
-    """JSON files of bench/ and sidecars of export/ to show besides those in the run's folder, or folders with them"""
+    """JSON files of bench/ and sidecars of export/ to show in addition to those in the run's folder, or folders with them"""
     evaluate: bool = False
-    """run evaluate.py first, and show what it finds"""
+    """run evaluate.py first and show its results"""
     split: Literal["train", "valid", "test", "all", "evaluation"] | None = None
-    """which samples to evaluate; none: as evaluate.py has it"""
+    """split to evaluate; none: evaluate.py's default"""
     device: str = "auto"
-    """where to evaluate: auto, cpu, cuda or cuda:N"""
+    """device of the evaluation: auto, cpu, cuda or cuda:N"""
     batch_size: int = 32
-    """pictures at a time"""
-    loader: Literal["dali", "torch"] = "dali"
-    """what decodes and warps: NVIDIA DALI, or, with torch, OpenCV in worker processes"""
+    """batch size"""
+    loader: Literal["dali", "opencv"] = "dali"
+    """data loader: dali, NVIDIA DALI; opencv, OpenCV in worker processes"""
     threads: int | None = None
-    """decoding threads or worker processes; none: one a core"""
+    """decoding threads or worker processes; none: one per core"""
     flip_test: bool = False
-    """evaluate with the mirrored picture, too"""
+    """average with the heatmaps of the mirrored image"""
     baselines: bool = False
-    """also evaluate the mean pose and the nearest training picture"""
+    """also evaluate the mean pose and the nearest training image"""
 
     @property
-    def page(self) -> Path:
-        return self.out or self.folder / PAGE
+    def output_path(self) -> Path:
+        return self.out or self.folder / DEFAULT_FILE
 
 
-def given(argv: Sequence[str]) -> set[str]:
-    """The names of the flags among the words of a command line, as fields have them."""
-    return {word.partition("=")[0][2:].replace("-", "_") for word in argv if word.startswith("--")}
+def explicit_flags(argv: Sequence[str]) -> set[str]:
+    """Return the field names of the flags on a command line."""
+    return {arg.partition("=")[0][2:].replace("-", "_") for arg in argv if arg.startswith("--")}
 
 
-def data_choice(config: ReportConfig, trained_on: Mapping[str, Any], flags: set[str]) -> DataChoice:
-    """The run's own data, as config.yaml has them, but for what the command line says.
+def merge_data_config(config: ReportConfig, run_config: Mapping[str, Any], flags: set[str]) -> DataConfig:
+    """Return the data settings of the run's config.yaml, overridden by the command line.
 
     Raises:
-        HgfastError: config.yaml has values that no flag could have.
+        HgfastError: config.yaml has a value that no flag can have.
     """
-    words, plain = list[str](), DataChoice()
-    for one in fields(DataChoice):
-        value = getattr(config, one.name)
-        if one.name not in flags and value == getattr(plain, one.name):
-            value = trained_on.get(one.name, value)
+    args, defaults = list[str](), DataConfig()
+    for item in fields(DataConfig):
+        value = getattr(config, item.name)
+        if item.name not in flags and value == getattr(defaults, item.name):
+            value = run_config.get(item.name, value)
         if value is not None and not isinstance(value, (str, int, float, list, Path)):
-            raise HgfastError(f"{one.name} in {config.folder / 'config.yaml'} is no plain value: name the data by flags")
+            raise HgfastError(f"{item.name} in {config.folder / 'config.yaml'} is not a plain value: name the data by flags")
         if value is not None:
             text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
-            words.append(f"--{one.name}={text.lower() if isinstance(value, bool) else text}")
-    return parse(DataChoice, words)
+            args.append(f"--{item.name}={text.lower() if isinstance(value, bool) else text}")
+    return parse(DataConfig, args)
 
 
-def evaluate(config: ReportConfig, trained: Run, choice: DataChoice) -> None:
-    """Run evaluate.py, whose files go to the folder `EVALUATION` of the run's.
+def evaluate(config: ReportConfig, run: Run, choice: DataConfig) -> None:
+    """Run evaluate.py with its output in `EVALUATION_DIR` of the run's folder.
 
     Raises:
-        HgfastError: nothing to evaluate.
-        SystemExit: evaluate.py failed, and has said why; with its exit code.
+        HgfastError: the run has no checkpoint.
+        SystemExit: evaluate.py failed and printed the reason; with its exit code.
     """
-    if not trained.checkpoint.is_file():
-        raise HgfastError(f"{config.folder} has no {' or '.join(CHECKPOINTS)} to evaluate: train on, or leave out --evaluate")
-    words = ["--out", config.folder / EVALUATION, "--device", config.device, "--batch-size", config.batch_size]
-    words += ["--loader", config.loader, *choice.flags]
-    words += ["--split", config.split] if config.split else []
-    words += ["--threads", config.threads] if config.threads is not None else []
-    words += [flag for flag, wanted in (("--flip-test", config.flip_test), ("--baselines", config.baselines)) if wanted]
+    if not run.checkpoint.is_file():
+        raise HgfastError(
+            f"{config.folder} has no {' or '.join(CHECKPOINT_NAMES)} to evaluate: continue training, or leave out --evaluate"
+        )
+    args = ["--out", config.folder / EVALUATION_DIR, "--device", config.device, "--batch-size", config.batch_size]
+    args += ["--loader", config.loader, *choice.as_flags]
+    args += ["--split", config.split] if config.split else []
+    args += ["--threads", config.threads] if config.threads is not None else []
+    args += [flag for flag, enabled in (("--flip-test", config.flip_test), ("--baselines", config.baselines)) if enabled]
     script = Path(__file__).with_name("evaluate.py")
-    command = [sys.executable, str(script), str(trained.checkpoint), *map(str, words)]
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    command = [sys.executable, str(script), str(run.checkpoint), *map(str, args)]
+    process = subprocess.run(command, check=False)
+    if process.returncode:
+        raise SystemExit(process.returncode)
 
 
-def check(config: ReportConfig) -> None:
-    """Refuse to overwrite what the report is made of. Raises `HgfastError`."""
-    if config.page.suffix.lower() not in ENDINGS:
-        raise HgfastError(f"--out {config.page} must end in {' or '.join(ENDINGS)}")
-    named = [one for path in config.records for one in (jsons(path) if path.is_dir() else [path])]
-    check_apart([("a file that --records names", path) for path in named], {"--out": config.page})
-    prepare_file(config.page, "--out")
+def check_output(config: ReportConfig) -> None:
+    """Check that --out is an HTML file and not an input of the report. Raises `HgfastError`."""
+    if config.output_path.suffix.lower() not in HTML_SUFFIXES:
+        raise HgfastError(f"--out {config.output_path} must end in {' or '.join(HTML_SUFFIXES)}")
+    record_files = [file for path in config.records for file in (find_json_files(path) if path.is_dir() else [path])]
+    check_distinct_paths([("a file that --records names", path) for path in record_files], {"--out": config.output_path})
+    prepare_file(config.output_path, "--out")
 
 
-def write(config: ReportConfig, flags: set[str]) -> Path:
-    """Write the report; returns where it is. `flags` are the names of those that were given."""
-    trained = read_run(config.folder)
-    check(config)
-    if config.evaluate or any(getattr(config, name) is not None for name in WHERE):
-        evaluate(config, trained, data_choice(config, trained.config, flags))
-    found = Finder(config.folder).find(config.records)
-    now = datetime.datetime.now().astimezone()
-    text = page(trained, found, config.page, now)
-    write_text(config.page, text.encode("ascii", "xmlcharrefreplace").decode(), "--out")  # readable whatever the encoding
-    return config.page
+def write_report(config: ReportConfig, flags: set[str]) -> Path:
+    """Write the report and return its path. `flags` are the field names of the flags on the command line."""
+    run = read_run(config.folder)
+    check_output(config)
+    if config.evaluate or any(getattr(config, name) is not None for name in DATA_FLAGS):
+        evaluate(config, run, merge_data_config(config, run.config, flags))
+    records = RecordFinder(config.folder).find(config.records)
+    created = datetime.datetime.now().astimezone()
+    text = render_page(run, records, config.output_path, created)
+    write_text(config.output_path, text.encode("ascii", "xmlcharrefreplace").decode(), "--out")  # ASCII suits every encoding
+    return config.output_path
 
 
 def main() -> None:
     config = parse(ReportConfig, positional="folder", description=__doc__ or "")
-    path = write(config, given(sys.argv[1:]))
-    print(f"report: {path} ({in_bytes(path.stat().st_size)}), open it in a browser")
+    path = write_report(config, explicit_flags(sys.argv[1:]))
+    print(f"report: {path} ({format_size(path.stat().st_size)}), open it in a browser")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

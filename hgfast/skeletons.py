@@ -1,72 +1,86 @@
-"""Skeletons as data: joint names, edges, flip pairs, groups and colours, in one place for drawing, metrics and flips.
-
-What may enter: what is known of joints without any data set.
-"""
+"""Skeletons: joint names, edges, flip pairs, groups and colors."""
 
 from __future__ import annotations
 
 import colorsys
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-Colour = tuple[int, int, int]
-RIGHT, LEFT, MIDDLE = (255, 128, 0), (0, 255, 0), (51, 153, 255)  # RGB: orange, green, blue, as in mmpose
+Color = tuple[int, int, int]
+RIGHT_COLOR, LEFT_COLOR, CENTER_COLOR = (255, 128, 0), (0, 255, 0), (51, 153, 255)  # RGB: orange, green, blue, as in mmpose
+STORED_NAMES = {"colors": "colours", "flip_indices": "swap"}
+"""Fields of `Skeleton` that checkpoints and sidecars store under other names."""
+
+
+def rename_keys(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields with the keys in `names` renamed."""
+    return {names.get(key, key): value for key, value in fields.items()}
 
 
 @dataclass(frozen=True)
 class Skeleton:
     """K named joints.
 
-    edges: pairs of joint numbers; colours: one RGB colour an edge. swap: the joint order after mirroring.
-    groups: names with the joints that tables report together; a metric's total is over the joints that have a group.
+    edges: pairs of joint numbers. colors: one RGB color per edge. flip_indices: the joint order after a horizontal flip.
+    groups: names with the joints that tables report together; the total of PCKh covers the joints in a group.
     """
 
     name: str
     joints: tuple[str, ...]
     edges: tuple[tuple[int, int], ...]
-    swap: tuple[int, ...]
-    colours: tuple[Colour, ...]
+    flip_indices: tuple[int, ...]
+    colors: tuple[Color, ...]
     groups: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
-        known = range(len(self.joints))
-        if sorted(self.swap) != list(known) or any(self.swap[self.swap[joint]] != joint for joint in known):
-            raise ValueError(f"skeleton {self.name}: swap must exchange joints in pairs, and leave the others in place")
-        if len(self.colours) != len(self.edges):
-            raise ValueError(f"skeleton {self.name}: every edge must have a colour")
+        indices, flipped = range(len(self.joints)), self.flip_indices
+        if sorted(flipped) != list(indices) or any(flipped[flipped[joint]] != joint for joint in indices):
+            raise ValueError(f"skeleton {self.name}: swap must exchange joints in pairs and leave the others in place")
+        if len(self.colors) != len(self.edges):
+            raise ValueError(f"skeleton {self.name}: every edge must have a color")
         named = [joint for _, joints in self.groups for joint in joints]
-        if not {*named, *(joint for edge in self.edges for joint in edge)} <= set(known) or len(set(named)) < len(named):
+        if not {*named, *(joint for edge in self.edges for joint in edge)} <= set(indices) or len(set(named)) < len(named):
             raise ValueError(f"skeleton {self.name}: edges and groups must name its joints, and no joint be in two groups")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields under the names that checkpoints and sidecars store (`STORED_NAMES`)."""
+        return rename_keys(asdict(self), STORED_NAMES)
+
     @classmethod
-    def from_plain(cls, fields: Mapping[str, Any]) -> Skeleton:
-        """The skeleton of which `dataclasses.asdict` gave these fields, also if lists have come in the place of tuples.
+    def from_dict(cls, stored: Mapping[str, Any]) -> Skeleton:
+        """Restore a skeleton from `to_dict`; lists are accepted for tuples, and older names of hand joints are updated.
 
         Raises:
-            TypeError, ValueError: fields too many or missing, or what a skeleton refuses.
+            TypeError, ValueError: fields are unknown, missing or invalid.
         """
-        return cls(**{name: _tuples(value) for name, value in fields.items()})
+        names = {stored_name: name for name, stored_name in STORED_NAMES.items()}
+        skeleton = cls(**{name: _to_tuples(value) for name, value in rename_keys(stored, names).items()})
+        joints = canonical_joints(skeleton.joints)
+        if joints == skeleton.joints:
+            return skeleton
+        groups = tuple((GROUP_ALIASES.get(name, name), members) for name, members in skeleton.groups)
+        return replace(skeleton, joints=joints, groups=groups)
 
     @property
-    def has_sides(self) -> bool:
-        """Does mirroring exchange joints? Hands have none: a mirrored right hand is a left one."""
-        return self.swap != tuple(range(len(self.joints)))
+    def has_flip_pairs(self) -> bool:
+        """Whether a horizontal flip swaps joints. Hands have no flip pairs: a mirrored right hand is a left one."""
+        return self.flip_indices != tuple(range(len(self.joints)))
 
     @property
-    def grouped(self) -> list[int]:
-        """The joints of all groups, in the order of the joints."""
+    def grouped_joints(self) -> list[int]:
+        """The joints in any group, in ascending order."""
         return sorted(joint for _, joints in self.groups for joint in joints)
 
 
-def swapped(count: int, pairs: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
-    """The order of `count` joints after exchanging left and right in `pairs`."""
-    order = np.arange(count)
-    for one, other in pairs:
-        order[[one, other]] = other, one
+def make_flip_indices(num_joints: int, pairs: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    """Return the order of `num_joints` joints after swapping the `pairs`."""
+    order = np.arange(num_joints)
+    for first, second in pairs:
+        order[[first, second]] = second, first
     return tuple(order.tolist())
 
 
@@ -75,90 +89,97 @@ def make_skeleton(
     joints: Sequence[str],
     edges: Sequence[tuple[int, int]] = (),
     *,
-    pairs: Sequence[tuple[int, int]] | None = None,
+    flip_pairs: Sequence[tuple[int, int]] | None = None,
     groups: Sequence[tuple[str, tuple[int, ...]]] = (),
-    colours: Sequence[Colour] | None = None,
+    colors: Sequence[Color] | None = None,
 ) -> Skeleton:
-    """A skeleton from its parts; what is not given follows from the names and the edges.
+    """Create a skeleton; missing parts are derived from the names and the edges.
 
     Args:
-        pairs: joints that mirroring exchanges; by default `flip_pairs` of the names.
-        colours: one an edge; by default `edge_colours`.
+        flip_pairs: joints that a horizontal flip swaps; by default `infer_flip_pairs` of the names.
+        colors: one per edge; by default `default_edge_colors`.
 
     Raises:
-        ValueError: no joints, two of one name, a joint in two pairs, and what `Skeleton` refuses.
+        ValueError: there are no joints, a name or a joint of a pair is repeated, or `Skeleton` refuses the values.
     """
     if not joints or len(set(joints)) < len(joints):
-        raise ValueError(f"skeleton {name}: it needs joints, each with a name of its own")
-    pairs = flip_pairs(joints) if pairs is None else tuple(pairs)
-    paired = [joint for pair in pairs for joint in pair]
+        raise ValueError(f"skeleton {name}: it needs joints with distinct names")
+    flip_pairs = infer_flip_pairs(joints) if flip_pairs is None else tuple(flip_pairs)
+    paired = [joint for pair in flip_pairs for joint in pair]
     if len(set(paired)) < len(paired) or not set(paired) <= set(range(len(joints))):
-        raise ValueError(f"skeleton {name}: pairs must name its joints, each once")
-    swap = swapped(len(joints), pairs)
-    drawn = edge_colours(joints, edges, pairs) if colours is None else tuple(colours)
-    return Skeleton(name, tuple(joints), tuple(edges), swap, drawn, tuple(groups))
+        raise ValueError(f"skeleton {name}: flip_pairs must name its joints, each once")
+    flip_indices = make_flip_indices(len(joints), flip_pairs)
+    edge_colors = default_edge_colors(joints, edges, flip_pairs) if colors is None else tuple(colors)
+    return Skeleton(name, tuple(joints), tuple(edges), flip_indices, edge_colors, tuple(groups))
 
 
-# left, right, and a lone l or r: left_eye, Right Eye, l_eye, eye.R; LEye and leftEye once `_words` has parted them.
-_SIDE = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")
-_OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
+# left, right, and a single l or r: left_eye, Right Eye, l_eye, eye.R; LEye and leftEye after `_split_words`.
+_SIDE_PATTERN = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")
+_OPPOSITE_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
-def flip_pairs(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs of joint numbers whose names differ in left and right only, in any spelling: the lower number first."""
-    words = [_words(joint) for joint in joints]
-    mirrored = [_SIDE.sub(lambda side: _OTHER[side[0]], name) for name in words]
+def infer_flip_pairs(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Return pairs of joint numbers whose names differ only in left and right, in any spelling; the lower number first."""
+    words = [_split_words(joint) for joint in joints]
+    mirrored = [_SIDE_PATTERN.sub(lambda side: _OPPOSITE_SIDE[side[0]], name) for name in words]
     number = {name: joint for joint, name in enumerate(words)}
     pairs = [(joint, number.get(name, joint)) for joint, name in enumerate(mirrored)]
-    return tuple((one, other) for one, other in pairs if one < other and number.get(mirrored[other]) == one)
+    return tuple((first, second) for first, second in pairs if first < second and number.get(mirrored[second]) == first)
 
 
-def edge_colours(joints: Sequence[str], edges: Sequence[tuple[int, int]], pairs: Sequence[tuple[int, int]]) -> tuple[Colour, ...]:
-    """A colour an edge: `LEFT`, `RIGHT`, or `MIDDLE` where it belongs to neither side; without pairs, once round the hues.
+def default_edge_colors(
+    joints: Sequence[str], edges: Sequence[tuple[int, int]], pairs: Sequence[tuple[int, int]]
+) -> tuple[Color, ...]:
+    """Return a color per edge: `LEFT_COLOR`, `RIGHT_COLOR`, or `CENTER_COLOR` for neither side; without pairs, evenly spaced
+    hues.
 
-    A pair whose names do not say which is which is taken as left, right.
+    A pair whose names do not tell the sides is taken as left, right.
     """
     if not pairs:
         hues = [colorsys.hsv_to_rgb(number / max(len(edges), 1), 0.75, 1.0) for number in range(len(edges))]
         return tuple((round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in hues)
-    side = {}
-    for one, other in pairs:
-        said = _SIDE.search(_words(joints[one]))
-        first = RIGHT if said and said[0].startswith("r") else LEFT
-        side[one], side[other] = first, RIGHT if first is LEFT else LEFT
-    found = [{side[joint] for joint in edge if joint in side} for edge in edges]
-    return tuple(sides.pop() if len(sides) == 1 else MIDDLE for sides in found)
+    joint_colors = {}
+    for first, second in pairs:
+        match = _SIDE_PATTERN.search(_split_words(joints[first]))
+        is_right = match is not None and match[0].startswith("r")
+        joint_colors[first], joint_colors[second] = (RIGHT_COLOR, LEFT_COLOR) if is_right else (LEFT_COLOR, RIGHT_COLOR)
+    edge_colors = [{joint_colors[joint] for joint in edge if joint in joint_colors} for edge in edges]
+    return tuple(colors.pop() if len(colors) == 1 else CENTER_COLOR for colors in edge_colors)
 
 
-def _tuples(value: Any, depth: int = 3) -> Any:
-    """Lists in lists as tuples, as deep as a skeleton's go. Raises `ValueError` for deeper ones."""
+def _to_tuples(value: Any, depth: int = 3) -> Any:
+    """Convert nested lists to tuples. Raises `ValueError` if they are nested deeper than a skeleton's fields."""
     if not isinstance(value, (list, tuple)):
         return value
     if not depth:
         raise ValueError("its lists are nested deeper than a skeleton's")
-    return tuple(_tuples(item, depth - 1) for item in value)
+    return tuple(_to_tuples(item, depth - 1) for item in value)
 
 
-def _words(name: str) -> str:
-    """A name in lower case, its words parted by single spaces."""
-    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", " ", name)
-    return re.sub(r"[\W_]+", " ", parted).strip().lower()
+def _split_words(name: str) -> str:
+    """Return a name in lower case with single spaces between its words."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", " ", name)
+    return re.sub(r"[\W_]+", " ", spaced).strip().lower()
 
 
-_FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
-_FINGER_COLOURS = ((255, 128, 0), (255, 90, 200), (80, 160, 255), (255, 60, 60), (40, 220, 40))
+_FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+_THUMB_JOINTS, _FINGER_JOINTS = ("cmc", "mcp", "ip", "tip"), ("mcp", "pip", "dip", "tip")
+_FINGER_COLORS = ((255, 128, 0), (255, 90, 200), (80, 160, 255), (255, 60, 60), (40, 220, 40))
 
-# Order of FreiHAND's files; names as in mmpose.
+# Order of FreiHAND's files; names as in MediaPipe.
 HAND21 = Skeleton(
     name="hand21",
-    joints=("wrist", *(f"{finger}{i}" for finger in _FINGERS for i in range(1, 5))),
+    joints=(
+        "wrist",
+        *(f"{finger}_{joint}" for finger in _FINGERS for joint in (_THUMB_JOINTS if finger == "thumb" else _FINGER_JOINTS)),
+    ),
     edges=tuple((0 if i == 0 else 4 * f + i, 4 * f + i + 1) for f in range(5) for i in range(4)),
-    swap=tuple(range(21)),
-    colours=tuple(colour for colour in _FINGER_COLOURS for _ in range(4)),
+    flip_indices=tuple(range(21)),
+    colors=tuple(color for color in _FINGER_COLORS for _ in range(4)),
     groups=(("wrist", (0,)), *((finger, tuple(range(4 * f + 1, 4 * f + 5))) for f, finger in enumerate(_FINGERS))),
 )
 
-# Order of MPII's files; edges and colours (right orange, left green, middle blue) as in mmpose. Groups as in MPII's official
+# Order of MPII's files; edges and colors (right orange, left green, middle blue) as in mmpose. Groups as in MPII's official
 # table (evalMPII.m): pelvis and thorax are in none, so that they do not count.
 BODY16 = Skeleton(
     name="body16",
@@ -170,12 +191,34 @@ BODY16 = Skeleton(
         (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12), (12, 8), (8, 13), (13, 14),
         (14, 15),
     ),
-    swap=swapped(16, ((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13))),
-    colours=(*(RIGHT,) * 3, *(LEFT,) * 3, *(MIDDLE,) * 3, *(RIGHT,) * 3, *(LEFT,) * 3),
+    flip_indices=make_flip_indices(16, ((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13))),
+    colors=(*(RIGHT_COLOR,) * 3, *(LEFT_COLOR,) * 3, *(CENTER_COLOR,) * 3, *(RIGHT_COLOR,) * 3, *(LEFT_COLOR,) * 3),
     groups=(
         ("head", (8, 9)), ("shoulder", (12, 13)), ("elbow", (11, 14)), ("wrist", (10, 15)), ("hip", (2, 3)), ("knee", (1, 4)),
         ("ankle", (0, 5)),
     ),
 )  # fmt: skip
 
-KNOWN = (HAND21, BODY16)
+BUILTIN_SKELETONS = (HAND21, BODY16)
+
+_OLD_FINGERS = (
+    ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger"),
+    ("thumb", "index", "middle", "ring", "little"),
+)
+JOINT_ALIASES = {
+    f"{finger}{i + 1}": HAND21.joints[1 + 4 * f + i]
+    for fingers in _OLD_FINGERS
+    for f, finger in enumerate(fingers)
+    for i in range(4)
+}
+"""Names of hand joints in older files and in mmpose, and their names in `HAND21`."""
+GROUP_ALIASES = {"forefinger": "index", "middle_finger": "middle", "ring_finger": "ring", "pinky_finger": "pinky"}
+"""The same for groups."""
+
+
+def canonical_joints(joints: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of `HAND21` for its 21 joints under older names, in any order; other joints are unchanged."""
+    if any(joint != "wrist" and joint not in JOINT_ALIASES for joint in joints):
+        return tuple(joints)
+    names = tuple(JOINT_ALIASES.get(joint, joint) for joint in joints)
+    return names if len(names) == len(HAND21.joints) and set(names) == set(HAND21.joints) else tuple(joints)

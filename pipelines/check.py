@@ -1,18 +1,17 @@
-"""Look at every file of a data set before training on it: pictures that cannot be decoded, annotations that cannot be right.
+"""Check every file of a data set before training: report images that cannot be decoded and implausible annotations.
 
-python pipelines/check.py --dataset mpii --data DIR
+hgfast check --dataset mpii --data DIR
 
-Takes the flags that train.py has for data. Every picture that cannot be used is listed, one a line: missing, empty, cut short,
-no picture, of another size than the layout says (FreiHAND: 224 x 224, COCO: width and height of the image's entry). What is
-odd in the annotations is only a warning: labelled joints outside their picture, squares that do not touch it, and FreiHAND's
-hands that are in two splits, seen by two cameras at the same instant.
+Takes the data flags of train.py. The check lists every unusable image, one per line: missing, empty, truncated, no image, or of
+another size than the layout states (FreiHAND: 224 x 224; COCO: width and height of the image's entry). Annotations only cause
+warnings: labeled joints outside their image, crop squares that do not touch it, and FreiHAND hands that appear in two splits,
+seen by two cameras at the same instant.
 
-The result is remembered in DIR/hgfast-check.json (--checked FILE: elsewhere). Training leaves its bad pictures out, and the
-next check decodes only files that are new or have another size or time.
+The result is stored in DIR/hgfast-check.json (or in FILE, with --checked FILE). Training leaves the bad images out, and the next
+check decodes only files that are new or whose size or modification time changed.
 
-Exit code: 0 if every picture can be used, 1 if one cannot (missing ones count unless --skip-missing is given) or a split is
-broken, 2 if nothing could be checked.
-What may enter: the flags, the list and the file that is kept. What is looked at is in `check_pictures` and its neighbours.
+Exit code: 0 if every image can be used, 1 if an image cannot be used (missing images count unless --skip-missing is given) or a
+split is broken, 2 if nothing could be checked.
 """
 
 from __future__ import annotations
@@ -28,50 +27,59 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from hgfast.cli import parse
-from hgfast.config import DataChoice
-from hgfast.errors import HgfastError, run
-from hgfast.machine import cores
-from pipelines.check_annotations import Problem, Twins, joints_outside, same_instants, squares_astray
-from pipelines.check_pictures import decode, look_at
-from pipelines.check_result import (
-    NAME,
-    Outcome,
-    Result,
-    State,
+from hgfast.config import DataConfig
+from hgfast.errors import HgfastError, run_main
+from hgfast.pipelines.checks.annotations import (
+    AnnotationIssue,
+    DuplicateHand,
+    crops_outside_image,
+    find_duplicate_hands,
+    joints_outside_image,
+)
+from hgfast.pipelines.checks.images import decode, file_status
+from hgfast.pipelines.checks.result import (
+    FILE_NAME,
+    CheckRecord,
+    DecodeOutcome,
+    FileStamp,
     check_writable,
     data_folder,
-    names,
     read_result,
+    relative_names,
     result_file,
     write_result,
 )
-from pipelines.check_splits import Split, hands_in_space, open_splits, place_of, wanted_sizes
+from hgfast.pipelines.checks.splits import CheckedSplit, camera_space_hands, describe_row, expected_sizes, open_splits
+from hgfast.system_info import available_cores
 
-SHOWN, KEPT = 5, 1000  # of a split's odd annotations: on the screen, in the file
+MAX_PRINTED, MAX_SAVED = 5, 1000  # suspicious annotations of a split: on the screen, in the file
 
 
 @dataclass(kw_only=True)
-class CheckConfig(DataChoice):
-    """One check of a data set's files."""
+class CheckConfig(DataConfig):
+    """Settings of one check of a data set's files."""
 
-    loader: Literal["dali", "torch"] = "dali"
-    """what training will decode with: NVIDIA DALI, or OpenCV; a picture is bad if this cannot decode it"""
+    loader: Literal["dali", "opencv"] = "dali"
+    """decoder that training will use: NVIDIA DALI or OpenCV; an image is bad if this decoder cannot read it"""
     threads: int | None = None
-    """decoding threads; none: one a core"""
+    """decoding threads; if not given, one per core"""
     again: bool = False
-    """decode every picture, whatever is remembered"""
+    """decode every image, including those that an earlier check decoded"""
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a check found. bad: path -> what is wrong, without missing ones. odd: (split, kind) -> samples, the worst first.
-    decoded: how many pictures the decoder had to look at this time."""
+class CheckFindings:
+    """Results of a check.
 
-    splits: list[Split]
-    states: dict[str, State | None]
+    bad: path -> reason, without missing images. suspicious: (split, kind) -> samples with suspicious annotations, the worst
+    first. duplicates: pairs of hands that may be the same. decoded: number of images that this check decoded.
+    """
+
+    splits: list[CheckedSplit]
+    states: dict[str, FileStamp | None]
     bad: dict[str, str]
-    odd: dict[tuple[str, str], list[Problem]]
-    twins: list[Twins]
+    suspicious: dict[tuple[str, str], list[AnnotationIssue]]
+    duplicates: list[DuplicateHand]
     decoded: int
 
     @property
@@ -80,20 +88,20 @@ class Findings:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """A row for each split."""
+        """One row per split."""
         rows = []
         for split in self.splits:
-            pictures = set() if split.samples is None else set(split.samples.paths.tolist())
+            image_paths = set() if split.samples is None else set(split.samples.paths.tolist())
             rows.append(
                 {
                     "split": split.name,
                     "samples": 0 if split.samples is None else len(split.samples),
-                    "pictures": len(pictures),
-                    "bad": len(pictures & self.bad.keys()),
+                    "pictures": len(image_paths),
+                    "bad": len(image_paths & self.bad.keys()),
                     "missing": len(split.missing),
                     **{
-                        kind: sum(problem.count for problem in found)
-                        for (name, kind), found in self.odd.items()
+                        kind: sum(issue.count for issue in issues)
+                        for (name, kind), issues in self.suspicious.items()
                         if name == split.name
                     },
                 }
@@ -101,102 +109,108 @@ class Findings:
         return rows
 
 
-def check(config: CheckConfig) -> Findings:
-    """Look at everything, and remember it. Raises `HgfastError` where there is nothing to look at, or nowhere to write."""
+def check(config: CheckConfig) -> CheckFindings:
+    """Check all files and store the result.
+
+    Raises:
+        HgfastError: there is nothing to check, or the result cannot be written.
+    """
     if config.threads is not None and config.threads < 1:
         raise HgfastError(f"--threads {config.threads} must be at least 1")
     splits = open_splits(config)
-    place, folder = result_file(config), data_folder(config)
-    old = remembered(config, place)
-    check_writable(place)
+    result_path, folder = result_file(config), data_folder(config)
+    old = load_previous(config, result_path)
+    check_writable(result_path)
     paths = list(dict.fromkeys(path for split in splits if split.samples is not None for path in split.samples.paths.tolist()))
-    named = dict(zip(paths, names(paths, folder)))
-    states, outcomes, decoded = examine(named, config, old, place)
+    name_of_path = dict(zip(paths, relative_names(paths, folder)))
+    states, outcomes, decoded = decode_new_files(name_of_path, config, old, result_path)
     bad = {path: outcome for path, outcome in outcomes.items() if isinstance(outcome, str)}
     for split in splits:
         bad |= wrong_sizes(config, split, outcomes)
-    findings = Findings(
+    findings = CheckFindings(
         splits,
         states,
         {path: bad[path] for path in paths if path in bad},
-        odd(config, splits, outcomes, bad),
-        same_instants(hands_in_space(config, splits)),
+        find_suspicious(config, splits, outcomes, bad),
+        find_duplicate_hands(camera_space_hands(config, splits)),
         decoded,
     )
-    elsewhere = {name: entry for name, entry in old.bad.items() if name not in set(named.values())}
+    other_entries = {name: entry for name, entry in old.bad.items() if name not in set(name_of_path.values())}
     result = replace(
         old,
-        bad=elsewhere | {named[path]: (states[path], reason) for path, reason in findings.bad.items()},
+        bad=other_entries | {name_of_path[path]: (states[path], reason) for path, reason in findings.bad.items()},
         report=report(config, findings, folder),
     )
-    write_result(result, place)
+    write_result(result, result_path)
     return findings
 
 
-def remembered(config: CheckConfig, place: Path) -> Result:
-    """What is known of the files, if the same decoder looked at them. A broken result is replaced, but no file that --checked
-    names and that may be something else."""
+def load_previous(config: CheckConfig, place: Path) -> CheckRecord:
+    """Return the stored result for these files if the same decoder produced it.
+
+    A broken result is replaced, unless --checked names the file: that file may be something else.
+    """
     if not place.exists():
-        return Result(config.loader)
+        return CheckRecord(config.loader)
     try:
         old = read_result(place)
     except HgfastError as error:
-        if place.name != NAME:
+        if place.name != FILE_NAME:
             raise
-        tqdm.write(f"warning: {error}; everything is decoded anew", file=sys.stderr)
-        return Result(config.loader)
-    # what another decoder refused stays known as bad until this one has had its say
-    return old if old.loader == config.loader and not config.again else Result(config.loader, bad=dict(old.bad))
+        tqdm.write(f"warning: {error}; decoding every image again", file=sys.stderr)
+        return CheckRecord(config.loader)
+    # images that another decoder refused stay bad until this decoder has read them
+    return old if old.loader == config.loader and not config.again else CheckRecord(config.loader, bad=dict(old.bad))
 
 
-def examine(
-    named: dict[str, str], config: CheckConfig, known: Result, place: Path
-) -> tuple[dict[str, State | None], dict[str, Outcome], int]:
-    """State and outcome of every path, and how many had to be decoded; what is decoded is added to `known`.
+def decode_new_files(
+    named: dict[str, str], config: CheckConfig, known: CheckRecord, place: Path
+) -> tuple[dict[str, FileStamp | None], dict[str, DecodeOutcome], int]:
+    """Return the stamp and the outcome of every path, and the number of images decoded; add new outcomes to `known`.
 
-    Broken off, it remembers what it has, so that the next check goes on from there.
+    If the check is interrupted, the outcomes so far are stored, so that the next check continues from there.
     """
-    states: dict[str, State | None] = {}
-    outcomes: dict[str, Outcome] = {}
+    states: dict[str, FileStamp | None] = {}
+    outcomes: dict[str, DecodeOutcome] = {}
     unknown = []
     for path, name in named.items():
-        states[path], complaint = look_at(path)
+        states[path], error = file_status(path)
         state = states[path]
-        outcome = complaint or (None if state is None else known.recall(name, state))
+        outcome = error or (None if state is None else known.lookup(name, state))
         if outcome is None:
             unknown.append(path)
         else:
             outcomes[path] = outcome
-    with tqdm(total=len(unknown), unit="picture", desc="decode", disable=None, leave=False) as bar:
+    with tqdm(total=len(unknown), unit="image", desc="decode", disable=None, leave=False) as bar:
         try:
-            for path, outcome in decode(unknown, config.loader, config.threads or cores()):
+            for path, outcome in decode(unknown, config.loader, config.threads or available_cores()):
                 outcomes[path] = outcome
                 state = states[path]
                 if state is not None:
-                    known.remember(named[path], state, outcome)
+                    known.add(named[path], state, outcome)
                 bar.update()
         except BaseException:
-            if len(outcomes) + len(unknown) > len(named):  # something was decoded
+            if len(outcomes) + len(unknown) > len(named):  # at least one image was decoded
                 write_result(known, place)
             raise
     return states, outcomes, len(unknown)
 
 
-def wrong_sizes(config: DataChoice, split: Split, outcomes: dict[str, Outcome]) -> dict[str, str]:
-    """What is wrong with pictures that can be decoded and have another size than the layout or the annotations say."""
+def wrong_sizes(config: DataConfig, split: CheckedSplit, outcomes: dict[str, DecodeOutcome]) -> dict[str, str]:
+    """Return the decodable images whose size differs from the one that the layout or the annotations state: path -> reason."""
     wrong = {}
-    for path, (width, height) in wanted_sizes(config, split).items():
-        found = outcomes.get(path, "")
-        if not isinstance(found, str) and found != (width, height):
-            wrong[path] = f"is {found[0]} x {found[1]} pixels, wanted {width} x {height}"
+    for path, (width, height) in expected_sizes(config, split).items():
+        outcome = outcomes.get(path, "")
+        if not isinstance(outcome, str) and outcome != (width, height):
+            wrong[path] = f"is {outcome[0]} x {outcome[1]} pixels, wanted {width} x {height}"
     return wrong
 
 
-def odd(
-    config: DataChoice, splits: list[Split], outcomes: dict[str, Outcome], bad: dict[str, str]
-) -> dict[tuple[str, str], list[Problem]]:
-    """The samples whose annotations cannot be right, by split and kind."""
-    found = {}
+def find_suspicious(
+    config: DataConfig, splits: list[CheckedSplit], outcomes: dict[str, DecodeOutcome], bad: dict[str, str]
+) -> dict[tuple[str, str], list[AnnotationIssue]]:
+    """Return the samples whose annotations are implausible, by split and kind."""
+    suspicious = {}
     for split in splits:
         if split.samples is None:
             continue
@@ -204,76 +218,85 @@ def odd(
         if config.dataset == "freihand":  # the versions of a hand share a row
             rows, first = np.unique(rows, return_index=True)
             samples = samples.take(first)
-        nothing = (np.nan, np.nan)
-        size = np.array([nothing if path in bad else outcomes[path] for path in samples.paths.tolist()], np.float64)
-        found[split.name, "joints outside"] = joints_outside(samples, rows, size)
-        found[split.name, "squares astray"] = squares_astray(samples, rows, size)
-    return found
+        unknown_size = (np.nan, np.nan)
+        size = np.array([unknown_size if path in bad else outcomes[path] for path in samples.paths.tolist()], np.float64)
+        suspicious[split.name, "joints outside"] = joints_outside_image(samples, rows, size)
+        suspicious[split.name, "squares astray"] = crops_outside_image(samples, rows, size)
+    return suspicious
 
 
-def report(config: CheckConfig, findings: Findings, folder: Path) -> dict[str, Any]:
-    """What the check found, in plain types for other programs."""
+def report(config: CheckConfig, findings: CheckFindings, folder: Path) -> dict[str, Any]:
+    """Return the findings as plain types for other programs."""
     return {
         "dataset": config.dataset,
         "decoded": findings.decoded,
         "pictures": len(findings.states),
         "bad": len(findings.bad),
-        "missing": names(findings.missing, folder),
+        "missing": relative_names(findings.missing, folder),
         "splits": findings.table,
         "refused": {split.name: split.refused for split in findings.splits if split.refused},
         "annotations": [
-            {"split": split, "kind": kind, "place": place_of(config, split, problem.row), **asdict(problem)}
-            for (split, kind), problems in findings.odd.items()
-            for problem in problems[:KEPT]
+            {
+                "split": split,
+                "kind": kind,
+                "place": describe_row(config, split, issue.row),
+                "row": issue.row,
+                "picture": issue.image,
+                "detail": issue.detail,
+                "amount": issue.distance,
+                "count": issue.count,
+            }
+            for (split, kind), issues in findings.suspicious.items()
+            for issue in issues[:MAX_SAVED]
         ],
-        "same_instant": [asdict(pair) for pair in findings.twins[:KEPT]],
+        "same_instant": [asdict(pair) for pair in findings.duplicates[:MAX_SAVED]],
     }
 
 
-def in_words(config: CheckConfig, findings: Findings) -> list[str]:
-    """What the check found, line by line."""
+def format_report(config: CheckConfig, findings: CheckFindings) -> list[str]:
+    """Return the findings as lines of text."""
     lines = [f"{path}: {reason}" for path, reason in findings.bad.items()]
     lines += [f"{path}: is missing" for path in findings.missing]
     lines += [f"split {split.name}: {split.refused}" for split in findings.splits if split.refused]
-    for (split, kind), problems in findings.odd.items():
+    for (split, kind), issues in findings.suspicious.items():
         lines += [
-            f"warning: {place_of(config, split, problem.row)} ({Path(problem.picture).name}): {problem.detail}"
-            for problem in problems[:SHOWN]
+            f"warning: {describe_row(config, split, issue.row)} ({Path(issue.image).name}): {issue.detail}"
+            for issue in issues[:MAX_PRINTED]
         ]
-        if len(problems) > SHOWN:
-            lines.append(f"warning: {len(problems) - SHOWN} more samples of {split} with {kind}, less so")
+        if len(issues) > MAX_PRINTED:
+            lines.append(f"warning: {len(issues) - MAX_PRINTED} more samples of {split} with {kind}, by smaller distances")
     lines += [
         f"warning: row {pair.row} ({pair.split}) and row {pair.other_row} ({pair.other_split}) may be one hand at one instant: "
         f"their joints differ by {1000 * pair.difference:.2g} mm"
-        for pair in findings.twins[:SHOWN]
+        for pair in findings.duplicates[:MAX_PRINTED]
     ]
-    if len(findings.twins) > SHOWN:
-        lines.append(f"warning: {len(findings.twins) - SHOWN} more pairs of hands that may be one")
-    return [*lines, tabulate(findings.table, headers="keys"), *_verdict(config, findings)]
+    if len(findings.duplicates) > MAX_PRINTED:
+        lines.append(f"warning: {len(findings.duplicates) - MAX_PRINTED} more pairs may be the same hand")
+    return [*lines, tabulate(findings.table, headers="keys"), *_summary_lines(config, findings)]
 
 
-def _verdict(config: CheckConfig, findings: Findings) -> list[str]:
-    pictures, decoder = len(findings.states), "DALI" if config.loader == "dali" else "OpenCV"
-    count = f"{len(findings.bad)} of {pictures} pictures cannot be used, training leaves them out"
-    lines = [count if findings.bad else f"all {pictures} pictures can be used"]
+def _summary_lines(config: CheckConfig, findings: CheckFindings) -> list[str]:
+    images, decoder = len(findings.states), "DALI" if config.loader == "dali" else "OpenCV"
+    count = f"{len(findings.bad)} of {images} images cannot be used; training leaves them out"
+    lines = [count if findings.bad else f"all {images} images can be used"]
     if findings.missing:
-        advice = "" if config.skip_missing else ": put them there, or train with --skip-missing"
+        advice = "" if config.skip_missing else ": add them, or train with --skip-missing"
         lines.append(f"{len(findings.missing)} more are missing{advice}")
-    return [*lines, f"{findings.decoded} of them were decoded with {decoder} this time; result: {result_file(config)}"]
+    return [*lines, f"this check decoded {findings.decoded} of them with {decoder}; result: {result_file(config)}"]
 
 
-def exit_code(config: CheckConfig, findings: Findings) -> int:
+def exit_code(config: CheckConfig, findings: CheckFindings) -> int:
     missing = findings.missing and not config.skip_missing
     return int(bool(findings.bad or missing or any(split.refused for split in findings.splits)))
 
 
 def main() -> None:
     config = parse(CheckConfig, description=__doc__ or "")
-    cv2.utils.logging.setLogLevel(0)  # what is wrong with a picture is said once, by us
+    cv2.utils.logging.setLogLevel(0)  # the check reports bad images itself, once
     findings = check(config)
-    print("\n".join(in_words(config, findings)), flush=True)
+    print("\n".join(format_report(config, findings)), flush=True)
     raise SystemExit(exit_code(config, findings))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,7 +1,4 @@
-"""Work shared among processes: for pictures that are drawn or cropped one by one.
-
-What may enter: handing out jobs. Worker processes import this module, so no torch.
-"""
+"""Distribute jobs over worker processes. Workers import this module, so it must not import torch."""
 
 from __future__ import annotations
 
@@ -14,32 +11,32 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
-from hgfast.machine import cores
+from hgfast.system_info import available_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-CHUNK = 16
-"""Jobs a process is handed at a time."""
+CHUNK_SIZE = 16
+"""Jobs that a process receives at a time."""
 
 
-def spread(
-    perform: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None, unit: str, progress: bool
+def map_with_progress(
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None, unit: str, progress: bool
 ) -> Iterator[Result]:
-    """What `perform` makes of all jobs in their order, in this process or in several, behind a progress bar."""
-    yield from tqdm(share(perform, jobs, workers), total=len(jobs), unit=unit, disable=None if progress else True)
+    """Yield `function(job)` for all jobs in order, computed in this process or in several; show a progress bar."""
+    yield from tqdm(parallel_map(function, jobs, workers), total=len(jobs), unit=unit, disable=None if progress else True)
 
 
-def share(perform: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None) -> Iterator[Result]:
-    """`spread` without its bar."""
-    workers = min(workers or cores(), math.ceil(len(jobs) / CHUNK))
+def parallel_map(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None) -> Iterator[Result]:
+    """Yield `function(job)` for all jobs in order, as `map_with_progress` without the bar."""
+    workers = min(workers or available_cores(), math.ceil(len(jobs) / CHUNK_SIZE))
     if workers == 1:
-        yield from map(perform, jobs)
+        yield from map(function, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
-        yield from pool.map(perform, jobs, chunksize=CHUNK)
+    with ProcessPoolExecutor(workers, context, initializer=limit_opencv_threads) as pool:
+        yield from pool.map(function, jobs, chunksize=CHUNK_SIZE)
 
 
-def one_thread() -> None:
-    """Keep OpenCV to the process's own core."""
+def limit_opencv_threads() -> None:
+    """Limit OpenCV to one thread: there is one process per core."""
     cv2.setNumThreads(1)

@@ -1,7 +1,4 @@
-"""One struct of arrays for every data set: after it nothing knows which data set a sample came from.
-
-What may enter: what every data set has; what only one has stays with its reader.
-"""
+"""`Samples`, one struct of arrays for every data set: code after the readers does not depend on the data set."""
 
 from __future__ import annotations
 
@@ -19,20 +16,18 @@ from hgfast.skeletons import Skeleton
 class Samples:
     """N samples with K joints. Points and lengths are in source pixels, corner convention (hgfast.geometry).
 
-    paths: (N,) str. centre: (N, 2) and side: (N,) of the square to crop. keypoints: (N, K, 2). labelled: (N, K) bool.
-    reference: (N,) length that normalises errors. group: (N,) int, equal for samples that must not be split apart.
-    row: (N,) int, the number by which the data set's own files know the sample; every reader says which that is. It stays with
-    the sample, whichever others are left out.
-    pixel_offset: what was added to the files' coordinates to reach the convention. skipped: how many samples were left out
-    because their picture is missing; unreadable: because the file check or the crop
-    cache found theirs to be bad.
+    paths: (N,) str. center: (N, 2) and side: (N,) of the square to crop. keypoints: (N, K, 2). labeled: (N, K) bool. reference:
+    (N,) length that normalizes errors. group: (N,) int, equal for samples that must stay in one split. row: (N,) int, number of
+    the sample in the data set's own files, as the reader defines it; leaving other samples out does not change it.
+    pixel_offset: offset that was added to the files' coordinates to reach the convention. skipped: number of samples left out
+    because their image is missing; unreadable: because the file check or the crop cache found their image to be bad.
     """
 
     paths: NDArray[np.str_]
-    centre: NDArray[np.float64]
+    center: NDArray[np.float64]
     side: NDArray[np.float64]
     keypoints: NDArray[np.float64]
-    labelled: NDArray[np.bool_]
+    labeled: NDArray[np.bool_]
     reference: NDArray[np.float64]
     group: NDArray[np.int64]
     row: NDArray[np.int64]
@@ -42,26 +37,31 @@ class Samples:
     unreadable: int = 0
 
     def __post_init__(self) -> None:
-        n, k = len(self.paths), len(self.skeleton.joints)
-        one = dict.fromkeys(("side", "reference", "group", "row"), (n,))
-        for name, shape in {"centre": (n, 2), "keypoints": (n, k, 2), "labelled": (n, k), **one}.items():
+        num_samples, k = len(self.paths), len(self.skeleton.joints)
+        vector_shapes = dict.fromkeys(("side", "reference", "group", "row"), (num_samples,))
+        for name, shape in {
+            "center": (num_samples, 2),
+            "keypoints": (num_samples, k, 2),
+            "labeled": (num_samples, k),
+            **vector_shapes,
+        }.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Samples.{name} has shape {getattr(self, name).shape}, wanted {shape}")
-        if n == 0:
+        if num_samples == 0:
             raise HgfastError("the data set has no samples")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, rows: NDArray[Any] | np.bool_) -> Samples:
-        """Those samples for which (N,) `rows` is true. Raises `HgfastError` where there are none."""
+        """Return the samples that (N,) `rows` selects (a mask or indices). Raises `HgfastError` if none is left."""
         arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}
         return replace(self, **arrays)
 
     @property
-    def in_words(self) -> str:
-        """How many there are, and how many more there would be with all pictures."""
-        more = [f"{self.skipped} more without their picture"] if self.skipped else []
+    def summary(self) -> str:
+        """Number of samples, and how many were left out because of their image."""
+        notes = [f"{self.skipped} more without their image"] if self.skipped else []
         if self.unreadable:
-            more.append(f"{self.unreadable} {'with one' if more else 'more with a picture'} that cannot be read")
-        return f"{len(self)} samples" + (f" ({', '.join(more)})" if more else "")
+            notes.append(f"{self.unreadable} {'with one' if notes else 'more with an image'} that cannot be read")
+        return f"{len(self)} samples" + (f" ({', '.join(notes)})" if notes else "")

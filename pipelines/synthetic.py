@@ -1,7 +1,6 @@
-"""Synthetic data sets in the layouts of the real ones: `python pipelines/synthetic.py freihand|mpii|coco --out DIR --count N`.
+"""Write synthetic data sets in the layouts of real ones.
 
-What may enter: the commands. Files and folders of the layouts are `drawn.freihand`, `drawn.mpii` and
-`drawn.five`; what the pictures show is in the other modules of `drawn`.
+python pipelines/synthetic.py freihand|mpii|coco --out DIR --count N
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hgfast.cli import dispatch
-from hgfast.errors import run
-from pipelines.drawn.camera import Viewpoints
-from pipelines.drawn.five import draw_coco
-from pipelines.drawn.freihand import draw_freihand, evaluation_count
-from pipelines.drawn.mpii import draw_mpii, valid_count
+from hgfast.errors import run_main
+from hgfast.pipelines.synthetic_data.hand.freihand_layout import evaluation_count, generate_freihand
+from hgfast.pipelines.synthetic_data.people.coco_layout import generate_coco
+from hgfast.pipelines.synthetic_data.people.mpii_layout import default_valid_count, generate_mpii
+from hgfast.pipelines.synthetic_data.render.camera import Viewpoints
 
-__all__ = ["draw_coco", "draw_freihand", "draw_mpii"]
+__all__ = ["generate_coco", "generate_freihand", "generate_mpii"]
 
 
 def freihand(
@@ -29,23 +28,23 @@ def freihand(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Draw right hands into a folder laid out as FreiHAND_pub_v2.
+    """Render right hands into a folder with the layout of FreiHAND_pub_v2.
 
     Args:
-        out: folder to write, made if missing
-        count: unique hands for training, each drawn in four versions
-        seed: the same seed and numbers give the same bytes, whatever the number of workers
-        evaluation: hands for evaluation, one picture each; a twentieth of `count`, at least 8, if not given
-        viewpoints: "facing", mostly the palm or the back tilted by some 30 degrees, in any direction of the picture;
-            "uniform", every orientation in space equally likely, which is much harder
-        workers: processes; one a core if not given
-        overwrite: replace a synthetic data set that is there
+        out: folder to write; created if missing
+        count: unique hands for training, each rendered in four versions
+        seed: the same seed and counts give the same bytes, for any number of workers
+        evaluation: hands for evaluation, one image each; if not given, a twentieth of `count`, at least 8
+        viewpoints: "facing", mostly the palm or the back, tilted by about 30 degrees, at any rotation in the image; "uniform",
+            every orientation in space equally likely, which is much harder
+        workers: processes; if not given, one per core
+        overwrite: replace an existing synthetic data set
     """
     start = time.perf_counter()
-    draw_freihand(out, count, seed, evaluation, workers, overwrite, viewpoints=viewpoints)
-    held = evaluation_count(count, evaluation)
+    generate_freihand(out, count, seed, evaluation, workers, overwrite, viewpoints=viewpoints)
+    num_evaluation = evaluation_count(count, evaluation)
     seconds = time.perf_counter() - start
-    print(f"{4 * count} training and {held} evaluation pictures in {out}, {seconds:.1f} s", flush=True)
+    print(f"{4 * count} training and {num_evaluation} evaluation images in {out}, {seconds:.1f} s", flush=True)
 
 
 def mpii(
@@ -56,18 +55,20 @@ def mpii(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Draw photographs of people into a folder laid out as MPII is for training: images/, annot/train.h5, annot/valid.h5.
+    """Render photographs of people into a folder with the layout of MPII for training: images/, annot/train.h5, annot/valid.h5.
 
     Args:
-        out: folder to write, made if missing
-        count: pictures for training, with one to four people each
-        seed: the same seed and numbers give the same bytes, whatever the number of workers
-        valid: pictures for validation; a tenth of `count`, at least 8, if not given
-        workers: processes; one a core if not given
-        overwrite: replace a synthetic data set that is there
+        out: folder to write; created if missing
+        count: images for training, with one to four people each
+        seed: the same seed and counts give the same bytes, for any number of workers
+        valid: images for validation; if not given, a tenth of `count`, at least 8
+        workers: processes; if not given, one per core
+        overwrite: replace an existing synthetic data set
     """
     start = time.perf_counter()
-    say_people(draw_mpii(out, count, seed, valid, workers, overwrite), count, valid_count(count, valid), out, start)
+    print_summary(
+        generate_mpii(out, count, seed, valid, workers, overwrite), count, default_valid_count(count, valid), out, start
+    )
 
 
 def coco(
@@ -78,27 +79,32 @@ def coco(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Draw photographs of people as somebody's own data set, COCO keypoints of five joints: images/, train.json, val.json.
+    """Render photographs of people as a custom data set, COCO keypoints with five joints: images/, train.json, val.json.
 
     Args:
-        out: folder to write, made if missing
-        count: pictures for training, with one to four people each
-        seed: the same seed and numbers give the same bytes, whatever the number of workers
-        valid: pictures for validation; a tenth of `count`, at least 8, if not given
-        workers: processes; one a core if not given
-        overwrite: replace a synthetic data set that is there
+        out: folder to write; created if missing
+        count: images for training, with one to four people each
+        seed: the same seed and counts give the same bytes, for any number of workers
+        valid: images for validation; if not given, a tenth of `count`, at least 8
+        workers: processes; if not given, one per core
+        overwrite: replace an existing synthetic data set
     """
     start = time.perf_counter()
-    say_people(draw_coco(out, count, seed, valid, workers, overwrite), count, valid_count(count, valid), out, start)
+    print_summary(
+        generate_coco(out, count, seed, valid, workers, overwrite), count, default_valid_count(count, valid), out, start
+    )
 
 
-def say_people(people: tuple[int, int], count: int, held: int, out: Path, start: float) -> None:
-    """How many pictures and people there are for training and validation, and since `start` how long it took."""
-    of_training, of_validation = people
-    drawn = f"{count} training pictures of {of_training} people and {held} validation pictures of {of_validation} in {out}"
-    print(f"{drawn}, {time.perf_counter() - start:.1f} s", flush=True)
+def print_summary(people: tuple[int, int], count: int, num_valid: int, out: Path, start: float) -> None:
+    """Print the numbers of images and people for training and validation, and the time since `start`."""
+    training, validation = f"{count} training images of {people[0]} people", f"{num_valid} validation images of {people[1]}"
+    print(f"{training} and {validation} in {out}, {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def main() -> None:
+    commands: dict[str, Callable[..., None]] = {"freihand": freihand, "mpii": mpii, "coco": coco}
+    dispatch(commands, description="Synthetic data sets in the layouts of the real ones.")
 
 
 if __name__ == "__main__":
-    commands: dict[str, Callable[..., None]] = {"freihand": freihand, "mpii": mpii, "coco": coco}
-    run(lambda: dispatch(commands, description="Synthetic data sets in the layouts of the real ones."))
+    run_main(main)

@@ -1,4 +1,4 @@
-"""What several tests need: drawn hands, the real pictures where they lie beside the checkout, and a way to run a command."""
+"""Shared fixtures: synthetic data sets, real images if they are next to the checkout, and running of commands."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from hgfast.errors import run
-from hgfast.machine import cpu_features
-from pipelines.synthetic import draw_freihand, draw_mpii
+from hgfast.errors import run_main
+from hgfast.pipelines.synthetic import generate_freihand, generate_mpii
+from hgfast.system_info import cpu_features
 
 hypothesis.settings.register_profile("few", max_examples=20, deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("many", max_examples=2000, deadline=None, print_blob=True)
-hypothesis.settings.load_profile("few")  # --hypothesis-profile many: a hundred times as many, others each time
+hypothesis.settings.load_profile("few")  # --hypothesis-profile many: a hundred times as many random examples
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
-HANDS = 48
+NUM_HANDS = 48
 TIMEOUT = 1200
 """Seconds after which a child process counts as hung. Generous, as machines are shared and slow ones exist."""
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-Refusal = Callable[..., str]
+ErrorOf = Callable[..., str]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -36,8 +36,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def same_numbers(request: pytest.FixtureRequest) -> None:
-    """A module's RNG begins anew for every test, whichever ran before."""
+def reset_rng(request: pytest.FixtureRequest) -> None:
+    """Reset a module's RNG before every test, so that the order of tests does not matter."""
     generator = getattr(request.module, "RNG", None)
     if generator is not None:
         bits = generator.bit_generator
@@ -46,28 +46,28 @@ def same_numbers(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of `HANDS` synthetic hands in FreiHAND's layout."""
+    """A data set of `NUM_HANDS` synthetic hands in FreiHAND's layout."""
     out = tmp_path_factory.mktemp("hands") / "FreiHAND"
-    draw_freihand(out, HANDS, seed=5, workers=1, progress=False)
+    generate_freihand(out, NUM_HANDS, seed=5, workers=1, progress=False)
     return out
 
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of synthetic people in MPII's layout: 30 pictures for training, 10 for validation."""
+    """A data set of synthetic people in MPII's layout: 30 images for training, 10 for validation."""
     out = tmp_path_factory.mktemp("people") / "MPII"
-    draw_mpii(out, 30, seed=4, valid=10, workers=1, progress=False)
+    generate_mpii(out, 30, seed=4, valid=10, workers=1, progress=False)
     return out
 
 
 @pytest.fixture
 def real_freihand() -> Path:
-    """Eight real FreiHAND pictures in the official layout."""
-    return beside("fixtures/FreiHAND_pub_v2_mini")
+    """Eight real FreiHAND images in the official layout."""
+    return shared_path("fixtures/FreiHAND_pub_v2_mini")
 
 
-def beside(name: str) -> Path:
-    """Research-licensed or foreign files that lie beside the checkout, or a skip."""
+def shared_path(name: str) -> Path:
+    """Return the path of research-licensed files next to the checkout, or skip the test."""
     path = SHARED / name
     if not path.exists():
         pytest.skip(f"research data {name} is not on this machine")
@@ -76,7 +76,7 @@ def beside(name: str) -> Path:
 
 @pytest.fixture
 def command() -> Command:
-    """Run a script of the project in a process of its own, on one thread."""
+    """Return a function that runs a script of the project in a subprocess, on one thread."""
 
     def run(*words: object, ranks: int = 0, restarts: int = 0) -> subprocess.CompletedProcess[str]:
         launcher = [sys.executable]
@@ -96,15 +96,15 @@ def command() -> Command:
 
 
 @pytest.fixture
-def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
-    """The one sentence with which an entry point's `main` refuses flags, here and not in a process of its own."""
+def error_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> ErrorOf:
+    """Return a function that runs an entry point's `main` in this process and returns its one-sentence error."""
 
-    def refuse(main: Callable[[], None], *words: object) -> str:
+    def run(main: Callable[[], None], *words: object) -> str:
         monkeypatch.setattr(sys, "argv", ["script.py", *map(str, words)])
         with pytest.raises(SystemExit) as end:
-            run(main)
-        said = capsys.readouterr().err
-        assert end.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1, said
-        return said
+            run_main(main)
+        stderr = capsys.readouterr().err
+        assert end.value.code == 2 and stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
+        return stderr
 
-    return refuse
+    return run

@@ -1,7 +1,4 @@
-"""README.md and docs/*.md as what can be checked in them: commands, blocks of Python, sessions on a console, links, headings.
-
-What may enter: reading Markdown as these pages use it.
-"""
+"""Parsing of README.md and docs/*.md: commands, Python blocks, console sessions, links and headings."""
 
 from __future__ import annotations
 
@@ -12,29 +9,29 @@ from pathlib import Path
 
 FENCE = re.compile(r"^(?P<ticks>```+)(?P<kind>\w*)\n(?P<body>.*?)^(?P=ticks)$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]\[]*\]\((?P<target>[^)\s]+)\)")
-KINDS = ("bash", "console", "python")
-"""What is run; other blocks are shown."""
+EXECUTED_LANGUAGES = ("bash", "console", "python")
+"""Languages of blocks that the tests run."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code. line: of its first line in the page, from 1."""
+    """A code block. line: number of its first line in the page, from 1."""
 
     page: Path
-    kind: str
+    language: str
     line: int
     body: str
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What is run in one go. shown: lines that the page says it prints; "…" stands for anything within a line, or for lines."""
+class Snippet:
+    """A unit that the tests run. expected_output: the lines shown on the page; "…" stands for any text or lines."""
 
     page: str
-    kind: str
+    language: str
     line: int
     text: str
-    shown: tuple[str, ...] = ()
+    expected_output: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -46,64 +43,64 @@ def blocks(page: Path) -> list[Block]:
     return [Block(page, m["kind"], text[: m.start("body")].count("\n") + 1, m["body"]) for m in FENCE.finditer(text)]
 
 
-def pieces(page: Path, name: str) -> list[Piece]:
-    """All that is run of a page, in its order."""
-    return [piece for block in blocks(page) for piece in of_block(block, name)]
+def snippets(page: Path, name: str) -> list[Snippet]:
+    """Return the snippets of a page in order."""
+    return [piece for block in blocks(page) for piece in snippets_of(block, name)]
 
 
-def of_block(block: Block, name: str) -> Iterator[Piece]:
-    if block.kind == "python":
-        yield Piece(name, "python", block.line, block.body)
-    elif block.kind == "bash":
+def snippets_of(block: Block, name: str) -> Iterator[Snippet]:
+    if block.language == "python":
+        yield Snippet(name, "python", block.line, block.body)
+    elif block.language == "bash":
         for line, command in commands(block):
-            yield Piece(name, "bash", line, command)
-    elif block.kind == "console":
+            yield Snippet(name, "bash", line, command)
+    elif block.language == "console":
         yield from console(block, name)
 
 
 def commands(block: Block) -> Iterator[tuple[int, str]]:
-    """The commands of a block of bash, each with its line; what a backslash continues is one."""
-    waiting, start = "", block.line
+    """Yield the commands of a bash block with their line numbers; a backslash continues a command."""
+    pending, start = "", block.line
     for number, line in enumerate(block.body.splitlines(), block.line):
-        start = start if waiting else number
+        start = start if pending else number
         if line.endswith("\\"):
-            waiting += line[:-1].rstrip() + " "
+            pending += line[:-1].rstrip() + " "
             continue
-        command, waiting = (waiting + line.strip()).strip(), ""
+        command, pending = (pending + line.strip()).strip(), ""
         if command and not command.startswith("#"):
             yield start, without_comment(command)
 
 
 def without_comment(command: str) -> str:
-    """Without what follows a # that stands alone."""
+    """Remove a trailing comment."""
     return re.sub(r"\s+#\s.*$", "", command)
 
 
-def console(block: Block, name: str) -> Iterator[Piece]:
-    """Commands after `$ `, each with the lines beneath it."""
-    found: list[tuple[int, str, list[str]]] = []
+def console(block: Block, name: str) -> Iterator[Snippet]:
+    """Yield the commands after `$ `, each with the output lines below it."""
+    sessions: list[tuple[int, str, list[str]]] = []
     for number, line in enumerate(block.body.splitlines(), block.line):
         if line.startswith("$ "):
-            found.append((number, line[2:].strip(), []))
+            sessions.append((number, line[2:].strip(), []))
         elif line.strip():
-            found[-1][2].append(line.rstrip())
-    for number, command, shown in found:
-        yield Piece(name, "console", number, command, tuple(shown))
+            sessions[-1][2].append(line.rstrip())
+    for number, command, output in sessions:
+        yield Snippet(name, "console", number, command, tuple(output))
 
 
-def prints(shown: tuple[str, ...], output: str) -> str | None:
-    """The first of the shown lines that the output does not have in this order, or None. Widths of columns do not matter."""
-    place, plain = 0, one_spaced(output)
-    for line in shown:
-        for part in one_spaced(line).split("…"):
-            where = plain.find(part.strip(), place)
-            if where < 0:
+def missing_output(expected: tuple[str, ...], output: str) -> str | None:
+    """Return the first expected line that the output lacks in this order, or None. Column widths do not matter."""
+    position, text = 0, collapse_spaces(output)
+    for line in expected:
+        for part in collapse_spaces(line).split("…"):
+            start = text.find(part.strip(), position)
+            if start < 0:
                 return line
-            place = where + len(part.strip())
+            position = start + len(part.strip())
     return None
 
 
-def one_spaced(text: str) -> str:
+def collapse_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
@@ -111,19 +108,19 @@ def one_spaced(text: str) -> str:
 
 
 def links(page: Path) -> list[str]:
-    """The targets of all links, but those in blocks of code."""
+    """Return the targets of all links outside code blocks."""
     return [m["target"] for m in LINK.finditer(FENCE.sub("", page.read_text()))]
 
 
 def anchors(page: Path) -> set[str]:
-    """What the headings of a page may be linked by, as GitHub has it."""
-    found: dict[str, int] = {}
+    """Return the anchors of a page's headings by GitHub's rule."""
+    counts: dict[str, int] = {}
     names = set()
     for line in FENCE.sub("", page.read_text()).splitlines():
         if heading := re.match(r"#{1,6}\s+(.*)", line):
             name = anchor(heading[1])
-            names.add(name if name not in found else f"{name}-{found[name]}")
-            found[name] = found.get(name, 0) + 1
+            names.add(name if name not in counts else f"{name}-{counts[name]}")
+            counts[name] = counts.get(name, 0) + 1
     return names
 
 

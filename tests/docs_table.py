@@ -1,8 +1,7 @@
-"""What of the commands in README.md and docs/ is not run here, with the reason, and how long ones are shortened.
+"""Commands of README.md and docs/ that the tests skip, with the reason, and how they shorten long ones.
 
-A command that is in neither table is run as it stands. Those that are not run are still parsed: their scripts' --help must know
-their flags, and `make -n` their targets.
-What may enter: the two tables, and looking commands up in them.
+Commands in neither table are run unchanged. Skipped commands are still parsed: their scripts' --help must list their flags, and
+`make -n` their targets. Patterns match `hgfast train` in the form `python hgfast/train.py` (`as_script`).
 """
 
 from __future__ import annotations
@@ -12,33 +11,38 @@ import shlex
 import shutil
 from dataclasses import dataclass
 
+from hgfast.__main__ import find
+
 NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"^(pip|.*/pip|apt|apt-get) install\b", "it needs the network"),
     (r"^export \w+=", "it changes the shell that it is typed into"),
     (
         r"^make (demo|test|test-robustness|test-install|test-docs|torch-cpu|lint|format|coverage|bench-quick|gpu-check)\b",
-        "it has a CI step of its own, or minutes",
+        "it has its own CI step, or takes minutes",
     ),
-    (r"--nnodes 2", "it needs two machines; tests/robustness/test_nodes.py stands in for them"),
-    (r"^sbatch\b", "it needs Slurm; tests/robustness/test_nodes.py stands in for it"),
+    (r"--nnodes 2", "it needs two machines; tests/robustness/test_nodes.py simulates them"),
+    (r"^sbatch\b", "it needs Slurm; tests/robustness/test_nodes.py simulates it"),
     (r"^\.venv-gpu/", "it needs a GPU"),
     (r"webcam\.py \S+$", "it needs a camera"),
-    (r"web_service\.py", "it serves for ever; tests/export/test_examples.py asks it"),
-    (r"^(python )?bench/(latency|loader|train_step|embedding|recipes)\.py\b", "minutes; tests/bench runs it briefly"),
-    (r"bench/all\.py(?!.*--list)", "minutes; tests/bench runs it briefly"),
-    (r"--release ", "it needs MPII's own release; tests/bench/test_pckh_submission.py runs it on one that is made up"),
-    (r"^python tests/robustness/", "minutes; the tests beside it run it briefly"),
+    (r"web_service\.py", "it does not end; tests/export/test_examples.py tests it"),
+    (
+        r"^(python )?bench/(latency|loader|train_step|session_overhead|recipes)\.py\b",
+        "it takes minutes; tests/bench runs it briefly",
+    ),
+    (r"bench/run_all\.py(?!.*--list)", "it takes minutes; tests/bench runs it briefly"),
+    (r"--release ", "it needs MPII's release; tests/bench/test_submission.py runs it on a synthetic one"),
+    (r"^python -m tests\.robustness\.", "it takes minutes; the tests in its folder run it briefly"),
 )
-"""What a command matches, and why it is not run."""
+"""Patterns of skipped commands, and the reasons."""
 
 TOOLS: tuple[tuple[str, tuple[str, ...]], ...] = ((r"^cmake |^build/hgfast_cli ", ("cmake", "c++")),)
-"""What a command matches that is run only where there are these programs, as in tests/export/test_cpp.py."""
+"""Patterns of commands that need certain programs, as in tests/export/test_cpp.py."""
 
 TINY = "--model.preset tiny --model.input-size 64 --batch-size 4 --threads 1 --train.amp off --train.max-iters 0.003"
-"""A network and a length with which a run takes seconds."""
+"""Flags with which a training run takes seconds."""
 
 SHORTENED: tuple[tuple[str, str, str], ...] = (
-    # where it matches | what is replaced | by what; an empty second column: the third is appended
+    # pattern of the command | replaced pattern | replacement; with an empty second column the third is appended
     (
         r"hgfast/train\.py .*(--nproc-per-node|torchrun)|torchrun .*hgfast/train\.py",
         r"(--standalone )?--nproc-per-node \d+",
@@ -48,7 +52,7 @@ SHORTENED: tuple[tuple[str, str, str], ...] = (
     (r"hgfast/train\.py -c \S+ --", "", "--train.max-iters 0.009"),
     (r"hgfast/train\.py -c \S+$", "", "--train.max-iters 0.006"),
     (r"hgfast/train\.py (?!-c )(?!.*--weights )", "", TINY),
-    (r"predict\.py .*images/000000300", r"000000300", "000000003"),  # the first held-out picture, of three
+    (r"predict\.py .*images/000000300", r"000000300", "000000003"),  # the first held-out image, of three
     (r"pipelines/cache\.py", "", "--model.preset tiny --model.input-size 64 --threads 1"),
     (r"pipelines/synthetic\.py", r"--count \d+", "--count 3 --workers 1"),
     (r"pipelines/synthetic\.py", r"--valid \d+", "--valid 2"),
@@ -58,34 +62,45 @@ SHORTENED: tuple[tuple[str, str, str], ...] = (
     (r"bench/decode\.py", "", "--quick"),
     (r"^cmake -S export/cpp -B build\b", "", "-DCMAKE_BUILD_TYPE=None"),
 )
-"""Long commands, and what makes them short."""
+"""Patterns of long commands, and how they are shortened."""
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A command as it is run, or why it is not."""
+class CommandPlan:
+    """The command to run, or the reason why it is skipped."""
 
     command: str
     reason: str = ""
 
 
-def look_up(command: str) -> Looked:
+def as_script(command: str) -> str:
+    """Replace the verbs of the console command by their scripts: `hgfast export onnx FILE` -> `python export/to_onnx.py FILE`."""
+    words = command.split(" ")
+    if words[0] != "hgfast":
+        return command
+    module, rest = find(words[1:])
+    name = module.removeprefix("hgfast.") if module.count(".") > 1 else module  # hgfast/export is a link to export/
+    return " ".join(["python", f"{name.replace('.', '/')}.py", *rest])
+
+
+def plan_command(command: str) -> CommandPlan:
+    script = as_script(command)
     for pattern, reason in NOT_RUN:
-        if re.search(pattern, command):
-            return Looked(command, reason)
+        if re.search(pattern, script):
+            return CommandPlan(command, reason)
     for pattern, programs in TOOLS:
-        if re.search(pattern, command) and (absent := [one for one in programs if shutil.which(one) is None]):
-            return Looked(command, f"there is no {absent[0]} here")
+        if re.search(pattern, script) and (absent := [one for one in programs if shutil.which(one) is None]):
+            return CommandPlan(command, f"{absent[0]} is not installed")
     short = command
-    for where, what, by in SHORTENED:
-        if re.search(where, command):
-            short = re.sub(what, by, short) if what else f"{short} {by}"
-    return Looked(short)
+    for pattern, replaced, replacement in SHORTENED:
+        if re.search(pattern, script):
+            short = re.sub(replaced, replacement, short) if replaced else f"{short} {replacement}"
+    return CommandPlan(short)
 
 
 def script_of(command: str) -> tuple[str, list[str]] | None:
-    """The script of ours that a command runs, with sub-command if it has one, and the flags that are given to it."""
-    words = shlex.split(command)
+    """Return the project's script that a command runs, and its flags."""
+    words = shlex.split(as_script(command))
     if words[:1] == ["sbatch"]:
         start = next(n for n, word in enumerate(words) if word.endswith(".sbatch"))
         return "hgfast/train.py", flags_of(words[start + 1 :])

@@ -1,4 +1,4 @@
-"""Every recipe in configs/ loads, says of each key what it is for, and says what it reaches or that nobody has run it."""
+"""Every recipe in configs/ loads, has a comment for each key, and states its expected result or that it has not been run."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
 
 from hgfast.cli import parse
 from hgfast.config import AugmentConfig, Config
+from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
 NAMES = [path.stem for path in FILES]
-OWN = [f"{data}-{preset}" for data in ("mpii", "freihand") for preset in ("hg1", "hg2", "hg8")]
-THEIRS = [f"{whose}-{data}" for whose in ("seed", "paper") for data in ("mpii", "freihand")]
+HGFAST_RECIPES = [f"{data}-{preset}" for data in ("mpii", "freihand") for preset in ("hg1", "hg2", "hg8")]
+REFERENCE_RECIPES = [f"{whose}-{data}" for whose in ("seed", "paper") for data in ("mpii", "freihand")]
 
 
 def load(name: str, *flags: str) -> Config:
     config = parse(Config, ["--config", str(ROOT / f"configs/{name}.yaml"), *flags])
     config.validate()
-    config.model.architecture()
+    config.model.make_architecture()
     return config
 
 
-def differing(one: Any, other: Any, name: str = "") -> set[str]:
+def differing_keys(one: Any, other: Any, name: str = "") -> set[str]:
     """The keys in which two plain configurations differ."""
     if isinstance(one, dict):
-        return {key for k in one.keys() | other.keys() for key in differing(one.get(k), other.get(k), f"{name}.{k}".strip("."))}
+        return {
+            key for k in one.keys() | other.keys() for key in differing_keys(one.get(k), other.get(k), f"{name}.{k}".strip("."))
+        }
     return set() if one == other else {name}
 
 
 def test_the_recipes_are_these() -> None:
-    assert set(NAMES) == {"demo", "people", "overfit", *OWN, *THEIRS}
+    assert set(NAMES) == {"demo", "people", "overfit", *HGFAST_RECIPES, *REFERENCE_RECIPES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -54,7 +56,7 @@ def test_a_recipe_is_complete(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_batch_and_rate_are_said_to_be_the_whole_jobs(path: Path) -> None:
+def test_batch_and_lr_comments_name_the_whole_job(path: Path) -> None:
     lines = path.read_text().splitlines()
     for key in ("batch_size", "lr"):
         (line,) = [line for line in lines if line.strip().startswith(f"{key}:")]
@@ -62,35 +64,35 @@ def test_batch_and_rate_are_said_to_be_the_whole_jobs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["seed-mpii", "seed-freihand"])
-def test_the_seeds_recipe(name: str) -> None:
+def test_princeton_recipe(name: str) -> None:
     """princeton-vl/pytorch_stacked_hourglass, task/pose.py: Adam 1e-3, 2e-4 after 100 000 steps of 16, mean squared error."""
     config = load(name)
     train, loss = config.train, config.loss
     assert (config.batch_size, config.model.preset) == (16, "hg8")
-    assert (train.optimizer, train.lr, train.weight_decay, train.warmup, train.clip) == ("adam", 1e-3, 0, 0, 0)
-    assert (train.schedule, train.drop_after, train.max_iters) == ("steps", [100], 200)
-    assert train.lr * train.drop_by == pytest.approx(2e-4)
-    assert (train.ema, train.amp, train.accumulate, train.sync_bn) == (0, "off", 1, False)
-    assert (loss.name, loss.reduce, loss.unlabelled, loss.sigma) == ("mse", "mean", "zero", 1)
+    assert (train.optimizer, train.lr, train.weight_decay, train.warmup, train.grad_clip) == ("adam", 1e-3, 0, 0, 0)
+    assert (train.schedule, train.lr_milestones, train.max_iters) == ("steps", [100], 200)
+    assert train.lr * train.lr_gamma == pytest.approx(2e-4)
+    assert (train.ema, train.amp, train.grad_accum, train.sync_bn) == (0, "off", 1, False)
+    assert (loss.name, loss.reduce, loss.unlabeled, loss.sigma) == ("mse", "mean", "zero", 1)
 
 
 @pytest.mark.parametrize("name", ["paper-mpii", "paper-freihand"])
-def test_the_papers_recipe(name: str) -> None:
+def test_paper_recipe(name: str) -> None:
     """Newell et al. 2016, section 3: RMSprop 2.5e-4, dropped once by 5, Gaussians of one cell, missing joints to zero."""
     config = load(name)
     train, loss = config.train, config.loss
-    assert (train.optimizer, train.lr, train.weight_decay, train.warmup, train.clip) == ("rmsprop", 2.5e-4, 0, 0, 0)
-    assert (train.schedule, len(train.drop_after)) == ("steps", 1)
-    assert 1 / train.drop_by == pytest.approx(5)
-    assert train.max_iters is not None and train.drop_after[0] < train.max_iters < 200
+    assert (train.optimizer, train.lr, train.weight_decay, train.warmup, train.grad_clip) == ("rmsprop", 2.5e-4, 0, 0, 0)
+    assert (train.schedule, len(train.lr_milestones)) == ("steps", 1)
+    assert 1 / train.lr_gamma == pytest.approx(5)
+    assert train.max_iters is not None and train.lr_milestones[0] < train.max_iters < 200
     assert (train.ema, train.amp) == (0, "off")
-    assert (loss.name, loss.reduce, loss.unlabelled, loss.sigma) == ("mse", "mean", "zero", 1)
+    assert (loss.name, loss.reduce, loss.unlabeled, loss.sigma) == ("mse", "mean", "zero", 1)
     assert (config.batch_size, config.model.preset) == (8, "hg8")
     augment = config.augment
     assert (augment.rotation, augment.scale_min, augment.scale_max, augment.shift) == (30, 0.75, 1.25, 0)
 
 
-def test_the_seeds_augmentation() -> None:
+def test_princeton_augmentation() -> None:
     """data/MPII/dp.py: the square turned by up to 30 degrees and scaled by 0.75 to 1.25, half mirrored; hands as they are."""
     bodies, hands = load("seed-mpii"), load("seed-freihand")
     assert (bodies.augment.rotation, bodies.augment.shift, bodies.augment.flip) == (30, 0, 0.5)
@@ -99,11 +101,11 @@ def test_the_seeds_augmentation() -> None:
     assert bodies.augment.hue == pytest.approx(0.2 * 360)
     none = AugmentConfig(rotation=0, scale_min=1, scale_max=1, shift=0, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
     assert hands.augment == none
-    assert hands.versions == ["gs"] and hands.shares is None
+    assert hands.versions == ["gs"] and hands.split_fractions is None
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_hgfasts_recipe(name: str) -> None:
+@pytest.mark.parametrize("name", HGFAST_RECIPES)
+def test_hgfast_recipe(name: str) -> None:
     config = load(name)
     train = config.train
     assert (config.dataset, config.model.preset) == tuple(name.split("-"))
@@ -113,19 +115,19 @@ def test_hgfasts_recipe(name: str) -> None:
     assert train.lr == pytest.approx(1e-3 * (config.batch_size / 32) ** 0.5)  # from the defaults, by the root of the batch
 
 
-def test_networks_differ_in_nothing_else() -> None:
+def test_presets_differ_only_in_model() -> None:
     for data in ("mpii", "freihand"):
-        plain = {preset: load(f"{data}-{preset}").plain() for preset in ("hg1", "hg2", "hg8")}
+        plain = {preset: load(f"{data}-{preset}").to_dict() for preset in ("hg1", "hg2", "hg8")}
         for preset in ("hg1", "hg8"):
-            assert differing(plain["hg2"], plain[preset]) == {"exp", "model.preset"}
+            assert differing_keys(plain["hg2"], plain[preset]) == {"exp", "model.preset"}
 
 
 def test_hands_are_not_mirrored_and_bodies_are() -> None:
-    for name in (*OWN, *THEIRS):
+    for name in (*HGFAST_RECIPES, *REFERENCE_RECIPES):
         assert load(name).augment.flip == (0 if name.endswith("freihand") or name.startswith("freihand") else 0.5)
 
 
-def test_the_lines_in_a_recipe_name_it() -> None:
+def test_recipe_commands_name_their_file() -> None:
     for path in FILES:
         named = set(re.findall(r"configs/([\w-]+)\.yaml", path.read_text()))
         assert named <= {path.stem}
@@ -133,5 +135,5 @@ def test_the_lines_in_a_recipe_name_it() -> None:
             assert (path.parent / beside).is_file()
 
 
-def test_drops_can_be_moved_as_the_papers_recipe_says() -> None:
-    assert load("paper-mpii", "--train.drop-after", "[90]").train.drop_after == [90]
+def test_paper_lr_milestones_can_be_overridden() -> None:
+    assert load("paper-mpii", "--train.lr-milestones", "[90]").train.lr_milestones == [90]

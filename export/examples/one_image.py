@@ -1,41 +1,41 @@
-"""One picture: its keypoints as JSON on the screen, and the picture with the skeleton drawn.
+"""One image: print its keypoints as JSON and write the image with the skeleton drawn.
 
-    pip install . onnxruntime
+    pip install hgfast onnxruntime
     python export/examples/one_image.py best.fp32.onnx photo.jpg --box 120,40,300,420 --out drawn.jpg
 
-The box is x, y, width, height of the person in pixels (--box=-5,0,50,50 where it begins with a minus); without one the whole
-picture is looked at.
+The box is x, y, width, height of the person in pixels (--box=-5,0,50,50 if it begins with a minus). Without a box, the network
+sees the whole image.
 """
 
 import argparse
 from pathlib import Path
 
-from hgfast.draw import read_image, write_image
-from hgfast.errors import run
-from hgfast.files import check_apart
+from hgfast.errors import run_main
+from hgfast.fileio.files import check_distinct_paths
 from hgfast.runtime import Session
+from hgfast.visualization.draw import read_image, write_image
 
 
-def box(text: str) -> list[float]:
+def parse_box(text: str) -> list[float]:
     return [float(number) for number in text.split(",")]
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("model", type=Path)
-    words.add_argument("picture", type=Path)
-    words.add_argument("--box", action="append", type=box, help="x,y,width,height; again for more people")
-    words.add_argument("--out", type=Path, default=Path("drawn.jpg"))
-    given = words.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--box", action="append", type=parse_box, help="x,y,width,height; repeat it for more people")
+    parser.add_argument("--out", type=Path, default=Path("drawn.jpg"))
+    args = parser.parse_args()
 
-    check_apart([("the picture", given.picture)], {"--out": given.out})
-    image = read_image(given.picture)  # RGB, turned as its EXIF orientation says
-    with Session(given.model) as session:
-        people = session(image, given.box, padding=1.25 if given.box else 1.0)  # a tight box wants some room around it
+    check_distinct_paths([("the image", args.image)], {"--out": args.out})
+    image = read_image(args.image)  # RGB, rotated by its EXIF orientation
+    with Session(args.model) as session:
+        people = session(image, args.box, padding=1.25 if args.box else 1.0)  # a tight box needs a margin
 
     print(people.to_json())
-    write_image(given.out, people.draw(image))
+    write_image(args.out, people.draw(image))
 
 
 if __name__ == "__main__":
-    run(main)  # what is wrong with the model, the picture or a box is one sentence, and the exit code 2
+    run_main(main)  # invalid input: one sentence and exit code 2

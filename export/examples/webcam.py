@@ -1,11 +1,11 @@
-"""A camera, live: the skeleton over every frame that there is time for, until q, Ctrl-C or the end.
+"""Webcam: show the skeleton over the live image until q, Ctrl-C or the end of the video.
 
-    pip install . onnxruntime opencv-python
+    pip install hgfast onnxruntime opencv-python
     python export/examples/webcam.py best.fp32.onnx
     python export/examples/webcam.py best.fp32.onnx --source film.mp4 --out drawn.mp4
 
-A camera goes on while the network works, so a thread reads it and keeps the newest frame only: what is shown is never older than
-one look. A file loses no frame. The window needs opencv-python; opencv-python-headless has none, and --out FILE works with both.
+A thread reads the camera and keeps only the latest frame, so that the display lags by at most one inference. All frames of a
+video file are processed. The window needs opencv-python, because opencv-python-headless has none; --out FILE works with both.
 """
 
 import argparse
@@ -19,43 +19,43 @@ from typing import Any
 
 import cv2
 
-from hgfast.errors import HgfastError, run
+from hgfast.errors import HgfastError, run_main
+from hgfast.fileio.video import VideoReader, VideoWriter
 from hgfast.runtime import Session
-from hgfast.videos import Video, VideoWriter
 
-PATIENCE = 10.0  # seconds that a camera may take for a frame
+FRAME_TIMEOUT = 10.0  # seconds to wait for a frame of the camera
 
 
-def newest_frames(number: int) -> Iterator[Any]:
-    """Frames of a camera, RGB; those that nobody was ready for are passed over."""
-    camera, ended = cv2.VideoCapture(number), threading.Event()
+def latest_frames(index: int) -> Iterator[Any]:
+    """Yield RGB frames of a camera; frames that arrive during inference are dropped."""
+    camera, stop_event = cv2.VideoCapture(index), threading.Event()
     if not camera.isOpened():
-        raise HgfastError(f"there is no camera {number}: choose another with --source, or a video file")
-    kept: queue.Queue[Any] = queue.Queue(1)
+        raise HgfastError(f"there is no camera {index}: choose another with --source, or a video file")
+    frame_queue: queue.Queue[Any] = queue.Queue(1)
 
     def read() -> None:
-        there = True
-        while there and not ended.is_set():
-            there, frame = camera.read()
+        ok = True
+        while ok and not stop_event.is_set():
+            ok, frame = camera.read()
             with contextlib.suppress(queue.Empty):
-                kept.get_nowait()
-            kept.put(frame if there else None)  # never waits, as nobody else puts
+                frame_queue.get_nowait()
+            frame_queue.put(frame if ok else None)  # never blocks: this is the only producer
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        while (frame := kept.get(timeout=PATIENCE)) is not None:
+        while (frame := frame_queue.get(timeout=FRAME_TIMEOUT)) is not None:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
     except queue.Empty:
-        raise HgfastError(f"camera {number} gave no frame for {PATIENCE:g} seconds: is it still connected?") from None
+        raise HgfastError(f"camera {index} gave no frame for {FRAME_TIMEOUT:g} seconds: is it still connected?") from None
     finally:
-        ended.set()
-        reader.join(PATIENCE)
+        stop_event.set()
+        reader.join(FRAME_TIMEOUT)
         camera.release()
 
 
 def show(image: Any) -> bool:
-    """In a window. False once q was pressed."""
+    """Show an image in a window. Returns False once q was pressed."""
     try:
         cv2.imshow("hgfast", image[..., ::-1])
     except cv2.error as error:
@@ -64,35 +64,35 @@ def show(image: Any) -> bool:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("model", type=Path)
-    words.add_argument("--source", default="0", help="number of a camera, or a video file")
-    words.add_argument("--out", type=Path, help="write the frames here, instead of showing them")
-    words.add_argument("--frames", type=int, help="end after so many")
-    given = words.parse_args()
-    film = None if given.source.isdigit() else Video(Path(given.source))
-    frames, rate = (newest_frames(int(given.source)), 25.0) if film is None else (iter(film), film.rate)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--source", default="0", help="index of a camera, or a video file")
+    parser.add_argument("--out", type=Path, help="write the frames to this file instead of showing them")
+    parser.add_argument("--frames", type=int, help="stop after this number of frames")
+    args = parser.parse_args()
+    video = None if args.source.isdigit() else VideoReader(Path(args.source))
+    frames, rate = (latest_frames(int(args.source)), 25.0) if video is None else (iter(video), video.fps)
 
-    done, written = 0, 0
-    with contextlib.ExitStack() as held:
-        session = held.enter_context(Session(given.model))
-        out = held.enter_context(VideoWriter(given.out, rate)) if given.out else None
-        began = time.perf_counter()
+    num_frames, written = 0, 0
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(Session(args.model))
+        out = stack.enter_context(VideoWriter(args.out, rate)) if args.out else None
+        start_time = time.perf_counter()
         try:
             for image in frames:
-                drawn = session(image).draw(image)
-                done += 1
-                # a film has all its frames; of a camera one stands for as long as it was the newest
-                due = done if film is not None else round((time.perf_counter() - began) * rate)
-                while out is not None and written < due:
-                    out.add(drawn)
+                overlay = session(image).draw(image)
+                num_frames += 1
+                # write each frame of a video once, and repeat camera frames to keep the frame rate
+                frames_due = num_frames if video is not None else round((time.perf_counter() - start_time) * rate)
+                while out is not None and written < frames_due:
+                    out.write(overlay)
                     written += 1
-                if (out is None and not show(drawn)) or done == given.frames:
+                if (out is None and not show(overlay)) or num_frames == args.frames:
                     break
         except KeyboardInterrupt:
-            print("stopped")  # what was written stays
-        print(f"{done} frames, {done / (time.perf_counter() - began):.1f} a second")
+            print("stopped")  # the frames written so far are kept
+        print(f"{num_frames} frames, {num_frames / (time.perf_counter() - start_time):.1f} a second")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

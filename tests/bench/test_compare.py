@@ -1,4 +1,4 @@
-"""bench/compare.py on handmade records: what is beyond noise, what is not, and what cannot be compared."""
+"""bench/compare.py on handwritten records: changes beyond noise, changes within noise, records that cannot be compared."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
-sys.path.append(str(ROOT / "bench"))  # where Python looks for the modules beside a script
-
-import compare
-from order import order
-from record import Row
-
-from hgfast.errors import run
+from hgfast.bench import compare
+from hgfast.bench.harness.ranking import compare_rankings
+from hgfast.bench.harness.record import Row
+from hgfast.errors import run_main
+from tests.conftest import ROOT
 
 Compare = Callable[..., "tuple[int, str, str]"]
 ROW: dict[str, Any] = {
@@ -52,25 +49,25 @@ def record(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Compare:
-    """Compare two records; the exit code and what was printed."""
+    """Compare two records; return the exit code, stdout and stderr."""
 
-    def compare_them(a: dict[str, Any], b: dict[str, Any], *flags: str) -> tuple[int, str, str]:
+    def run_compare(a: dict[str, Any], b: dict[str, Any], *flags: str) -> tuple[int, str, str]:
         paths = [tmp_path / "a.json", tmp_path / "b.json"]
         for path, content in zip(paths, (a, b)):
             path.write_text(json.dumps(content))
         monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, paths), *flags])
         try:
-            run(compare.main)
+            run_main(compare.main)
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
         return code, *capsys.readouterr()
 
-    return compare_them
+    return run_compare
 
 
 def verdicts(a: dict[str, Any], b: dict[str, Any]) -> dict[str, str]:
-    """Of the figures of one row."""
+    """Return the verdicts of one row by metric."""
     return {line.measure: line.verdict for line in compare.compare_rows((), a, b)}
 
 
@@ -89,7 +86,7 @@ def verdicts(a: dict[str, Any], b: dict[str, Any]) -> dict[str, str]:
         ("max_px_error", 0.0, "better"),
     ],
 )
-def test_what_is_beyond_noise(key: str, value: float, verdict: str) -> None:
+def test_verdicts(key: str, value: float, verdict: str) -> None:
     assert verdicts(ROW, {**ROW, key: value})[key] == verdict
 
 
@@ -116,14 +113,14 @@ def test_what_is_beyond_noise(key: str, value: float, verdict: str) -> None:
         ({"metric": "epe_px", "value": 4.0}, {"metric": "epe_px", "value": 3.0}, "better"),
     ],
 )
-def test_every_kind_of_figure(a: dict[str, Any], b: dict[str, Any], verdict: str) -> None:
+def test_every_kind_of_metric(a: dict[str, Any], b: dict[str, Any], verdict: str) -> None:
     assert next(iter(verdicts(a, b).values())) == verdict
 
 
 def test_the_table_and_the_summary(compared: Compare, tmp_path: Path) -> None:
     other = {**ROW, "way": "torchscript"}
     a = record(ROW, other)
-    b = record({**other, "median_ms": 40.0}, {**ROW, "rounds": 7, "note": "again"})  # in another order; what is about a row
+    b = record({**other, "median_ms": 40.0}, {**ROW, "rounds": 7, "note": "again"})  # other order; ignored keys differ
     code, out, _ = compared(a, b, "--json", str(tmp_path / "c.json"))
     assert code == 0 and "warning" not in out
     lines = [line.split() for line in out.splitlines()]
@@ -140,17 +137,17 @@ def test_the_table_and_the_summary(compared: Compare, tmp_path: Path) -> None:
     assert "torchscript" in out and "openvino" not in out.replace("only", "")
 
 
-def test_rows_and_figures_that_only_one_record_has(compared: Compare) -> None:
-    nothing = {**ROW, "way": "tensorrt", "median_ms": None, "images_per_s": None, "speedup": None, "max_px_error": None}
-    a = record(ROW, {**ROW, "batch": 8}, nothing)
+def test_rows_and_metrics_in_one_record_only(compared: Compare) -> None:
+    unmeasured = {**ROW, "way": "tensorrt", "median_ms": None, "images_per_s": None, "speedup": None, "max_px_error": None}
+    a = record(ROW, {**ROW, "batch": 8}, unmeasured)
     b = record({**ROW, "max_px_error": None}, {**ROW, "precision": "bf16"})
     code, out, _ = compared(a, b)
     assert code == 0
     assert "only in A: fp32, batch 8\n" in out and "only in B: bf16, batch 1\n" in out and "tensorrt" not in out
-    assert "1 figures of one record only; 1 rows only in A, 1 only in B" in out
+    assert "1 metrics in one record only; 1 rows only in A, 1 only in B" in out
 
 
-def test_what_else_differs_is_a_warning(compared: Compare) -> None:
+def test_other_differences_are_warnings(compared: Compare) -> None:
     other = record(
         ROW,
         machine={"processor": "Other CPU", "cores": 2, "gpu": None, "load": 3.0},
@@ -167,31 +164,31 @@ def test_what_else_differs_is_a_warning(compared: Compare) -> None:
 
 
 def test_a_baseline_that_changed_is_a_warning(compared: Compare) -> None:
-    seed = {**ROW, "way": "seed_style"}
-    _, out, _ = compared(record(seed, ROW), record({**seed, "median_ms": 30.0}, {**ROW, "median_ms": 30.0}))
-    assert "warning: the seed's way itself differs by more than noise (median_ms x1.50)" in out
+    princeton = {**ROW, "way": "seed_style"}
+    _, out, _ = compared(record(princeton, ROW), record({**princeton, "median_ms": 30.0}, {**ROW, "median_ms": 30.0}))
+    assert "warning: the princeton baseline itself differs by more than noise (median_ms x1.50)" in out
 
 
-def test_old_records_say_nothing_of_noise(compared: Compare) -> None:
+def test_records_without_noise_give_a_warning(compared: Compare) -> None:
     old = {key: value for key, value in ROW.items() if key != "noise"}
     _, out, _ = compared(record(old), record(ROW))
-    assert "warning: 1 rows of A do not say how noisy their times are: 5% is taken" in out and "rows of B" not in out
+    assert "warning: 1 rows of A do not contain their noise: 5% is assumed" in out and "rows of B" not in out
 
 
-def test_a_record_of_all_beside_one_of_a_script(compared: Compare) -> None:
-    everything = record(
-        {"bench": "latency", **ROW}, command="python bench/all.py", commands={"latency": "python bench/latency.py"}
+def test_combined_record_matches_a_single_script(compared: Compare) -> None:
+    combined = record(
+        {"bench": "latency", **ROW}, command="python bench/run_all.py", commands={"latency": "python bench/latency.py"}
     )
-    _, out, _ = compared(record(ROW), everything)
+    _, out, _ = compared(record(ROW), combined)
     assert "0 rows only in A, 0 only in B" in out
 
 
-def test_bad_input_is_one_sentence(compared: Compare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bad_input_is_one_error(compared: Compare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for a, words in (
-        (record(ROW, ROW), "two rows that say the same of themselves"),
-        ([1], "is no record of bench/: 'machine' is missing"),
-        ({**record(ROW), "rows": {}}, "is no record of bench/: 'rows' is missing or of another form"),
-        ({**record(ROW), "rows": [1]}, "a row is no mapping"),
+        (record(ROW, ROW), "two rows with the same identity"),
+        ([1], "is not a record of bench/: 'machine' is missing"),
+        ({**record(ROW), "rows": {}}, "is not a record of bench/: 'rows' is missing or has the wrong type"),
+        ({**record(ROW), "rows": [1]}, "a row is not a mapping"),
     ):
         code, _, err = compared(a, record(ROW))
         assert code == 2 and words in err and err.count("\n") == 1, err
@@ -202,12 +199,12 @@ def test_bad_input_is_one_sentence(compared: Compare, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "two records are compared, 0 given"),
+        ([], "needs two records, got 0"),
         (["none.json", "none.json"], "none.json cannot be read (No such file or directory)"),
         (["text.json", "text.json"], "text.json is not JSON"),
     ],
 )
-def test_files_that_are_none(
+def test_files_that_are_not_records(
     words: list[str],
     complaint: str,
     tmp_path: Path,
@@ -218,34 +215,38 @@ def test_files_that_are_none(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compare.py", *words])
     with pytest.raises(SystemExit) as end:
-        run(compare.main)
+        run_main(compare.main)
     err = capsys.readouterr().err
     assert end.value.code == 2 and complaint in err and err.count("\n") == 1
 
 
-KEPT = [path for path in sorted((ROOT / "bench" / "results").glob("*.json")) if "rows" in json.loads(path.read_text())]
+STORED_RECORDS = [path for path in sorted((ROOT / "bench" / "results").glob("*.json")) if "rows" in json.loads(path.read_text())]
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
-def test_every_record_that_is_kept_can_be_compared(path: Path, compared: Compare) -> None:
+@pytest.mark.parametrize("path", STORED_RECORDS, ids=lambda path: path.stem)
+def test_every_stored_record_can_be_compared(path: Path, compared: Compare) -> None:
     content = json.loads(path.read_text())
     code, out, _ = compared(content, content, "--fail")
     assert code == 0 and "0 worse, 0 better" in out and "0 rows only in A, 0 only in B" in out
 
 
-# ---- order ----
+# ---- rankings ----
 
 
-def ways(**ms: float) -> list[Row]:
+def variant_rows(**ms: float) -> list[Row]:
     about = {"preset": "hg1", "batch": 1, "precision": "fp32", "noise": 0.1}
-    return [{**about, "way": way, "median_ms": value} for way, value in ms.items()]
+    return [{**about, "way": method, "median_ms": value} for method, value in ms.items()]
 
 
-def test_orders_are_compared_where_both_runs_tell_ways_apart() -> None:
-    a = ways(one=100.0, two=50.0, three=52.0)
-    found = order(a, ways(one=90.0, two=60.0, three=55.0))
-    assert found == "order: of 3 pairs of ways both runs tell 2 apart, all in the same order"
-    found = order(a, ways(one=40.0, two=60.0, four=10.0))
-    assert found.endswith("1 pairs of ways both runs tell 1 apart, 1 in another order: one fp32 and two fp32, hg1, 1 at once")
-    assert order(a, [{**row, "noise": 9.0} for row in ways(one=40.0, two=60.0)]).endswith("tell 0 apart, all in the same order")
-    assert order(a, [{**row, "batch": 8} for row in a]) == order(a, [{**row, "median_ms": None} for row in a]) == ""
+def test_rankings_use_pairs_distinct_in_both_runs() -> None:
+    a = variant_rows(one=100.0, two=50.0, three=52.0)
+    text = compare_rankings(a, variant_rows(one=90.0, two=60.0, three=55.0))
+    assert text == "ranking: both runs distinguish 2 of 3 pairs of variants, all in the same order"
+    text = compare_rankings(a, variant_rows(one=40.0, two=60.0, four=10.0))
+    assert text.endswith("distinguish 1 of 1 pairs of variants, 1 reversed: one fp32 and two fp32, hg1, batch 1")
+    assert "distinguish 0 of 1 pairs" in compare_rankings(a, [{**row, "noise": 9.0} for row in variant_rows(one=40.0, two=60.0)])
+    assert (
+        compare_rankings(a, [{**row, "batch": 8} for row in a])
+        == compare_rankings(a, [{**row, "median_ms": None} for row in a])
+        == ""
+    )

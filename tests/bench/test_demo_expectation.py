@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Refusal
 
-sys.path.append(str(ROOT / "bench"))  # where Python looks for the modules beside a script
-
-import demo_expectation
-from demo_expectation import RUNS, comparison, expectation, expected_pck
-
-from hgfast.machine import CpuFeatures
+from hgfast.bench import demo_expectation
+from hgfast.bench.demo_expectation import RUNS, comparison, expectation, expected_pck
+from hgfast.system_info import CpuFeatures
+from tests.conftest import ROOT, ErrorOf
 
 
 @pytest.mark.parametrize(("bf16", "words"), [(True, "0.88 to 0.92"), (False, "38,000 (busy) to 58,000 (quiet) images")])
@@ -47,5 +43,5 @@ def test_a_run_is_compared(pck: float, verdict: str, tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_without_a_run(refusal: Refusal, tmp_path: Path) -> None:
-    assert "is not a finished run of the demo" in refusal(demo_expectation.main, tmp_path)
+def test_a_folder_without_a_run(error_of: ErrorOf, tmp_path: Path) -> None:
+    assert "is not a finished run of the demo" in error_of(demo_expectation.main, tmp_path)

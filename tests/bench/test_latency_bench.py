@@ -1,182 +1,176 @@
-"""bench/latency.py and bench/embedding.py from the shell, and the parts whose figures nobody could check by looking."""
+"""bench/latency.py and bench/session_overhead.py from the shell; their variants, exports, rooflines and reports."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Command, Refusal
 
-sys.path.append(str(Path(__file__).parents[2] / "bench"))  # where Python looks for the modules beside a script
-sys.path.append(str(Path(__file__).parents[2] / "export"))
-
-import embedding
-import latency
-import networks
-from contest import Lap, Made, Pace, Result, Start, run_lap
-from embedding import EmbeddingWay, conclusions, endurance_row, live, make_row
-from floors import Rates, floor_ms, measure_rates
-from latency import LatencyConfig, network_of_checkpoint, network_of_files, preset_of
-from latency_ways import LatencyWay, everything, gpu_ms, rotated
-from networks import ONNX, exported, exports, fits, fresh
-from noise import Noise
-from options import ExportConfig
-from to_onnx import make_onnx
-
-from hgfast import sidecar as sidecars
+from hgfast.architectures import PRESETS
+from hgfast.bench import latency, session_overhead
+from hgfast.bench.harness import networks
+from hgfast.bench.harness.interleaved import BatchInfo, Result, StartupCost, Trial, TrialSettings, run_trial
+from hgfast.bench.harness.networks import ONNX, export_commands, find_or_export, is_current, untrained_checkpoint
+from hgfast.bench.harness.noise import NoiseEstimate
+from hgfast.bench.harness.roofline import DeviceRates, measure_rates, roofline_ms
+from hgfast.bench.latency import LatencyConfig, open_artifacts, open_checkpoint, preset_name
+from hgfast.bench.session_overhead import SessionVariant, conclusions, leak_row, make_row, run_python_session
+from hgfast.bench.variants.latency import LatencyVariant, make_batches, predict_all, time_on_stream
 from hgfast.checkpoints import load_model
-from hgfast.config import DataChoice
-from hgfast.costs import forward_flops
+from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
-from hgfast.inference import keypoints_of
-from hgfast.machine import CpuFeatures, cpu_features
-from hgfast.model import PRESETS
-from pipelines.drawn.pictures import draw_pictures
+from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.to_onnx import make_onnx
+from hgfast.pipelines.synthetic_data.images import render_images
+from hgfast.runtime import sidecar as sidecars
+from hgfast.runtime.torch_predictor import decode_keypoints
+from hgfast.system_info import CpuFeatures, cpu_features
+from hgfast.training.throughput import forward_flops
+from tests.conftest import Command, ErrorOf
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fresh("tiny", tmp_path_factory.mktemp("bench"))
+    return untrained_checkpoint("tiny", tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="module")
 def onnx(checkpoint: Path) -> Path:
     config = ExportConfig(checkpoint=checkpoint, batch="1:2:4", no_verify=True)
-    return make_onnx(config, config.load(), config.target("onnx")).path
+    return make_onnx(config, config.load_model(), config.output_path("onnx")).path
 
 
-# ---- ways ----
+# ---- variants ----
 
 
-def way(name: str, file: Path, work: Path, runtime: str = "torch", batch: int = 2, **more: Any) -> LatencyWay:
-    return LatencyWay(name, runtime, more.pop("precision", "fp32"), file, "tiny", 64, batch, 1, work, **more)
+def variant(name: str, file: Path, work: Path, runtime: str = "torch", batch: int = 2, **more: Any) -> LatencyVariant:
+    return LatencyVariant(name, runtime, more.pop("precision", "fp32"), file, "tiny", 64, batch, 1, work, **more)
 
 
-def test_all_ways_say_the_same(checkpoint: Path, onnx: Path, tmp_path: Path) -> None:
-    pictures = draw_pictures(64, 5)
-    np.save(tmp_path / "pictures.npy", pictures)
+def test_all_variants_give_the_same_keypoints(checkpoint: Path, onnx: Path, tmp_path: Path) -> None:
+    images = render_images(64, 5)
+    np.save(tmp_path / "images.npy", images)
     model = load_model(checkpoint)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.meta.preprocessing.mean, model.meta.preprocessing.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.meta.normalization.mean, model.meta.normalization.std))
     with torch.no_grad():
-        wanted = keypoints_of(model, model((torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255 - mean) / std)[:, -1]).numpy()
-    ways = [way(name, checkpoint, tmp_path) for name in ("seed_style", "channels_last")]
-    ways += [way(name, onnx, tmp_path, name) for name in ("onnxruntime", "openvino")]
-    for one in ways:
+        wanted = decode_keypoints(model, model((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std)[:, -1]).numpy()
+    variants = [variant(name, checkpoint, tmp_path) for name in ("seed_style", "channels_last")]
+    variants += [variant(name, onnx, tmp_path, name) for name in ("onnxruntime", "openvino")]
+    for one in variants:
         batches = one.start()
         assert [next(batches).images for _ in range(3)] == [2, 2, 2]
         found = np.load(one.points)
-        sure = wanted[..., 2] > 0.05
-        assert found.shape == wanted.shape and np.abs(found - wanted)[sure].max() < 0.05, one.name
-    assert len({one.points for one in ways}) == len({one.process for one in ways}) == len(ways)
+        confident = wanted[..., 2] > 0.05
+        assert found.shape == wanted.shape and np.abs(found - wanted)[confident].max() < 0.05, one.name
+    assert len({one.points for one in variants}) == len({one.process for one in variants}) == len(variants)
 
 
-def test_the_seeds_way_swaps_axes_only(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_princeton_variant_only_permutes_axes(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Single precision, channels_last activations by NCHW weights; in hgfast's the weights are channels_last too."""
-    seen: list[tuple[torch.dtype, bool, bool]] = []
+    layouts_seen: list[tuple[torch.dtype, bool, bool]] = []
     plain = torch.nn.Conv2d.forward
 
-    def look(module: torch.nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+    def record_conv(module: torch.nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
         layouts = (value.is_contiguous(memory_format=torch.channels_last) for value in (inputs, module.weight))
         if module.kernel_size[0] > 1 and module.in_channels > 1:  # a 1 x 1 kernel has both layouts
-            seen.append((inputs.dtype, *layouts))  # type: ignore[arg-type]
+            layouts_seen.append((inputs.dtype, *layouts))  # type: ignore[arg-type]
         return plain(module, inputs)
 
-    monkeypatch.setattr(torch.nn.Conv2d, "forward", look)
-    np.save(tmp_path / "pictures.npy", draw_pictures(64, 2))
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", record_conv)
+    np.save(tmp_path / "images.npy", render_images(64, 2))
     for name, weights in (("seed_style", False), ("channels_last", True)):
-        seen.clear()
-        next(way(name, checkpoint, tmp_path).start())
-        assert len(seen) > 10 and set(seen) == {(torch.float32, True, weights)}
+        layouts_seen.clear()
+        next(variant(name, checkpoint, tmp_path).start())
+        assert len(layouts_seen) > 10 and set(layouts_seen) == {(torch.float32, True, weights)}
 
 
-def test_end_to_end_finds_the_photographs_points(onnx: Path, tmp_path: Path) -> None:
-    """What is cut out of the enlarged picture is nine tenths of it, so points are the crop's in other pixels."""
-    np.save(tmp_path / "pictures.npy", draw_pictures(64, 4))
-    batches = way("onnxruntime", onnx, tmp_path, "onnxruntime", end_to_end=True).start()
-    assert [next(batches), next(batches)] == [(2, 0, 0)] * 2 and not way(
+def test_end_to_end_keypoints_are_in_photo_pixels(onnx: Path, tmp_path: Path) -> None:
+    """The crop is 90 % of the enlarged image; the keypoints are transformed back to the latter."""
+    np.save(tmp_path / "images.npy", render_images(64, 4))
+    batches = variant("onnxruntime", onnx, tmp_path, "onnxruntime", end_to_end=True).start()
+    assert [next(batches), next(batches)] == [(2, 0, 0)] * 2 and not variant(
         "onnxruntime", onnx, tmp_path, "onnxruntime"
     ).points.exists()
 
 
-def test_inputs_are_rotated() -> None:
-    pictures = draw_pictures(64, 6)
+def test_inputs_cycle_through_different_batches() -> None:
+    source_images = render_images(64, 6)
     for batch in (1, 8, 32):
-        inputs = rotated(pictures, batch)
+        inputs = make_batches(source_images, batch)
         assert all(one.shape == (batch, 64, 64, 3) and one.flags.c_contiguous for one in inputs)
         assert len({one.tobytes() for one in inputs}) == len(inputs)
-    found = everything(lambda images: images.reshape(len(images), -1)[:, :3], pictures, 4)
-    assert np.array_equal(found, pictures.reshape(6, -1)[:, :3])
+    found = predict_all(lambda images: images.reshape(len(images), -1)[:, :3], source_images, 4)
+    assert np.array_equal(found, source_images.reshape(6, -1)[:, :3])
 
 
 # ---- files ----
 
 
-def test_what_was_exported_is_taken_again(checkpoint: Path, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_exports_are_reused(checkpoint: Path, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert onnx == checkpoint.with_name("fresh.fp32.onnx")
-    assert exported(checkpoint, ONNX, 4, tmp_path, [], True) == onnx  # beside it: the user's own
-    assert not fits(onnx, checkpoint, 5) and not fits(onnx.with_name("none.onnx"), checkpoint, 1)
-    other = fresh("tiny", tmp_path / "other")
-    assert not fits(onnx, other, 4) or sidecars.checksum(other) == sidecars.checksum(checkpoint)
+    assert find_or_export(checkpoint, ONNX, 4, tmp_path, [], True) == onnx  # beside the checkpoint: exported by the user
+    assert not is_current(onnx, checkpoint, 5) and not is_current(onnx.with_name("none.onnx"), checkpoint, 1)
+    other = untrained_checkpoint("tiny", tmp_path / "other")
+    assert not is_current(onnx, other, 4) or sidecars.sha256_of(other) == sidecars.sha256_of(checkpoint)
     monkeypatch.setattr(networks, "ROOT", tmp_path)  # where there is no export/
     with pytest.raises(HgfastError, match="to_onnx"):
-        exported(checkpoint, ONNX, 16, tmp_path, [], True)
+        find_or_export(checkpoint, ONNX, 16, tmp_path, [], True)
 
 
-def test_int8_wants_pictures_of_the_joints(checkpoint: Path, tmp_path: Path) -> None:
+def test_int8_needs_calibration_images_with_the_same_joints(checkpoint: Path, tmp_path: Path) -> None:
     hands = tmp_path / "hands.pt"
     content = torch.load(checkpoint, weights_only=True)
     content["meta"]["skeleton"]["joints"] = [f"joint {number}" for number in range(16)]
     torch.save(content, hands)
-    with pytest.raises(HgfastError, match="int8 is calibrated with pictures of these joints"):
-        networks.drawn_people(hands, tmp_path)
+    with pytest.raises(HgfastError, match="int8 calibration needs images with these joints"):
+        networks.synthetic_people_flags(hands, tmp_path)
 
 
-def test_what_cannot_run_here_is_listed(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Path, export: networks.Export, *__: object) -> Path:
+def test_unavailable_variants_are_listed(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path, export: networks.ExportCommand, *__: object) -> Path:
         raise HgfastError(f"no {export.precision} today")
 
-    monkeypatch.setattr("latency.exported", refuse)
+    monkeypatch.setattr("hgfast.bench.latency.find_or_export", refuse)
     config = LatencyConfig(checkpoint=checkpoint, quick=True, work=tmp_path)
-    network = network_of_checkpoint(config, checkpoint, tmp_path)
-    notes = {(row["way"], row["precision"]): row["note"] for row in network.missing}
-    assert notes["onnx", "int8"] == "no int8 today" and notes["onnx", "fp16"] == "left out by --quick"
+    network = open_checkpoint(config, checkpoint, tmp_path)
+    notes = {(row["way"], row["precision"]): row["note"] for row in network.unavailable}
+    assert notes["onnx", "int8"] == "no int8 today" and notes["onnx", "fp16"] == "omitted by --quick"
     if not torch.cuda.is_available():
         assert notes["tensorrt", "fp16"] == notes["tensorrt_rtx", "fp32"] == "no NVIDIA GPU here"
     emulated = [] if cpu_features().bf16 or torch.cuda.is_available() else [("autocast", "bf16")]
     assert all(notes[one] == "no bf16 on this CPU" for one in emulated)
-    assert len(notes) == len(exports(torch.cuda.is_available())) + 1 + len(emulated)  # and torch.compile
-    assert [one.way for one in network.ways][:2] == ["seed_style", "channels_last"]
+    assert len(notes) == len(export_commands(torch.cuda.is_available())) + 1 + len(emulated)  # and torch.compile
+    assert [variant.method for variant in network.variants][:2] == ["seed_style", "channels_last"]
 
 
-def test_data_flags_go_on_as_they_were_given() -> None:
-    config = LatencyConfig(dataset="coco", annotations=Path("a.json"), padding=1.5, shares=[0.8, 0.1])
-    words = ["--dataset", "coco", "--annotations", "a.json", "--padding", "1.5", "--shares", "[0.8,0.1]"]
-    assert config.flags == words and LatencyConfig().flags == []
-    assert set(vars(DataChoice())) <= set(vars(config))
+def test_data_flags_round_trip() -> None:
+    config = LatencyConfig(dataset="coco", annotations=Path("a.json"), padding=1.5, split_fractions=[0.8, 0.1])
+    words = ["--dataset", "coco", "--annotations", "a.json", "--padding", "1.5", "--split-fractions", "[0.8,0.1]"]
+    assert config.as_flags == words and LatencyConfig().as_flags == []
+    assert set(vars(DataConfig())) <= set(vars(config))
 
 
 def test_presets_are_known_by_their_shapes(checkpoint: Path) -> None:
-    assert preset_of(load_model(checkpoint)) == "tiny" and preset_of(None) == ""
+    assert preset_name(load_model(checkpoint)) == "tiny" and preset_name(None) == ""
 
 
-# ---- floors ----
+# ---- rooflines ----
 
 
-def test_a_floor_is_the_longer_of_two_times() -> None:
+def test_roofline_is_the_longer_of_two_times() -> None:
     arch = PRESETS["tiny"]
     flops = forward_flops(arch, 16)
-    slow = Rates({"fp32": 1e9}, 1e30)
-    assert floor_ms(slow, arch, 16, 3, "fp32", 64) == pytest.approx(3 * flops / 1e6)
-    assert floor_ms(slow, arch, 16, 1, "fp32", 128) == pytest.approx(4 * flops / 1e6)
-    copying = Rates({"fp32": 1e30, "fp16": 1e30}, 1e6)
-    full, half = (floor_ms(copying, arch, 16, 0, kind, 64) or 0 for kind in ("fp32", "fp16"))
+    slow = DeviceRates({"fp32": 1e9}, 1e30)
+    assert roofline_ms(slow, arch, 16, 3, "fp32", 64) == pytest.approx(3 * flops / 1e6)
+    assert roofline_ms(slow, arch, 16, 1, "fp32", 128) == pytest.approx(4 * flops / 1e6)
+    copying = DeviceRates({"fp32": 1e30, "fp16": 1e30}, 1e6)
+    full, half = (roofline_ms(copying, arch, 16, 0, kind, 64) or 0 for kind in ("fp32", "fp16"))
     assert full == pytest.approx(2 * half) and half > 0
-    assert floor_ms(slow, arch, 16, 1, "int8", 64) is None
+    assert roofline_ms(slow, arch, 16, 1, "int8", 64) is None
 
 
 def test_rates_are_measured() -> None:
@@ -191,17 +185,17 @@ def test_rates_are_measured() -> None:
 
 def on_cpu(monkeypatch: pytest.MonkeyPatch, features: CpuFeatures) -> None:
     monkeypatch.setattr(latency, "cpu_features", lambda: features)
-    monkeypatch.setattr("floors.cpu_features", lambda: features)
+    monkeypatch.setattr("hgfast.bench.harness.roofline.cpu_features", lambda: features)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device runs autocast itself")
 def test_bf16_is_left_out_where_it_is_emulated(onnx: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
     on_cpu(monkeypatch, CpuFeatures("AVX2", bf16=False, vnni=False))
-    monkeypatch.setattr(latency, "resolve", lambda amp, device: "off")
-    network = network_of_files(LatencyConfig(files=[checkpoint, onnx], batch=[2], work=tmp_path, compile=False), tmp_path)
-    assert {one.precision for one in network.ways} == {"fp32"}
-    assert [(row["way"], row["precision"]) for row in network.missing] == [("autocast", "bf16"), ("openvino", "bf16")]
-    assert "not measured: no bf16 on this CPU" in latency.table([{**row, "batch": None} for row in network.missing])
+    monkeypatch.setattr(latency, "resolve_amp", lambda amp, device: "off")
+    network = open_artifacts(LatencyConfig(files=[checkpoint, onnx], batch=[2], work=tmp_path, compile=False), tmp_path)
+    assert {one.precision for one in network.variants} == {"fp32"}
+    assert [(row["way"], row["precision"]) for row in network.unavailable] == [("autocast", "bf16"), ("openvino", "bf16")]
+    assert "not measured: no bf16 on this CPU" in latency.results_table([{**row, "batch": None} for row in network.unavailable])
     assert set(measure_rates(torch.device("cpu"), 1).flops) == {"fp32"}
 
 
@@ -212,18 +206,18 @@ def test_int8_without_vnni_is_recommended_only_if_it_is_faster(
     vnni: bool, int8_ms: float, fastest: str, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_cpu(monkeypatch, CpuFeatures("AVX2_VNNI" if vnni else "AVX2", bf16=False, vnni=vnni))
-    ways = [way("openvino", onnx, tmp_path, "openvino", precision=name) for name in ("fp32", "fp32", "int8")]
+    ways = [variant("openvino", onnx, tmp_path, "openvino", precision=name) for name in ("fp32", "fp32", "int8")]
     results = [result(1000 / ms) for ms in (12.0, 10.0, int8_ms)]
-    found = Noise((0.001,) * 3, 5, 1.0)
-    network = latency.Network("tiny", 64, 16, ways, [], None)
-    words = latency.verdict(ways, results, found, network).partition("fastest at all: ")[2]
+    found = NoiseEstimate((0.001,) * 3, 5, 1.0)
+    network = latency.ComparedNetwork("tiny", 64, 16, ways, [], None)
+    words = latency.summarize(ways, results, found, network).partition("fastest overall: ")[2]
     assert words.startswith(f"openvino {fastest}") and ("int8" in words) == (fastest == "int8" or vnni)
     assert latency.note_on_isa(ways[2]) == ("" if vnni else "int8 without VNNI")
 
 
 def test_what_a_runtime_ignores_stands_beside_its_figure(onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu(monkeypatch, CpuFeatures("AVX2", bf16=False, vnni=False, limit="ONEDNN_MAX_CPU_ISA=AVX2"))
-    notes = [latency.note_on_isa(way(name, onnx, tmp_path, name, precision="int8")) for name in ("onnxruntime", "openvino")]
+    notes = [latency.note_on_isa(variant(name, onnx, tmp_path, name, precision="int8")) for name in ("onnxruntime", "openvino")]
     assert notes == ["not limited by ONEDNN_MAX_CPU_ISA=AVX2", "int8 without VNNI"]
 
 
@@ -233,8 +227,8 @@ def test_what_a_runtime_ignores_stands_beside_its_figure(onnx: Path, tmp_path: P
 @pytest.mark.slow
 def test_a_file_from_the_shell(command: Command, onnx: Path, tmp_path: Path) -> None:
     flags = ("--quick", "--batch", "[4]", "--threads", 1, "--work", tmp_path / "work")
-    done = command("bench/latency.py", onnx, *flags, "--json", tmp_path / "r.json")
-    assert done.returncode == 0, done.stderr
+    process = command("bench/latency.py", onnx, *flags, "--json", tmp_path / "r.json")
+    assert process.returncode == 0, process.stderr
     record: dict[str, Any] = json.loads((tmp_path / "r.json").read_text())
     rows = record["rows"]
     assert [(row["way"], row["precision"]) for row in rows][:2] == [("onnxruntime", "fp32"), ("openvino", "fp32")]
@@ -247,75 +241,80 @@ def test_a_file_from_the_shell(command: Command, onnx: Path, tmp_path: Path) -> 
         assert row["precision"] != "fp32" or row["max_px_error"] < 0.05
         assert not any(isinstance(value, dict | list) for value in row.values())
     assert rows[0]["speedup"] == 1 and rows[0]["speedup_noise"] is None and record["machine"]["copy_gb_per_s"] > 0
-    assert len(record["conclusions"]) == 1 and "fastest in fp32" in record["conclusions"][0] and "speed-up" in done.stdout
+    assert len(record["conclusions"]) == 1 and "fastest in fp32" in record["conclusions"][0] and "speedup" in process.stdout
 
 
 class FakeEvent:
-    """One of CUDA's: its time is the number of things that its stream had to do before it."""
+    """A CUDA event whose time is the number of operations enqueued in its stream before it."""
 
     def __init__(self, enable_timing: bool) -> None:
         assert enable_timing
-        self.at: int | None = None
+        self.position: int | None = None
 
     def record(self, stream: list[str]) -> None:
-        self.at = len(stream)
+        self.position = len(stream)
 
     def synchronize(self) -> None:
-        assert self.at is not None
+        assert self.position is not None
 
     def elapsed_time(self, other: FakeEvent) -> float:
-        assert self.at is not None and other.at is not None
-        return float(other.at - self.at)
+        assert self.position is not None and other.position is not None
+        return float(other.position - self.position)
 
 
 def test_events_are_around_the_work_and_in_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     stream: Any = ["copy"]
-    assert gpu_ms(stream, lambda: stream.extend(["copy", "network", "decode"])) == 3.0
-    done = list[int]()
-    assert gpu_ms(None, lambda: done.append(1)) == 0.0 and done == [1]
+    assert time_on_stream(stream, lambda: stream.extend(["copy", "network", "decode"])) == 3.0
+    process = list[int]()
+    assert time_on_stream(None, lambda: process.append(1)) == 0.0 and process == [1]
 
 
-def test_a_lap_keeps_what_the_gpu_took() -> None:
+def test_trial_records_gpu_times() -> None:
     def batches(gpu: float) -> Any:
         while True:
-            yield Made(2, 0.001, gpu)
+            yield BatchInfo(2, 0.001, gpu)
 
-    lap, blind = (run_lap(batches(gpu), Pace(0.0, batches=4, warm=1)) for gpu in (1.5, 0.0))
-    assert lap.images == 8 and lap.waited == pytest.approx(0.004) and lap.gpu_ms == (1.5,) * 4 and blind.gpu_ms == ()
-    start = Start(0.0, 0.0)
-    assert Result(start, [lap, blind]).gpu_ms == 1.5 and Result(start, [blind]).gpu_ms is None
+    trial, without_gpu = (run_trial(batches(gpu), TrialSettings(0.0, batches=4, warm=1)) for gpu in (1.5, 0.0))
+    assert (
+        trial.images == 8
+        and trial.data_wait_s == pytest.approx(0.004)
+        and trial.gpu_ms == (1.5,) * 4
+        and without_gpu.gpu_ms == ()
+    )
+    start = StartupCost(0.0, 0.0)
+    assert Result(start, [trial, without_gpu]).gpu_ms == 1.5 and Result(start, [without_gpu]).gpu_ms is None
 
 
-# ---- embedding ----
+# ---- session overhead ----
 
 
 def result(*rates: float) -> Result:
-    return Result(Start(0.0, 0.0), [Lap(round(100 * rate), 100.0, 1.0, batch_ms=(1000 / rate,)) for rate in rates])
+    return Result(StartupCost(0.0, 0.0), [Trial(round(100 * rate), 100.0, 1.0, batch_ms=(1000 / rate,)) for rate in rates])
 
 
-def test_what_embedding_costs_is_taken_round_by_round(onnx: Path) -> None:
+def test_session_overhead_ratios_are_per_round(onnx: Path) -> None:
     found: dict[Any, Result] = {
         ("openvino", "network alone"): result(10, 100, 40),
         ("openvino", "session"): result(8, 80, 40),
         ("openvino", "4 threads"): result(8, 88, 20),
     }
-    rows = [make_row(EmbeddingWay(what, "openvino", onnx, 1), found["openvino", what], 0.05, found) for _, what in found]
+    rows = [make_row(SessionVariant(what, "openvino", onnx, 1), found["openvino", what], 0.05, found) for _, what in found]
     assert [row["overhead"] for row in rows] == [None, pytest.approx(0.25), None]
     assert [row["times_one_thread"] for row in rows] == [None, None, pytest.approx(1.0)]
     assert len({tuple(row) for row in rows}) == 1 and len(conclusions(rows)) == 2
-    assert "+25.0% (wanted < 10%): too much" in conclusions(rows)[0] and "1.00 of one thread's" in conclusions(rows)[1]
+    assert "+25.0% (target < 10%): too much" in conclusions(rows)[0] and "1.00 of one thread's" in conclusions(rows)[1]
 
 
-def test_ways_of_embedding_count_what_they_make(onnx: Path) -> None:
+def test_session_variants_count_images(onnx: Path) -> None:
     for what in ("session", "4 threads"):
-        batches = EmbeddingWay(what, "onnxruntime", onnx, 1).start()
+        batches = SessionVariant(what, "onnxruntime", onnx, 1).start()
         assert sum(next(batches).images for _ in range(8)) >= 8
         batches.close()
 
 
-def test_memory_is_watched(onnx: Path) -> None:
-    row = endurance_row("python", "onnxruntime", onnx, live(onnx, "onnxruntime", 50))
+def test_leak_row_reports_memory_and_files(onnx: Path) -> None:
+    row = leak_row("python", "onnxruntime", onnx, run_python_session(onnx, "onnxruntime", 50))
     assert row["calls"] == 50 and row["growth_kb"] < 5000 and row["files_after"] == row["files_before"] > 0
     (words,) = conclusions([row])
     assert "50 calls" in words and words.endswith("good")
@@ -326,16 +325,14 @@ def test_memory_is_watched(onnx: Path) -> None:
     ("script", "words", "complaint"),
     [
         ("latency", ("--batch", "[0]"), "must be at least 1"),
-        ("latency", ("--threads", "1000"), "what shares a core measures nothing"),
+        ("latency", ("--threads", "1000"), "cores are available"),
         ("latency", ("none.onnx",), "there is no file none.onnx"),
         ("latency", ("--presets", "[hg3]"), "choose from hg1"),
-        ("latency", ("--checkpoint", "net.onnx"), "--checkpoint is one that training wrote"),
+        ("latency", ("--checkpoint", "net.onnx"), "--checkpoint needs a checkpoint of training"),
         ("embedding", ("--runs", "0"), "--runs"),
         ("embedding", ("--cli", "nowhere"), "build it as export/cpp/README.md says"),
     ],
 )
-def test_wrong_flags_are_one_sentence(
-    refusal: Refusal, script: str, words: tuple[str, ...], complaint: str, tmp_path: Path
-) -> None:
-    main = {"latency": latency.main, "embedding": embedding.main}[script]
-    assert complaint in refusal(main, *words, "--work", tmp_path)
+def test_bad_flags_are_one_error(error_of: ErrorOf, script: str, words: tuple[str, ...], complaint: str, tmp_path: Path) -> None:
+    main = {"latency": latency.main, "embedding": session_overhead.main}[script]
+    assert complaint in error_of(main, *words, "--work", tmp_path)

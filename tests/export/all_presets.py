@@ -1,10 +1,10 @@
-"""Every preset, number of joints and family of weights through every export: one row an artefact, and a record.
+"""Every preset, number of joints and family of weights through every export: one row an artifact, and a record.
 
-    python tests/export/all_presets.py OUT.json
-    python tests/export/all_presets.py OUT.json --presets [hg1,hg2] --families [native] --batch 1:8:32
-    python tests/export/all_presets.py OUT.json --quick
+    python -m tests.export.all_presets OUT.json
+    python -m tests.export.all_presets OUT.json --presets [hg1,hg2] --families [native] --batch 1:8:32
+    python -m tests.export.all_presets OUT.json --quick
 
-Not collected by pytest: hg8 takes minutes. The weights are random. BatchNorm's statistics are those of drawn pictures, as in
+Not collected by pytest: hg8 takes minutes. The weights are random. BatchNorm's statistics are those of drawn images, as in
 training, or random too (--statistics): the former make a random network as large in every layer as a trained one, and rounding
 grows through it faster than through either. Ends with exit code 2 if an export failed.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,28 +27,24 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).parents[2] / "export"))  # where Python looks for the modules beside a script
-sys.path.append(str(Path(__file__).parents[2] / "bench"))
-sys.path.append(str(Path(__file__).parents[1] / "hgfast"))
-
-import engines
-import trt
-from engines import Backend
-from foreign_nets import BearpawNet, SeedNet, lived_in, prefixed
-from networks import settle, sharpen
-from publish import PACKAGES, Published
-from record import Row, machine, make_record, write_record
-from to_onnx import make_onnx
-from torchscript import make_torchscript
-from trt import TrtConfig, make_engine
-
 from hgfast import checkpoints
+from hgfast.architectures import PRESETS, Architecture
+from hgfast.bench.harness.networks import calibrate_batch_norms, scale_heatmaps
+from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run
-from hgfast.files import check_apart, prepare_file
-from hgfast.model import PRESETS, Architecture, Meta
-from hgfast.preprocessing import Preprocessing
+from hgfast.errors import HgfastError, run_main
+from hgfast.export import trt
+from hgfast.export.exporter import trt_builder
+from hgfast.export.exporter.artifact import RECORDED_PACKAGES, ExportedArtifact
+from hgfast.export.exporter.trt_builder import TrtBackend
+from hgfast.export.to_onnx import make_onnx
+from hgfast.export.torchscript import make_torchscript
+from hgfast.export.trt import TensorRTConfig, make_engine
+from hgfast.fileio.files import check_distinct_paths, prepare_file
+from hgfast.model import Meta
+from hgfast.normalization import Normalization
 from hgfast.skeletons import BODY16, HAND21
+from tests.foreign_nets import BearpawNet, PrincetonNet, prefixed_state, with_random_statistics
 
 Family = Literal["native", "princeton", "bearpaw"]
 SKELETONS = {16: BODY16, 21: HAND21}
@@ -57,7 +52,7 @@ PRECISIONS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
 
 
 @dataclass(kw_only=True)
-class Choice:
+class MatrixOptions:
     """What to export."""
 
     out: Path
@@ -69,9 +64,9 @@ class Choice:
     families: list[Family] = field(default_factory=lambda: ["native", "princeton", "bearpaw"])
     """whose weights: native, princeton or bearpaw"""
     batch: str = "1:8:32"
-    """images at once: one number, or fewest:usual:most"""
+    """batch size: one number, or min:opt:max"""
     statistics: Literal["pictures", "random"] | None = None
-    """BatchNorm's; none: of pictures in native networks, random in the others"""
+    """BatchNorm's; none: of images in native networks, random in the others"""
     threads: int | None = None
     """of the CPU; none: one a core"""
     quick: bool = False
@@ -84,7 +79,7 @@ class Choice:
         for name, known in (("presets", list(PRESETS)), ("joints", list(SKELETONS))):
             if strange := [one for one in getattr(self, name) if one not in known]:
                 raise HgfastError(f"--{name} {strange[0]} is unknown: choose from {', '.join(map(str, known))}")
-        check_apart([], {"OUT": self.out})
+        check_distinct_paths([], {"OUT": self.out})
         prepare_file(self.out, "OUT")
 
 
@@ -100,59 +95,61 @@ def make_checkpoint(family: Family, preset: str, joints: int, statistics: str | 
     arch, skeleton = PRESETS[preset], SKELETONS[joints]
     looks = (statistics or ("pictures" if family == "native" else "random")) == "pictures"
     if family == "native":
-        meta = Meta(skeleton, Preprocessing(), arch.input_size, "logits", "dark", 0.0 if skeleton is HAND21 else -0.5)
-        model = checkpoints.build(arch, meta)
+        meta = Meta(skeleton, Normalization(), arch.input_size, "logits", "dark", 0.0 if skeleton is HAND21 else -0.5)
+        model = checkpoints.build_model(arch, meta)
         if looks:
-            settle(model, meta.preprocessing, arch.input_size, skeleton is HAND21)
+            calibrate_batch_norms(model, meta.normalization, arch.input_size, skeleton is HAND21)
         else:
-            lived_in(model)
-        sharpen(last_layer(model))
-        checkpoints.save(checkpoints.describe(model), path)
+            with_random_statistics(model)
+        scale_heatmaps(last_layer(model))
+        checkpoints.save(checkpoints.model_state(model), path)
         return path
-    net, prefix = foreign(family, arch, joints)
-    torch.save({"state_dict": prefixed(lived_in(net), prefix)}, path)
+    net, prefix = converted_network(family, arch, joints)
+    torch.save({"state_dict": prefixed_state(with_random_statistics(net), prefix)}, path)
     if looks:
-        settle(net, checkpoints.load_model(path).meta.preprocessing, arch.input_size, skeleton is HAND21)
-    sharpen(last_layer(net))
-    torch.save({"state_dict": prefixed(net, prefix)}, path)
+        calibrate_batch_norms(net, checkpoints.load_model(path).meta.normalization, arch.input_size, skeleton is HAND21)
+    scale_heatmaps(last_layer(net))
+    torch.save({"state_dict": prefixed_state(net, prefix)}, path)
     return path
 
 
-def foreign(family: Family, arch: Architecture, joints: int) -> tuple[nn.Module, str]:
+def converted_network(family: Family, arch: Architecture, joints: int) -> tuple[nn.Module, str]:
     """A network of another project's of this size, and what its files have before the names of tensors."""
     if family == "princeton":
-        return SeedNet(arch.stacks, arch.features, joints, arch.growth, arch.depth), "model.module."
+        return PrincetonNet(arch.stacks, arch.features, joints, arch.growth, arch.depth), "model.module."
     return BearpawNet(arch.stacks, arch.features // 2, joints, arch.blocks, arch.depth), "module."
 
 
-def exports(checkpoint: Path, choice: Choice, backend: Backend | None) -> Iterator[tuple[str, Callable[[], Published]]]:
-    """What each artefact is called and what makes it. An engine is built from the ONNX that was made just before."""
-    config = TrtConfig(checkpoint=checkpoint, batch=choice.batch, threads=choice.threads)
+def exports(
+    checkpoint: Path, choice: MatrixOptions, backend: TrtBackend | None
+) -> Iterator[tuple[str, Callable[[], ExportedArtifact]]]:
+    """What each artifact is called and what makes it. An engine is built from the ONNX that was made just before."""
+    config = TensorRTConfig(checkpoint=checkpoint, batch=choice.batch, threads=choice.threads)
     if choice.quick:
         config = replace(config, input_size=PRESETS["tiny"].input_size)
-    made = dict[str, Published]()
+    made = dict[str, ExportedArtifact]()
 
-    def onnx(config: TrtConfig) -> Published:
-        made[config.precision] = make_onnx(config, config.load(), config.target("onnx"))
+    def onnx(config: TensorRTConfig) -> ExportedArtifact:
+        made[config.precision] = make_onnx(config, config.load_model(), config.output_path("onnx"))
         return made[config.precision]
 
-    def engine(config: TrtConfig) -> Published:
+    def engine(config: TensorRTConfig) -> ExportedArtifact:
         if backend is None:
             raise HgfastError("TensorRT-RTX is not installed here")
         if config.precision not in made:
             raise HgfastError("there is no ONNX to build from")
         with mock.patch.object(trt, "make_onnx", lambda *_, **__: made[config.precision]):
-            return make_engine(config, config.load(), config.target("engine"), backend)
+            return make_engine(config, config.load_model(), config.output_path("engine"), backend)
 
     for precision in PRECISIONS:
         chosen = replace(config, precision=precision)
         yield f"onnx {precision}", lambda chosen=chosen: onnx(chosen)
         yield f"engine {precision}", lambda chosen=chosen: engine(chosen)
-    yield "torchscript fp32", lambda: make_torchscript(config, config.load(), config.target("torchscript"))
+    yield "torchscript fp32", lambda: make_torchscript(config, config.load_model(), config.output_path("torchscript"))
 
 
-def outcome(make: Callable[[], Published]) -> Row:
-    """The figures of one artefact, the worst of its rows each; px: the largest, in fp16 the 99th percentile, as its limit is."""
+def run_export(make: Callable[[], ExportedArtifact]) -> Row:
+    """The figures of one artifact, the worst of its rows each; px: the largest, in fp16 the 99th percentile, as its limit is."""
     began, said = time.perf_counter(), io.StringIO()
     row: Row = {"mb": None, "seconds": None, "heatmaps": None, "px": None, "max_px": None, "ties": None, "flips": None}
     try:
@@ -183,34 +180,34 @@ def table(rows: list[Row]) -> str:
     return tabulate(shown, headers=names, disable_numparse=True)
 
 
-def find_rtx() -> Backend | None:
+def find_rtx() -> TrtBackend | None:
     with contextlib.suppress(HgfastError):
-        return engines.find_backend("tensorrt_rtx")
+        return trt_builder.find_backend("tensorrt_rtx")
     return None
 
 
 def main() -> None:
-    choice = parse(Choice, positional="out", description=__doc__ or "")
+    choice = parse(MatrixOptions, positional="out", description=__doc__ or "")
     choice.validate()
-    where, backend = machine(), find_rtx()
+    where, backend = machine_info(), find_rtx()
     networks = [(p, j, f) for p in choice.presets for j in choice.joints for f in choice.families]
     rows: list[Row] = []
     with tqdm(total=len(networks) * (2 * len(PRECISIONS) + 1), disable=None) as bar:
         for preset, joints, family in networks:
             with tempfile.TemporaryDirectory() as place:
                 checkpoint = make_checkpoint(family, preset, joints, choice.statistics, Path(place) / "net.pt")
-                for artefact, make in exports(checkpoint, choice, backend):
-                    about: dict[str, Any] = {"preset": preset, "joints": joints, "family": family, "artefact": artefact}
+                for artifact, make in exports(checkpoint, choice, backend):
+                    about: dict[str, Any] = {"preset": preset, "joints": joints, "family": family, "artefact": artifact}
                     bar.set_description(" ".join(map(str, about.values())))
-                    rows.append({**about, "batch": choice.batch, **outcome(make)})
+                    rows.append({**about, "batch": choice.batch, **run_export(make)})
                     bar.update()
     print(table(rows))
     print("heatmaps: of the largest value; px: of the input, the largest distance, in fp16 the 99th percentile")
-    write_record(make_record(rows, where, [*PACKAGES, "tensorrt-rtx-cu13-libs"]), choice.out)
+    write_record(make_record(rows, where, [*RECORDED_PACKAGES, "tensorrt-rtx-cu13-libs"]), choice.out)
     print(f"record: {choice.out}")
     if failed := [row for row in rows if row["verdict"].startswith("failed")]:
         raise HgfastError(f"{len(failed)} of {len(rows)} exports failed, the first: {failed[0]['verdict']}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

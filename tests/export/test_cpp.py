@@ -18,35 +18,32 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TIMEOUT, beside
 from numpy.typing import NDArray
-from odd_pictures import exif, rotated_jpeg, scene
-
-sys.path.append(str(ROOT / "export"))  # where Python looks for the modules beside a script
-sys.path.append(str(ROOT / "tests" / "hgfast"))
-
-from foreign_nets import lived_in
-from options import ExportConfig
-from to_onnx import make_onnx
 
 from hgfast import checkpoints, load_model
-from hgfast.boxes import squares
-from hgfast.checkpoints import build
-from hgfast.draw import read_image
-from hgfast.geometry import square_matrices, warp
-from hgfast.inference import look
-from hgfast.model import PRESETS, Meta
-from hgfast.preprocessing import Preprocessing
-from hgfast.runtime import Session
+from hgfast.architectures import PRESETS
+from hgfast.checkpoints import build_model
+from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.to_onnx import make_onnx
+from hgfast.geometry import crop_matrices, warp
+from hgfast.model import Meta
+from hgfast.normalization import Normalization
+from hgfast.runtime.boxes import crop_squares
+from hgfast.runtime.session import Session
+from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.skeletons import BODY16
+from hgfast.visualization.draw import read_image
+from tests.conftest import ROOT, TIMEOUT, shared_path
+from tests.foreign_nets import with_random_statistics
+from tests.odd_images import exif, rotated_jpeg, scene
 
 SOURCE = ROOT / "export" / "cpp"
-SAME_PIXELS, SAME_JPEG = 0.05, 0.3  # pixels of the picture
+SAME_PIXELS, SAME_JPEG = 0.05, 0.3  # pixels of the image
 SANITIZE = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 # TBB opens its libraries in a way that AddressSanitizer does not bear; short traces make allocations ten times as fast
 QUIET = {"TBB_ENABLE_SANITIZERS": "1", "ASAN_OPTIONS": "quarantine_size_mb=16:malloc_context_size=2"}
-BROKEN = 300
-Picture = NDArray[np.uint8]
+NUM_BROKEN_FILES = 300
+Image = NDArray[np.uint8]
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 pytestmark = [
@@ -117,16 +114,16 @@ def sanitized(folder: Path, rtx: Path | None) -> Path:
 def checkpoint(folder: Path) -> Path:
     """A tiny network, as if it had been trained."""
     torch.manual_seed(4)
-    preprocessing = Preprocessing((0.45, 0.5, 0.4), (0.25, 0.2, 0.3))
-    model = build(PRESETS["tiny"], Meta(BODY16, preprocessing, 64, "logits", "dark", -0.5, shift=0.125))
-    lived_in(model)
-    checkpoints.save(checkpoints.describe(model), folder / "net.pt")
+    normalization = Normalization((0.45, 0.5, 0.4), (0.25, 0.2, 0.3))
+    model = build_model(PRESETS["tiny"], Meta(BODY16, normalization, 64, "logits", "dark", -0.5, shift=0.125))
+    with_random_statistics(model)
+    checkpoints.save(checkpoints.model_state(model), folder / "net.pt")
     return folder / "net.pt"
 
 
 def export(checkpoint: Path, name: str, **flags: Any) -> Path:
     config = ExportConfig(checkpoint=checkpoint, batch="1:2:5", threads=1, no_verify=True, **flags)
-    make_onnx(config, config.load(), checkpoint.parent / name)
+    make_onnx(config, config.load_model(), checkpoint.parent / name)
     return checkpoint.parent / name
 
 
@@ -140,14 +137,14 @@ def cli(built: Path) -> Tool:
     return lambda *words: shell(built / "hgfast_cli", *words, "--threads", 1)
 
 
-def people(done: subprocess.CompletedProcess[str]) -> list[NDArray[np.float64]]:
-    """What was printed: (P, K, 3) a picture."""
+def parse_people(done: subprocess.CompletedProcess[str]) -> list[NDArray[np.float64]]:
+    """What was printed: (P, K, 3) an image."""
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return [np.array([person["keypoints"] for person in line["people"]], np.float64) for line in lines]
 
 
-def refused(done: subprocess.CompletedProcess[str], code: str, *words: str) -> None:
+def check_refused(done: subprocess.CompletedProcess[str], code: str, *words: str) -> None:
     """See that there is one sentence, of one code, with all the words."""
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.endswith(f"[{code}]\n") and done.stderr.count("\n") == 1, done.stderr
@@ -155,8 +152,8 @@ def refused(done: subprocess.CompletedProcess[str], code: str, *words: str) -> N
         assert word in done.stderr
 
 
-def scenery(width: int, height: int, seed: int = 0) -> Picture:
-    """A soft picture of any size, (height, width, 3)."""
+def random_image(width: int, height: int, seed: int = 0) -> Image:
+    """A soft image of any size, (height, width, 3)."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (min(height, 23), min(width, 17), 3), dtype=np.uint8)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -170,7 +167,7 @@ SIZES = [(64, 64), (200, 150), (90, 240), (1, 1), (1, 300), (300, 1), (2, 3), (4
 BOXES = [(20.5, 10.25, 60, 90), (-30, -20, 100, 80), (150, 100, 500, 90), (0, 0, 3, 2), (100.7, 60.1, 0.5, 0.25)]
 
 
-def raw(picture: Picture, path: Path) -> list[object]:
+def write_raw(picture: Image, path: Path) -> list[object]:
     path.write_bytes(picture.tobytes())
     channels = picture.shape[2] if picture.ndim == 3 else 1
     return [path, "--raw", picture.shape[1], picture.shape[0], "--channels", channels]
@@ -178,16 +175,16 @@ def raw(picture: Picture, path: Path) -> list[object]:
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_same_pixels(size: tuple[int, int], cli: Tool, net: Path, checkpoint: Path, tmp_path: Path) -> None:
-    picture = scenery(*size)
+    image = random_image(*size)
     boxes = [box for box in BOXES if box[0] < size[0] and box[1] < size[1]] if min(size) > 3 else [(0.2, 0.1, 0.7, 0.6)]
     model = load_model(checkpoint)
     with Session(net, "openvino", threads=1) as session:
         for given in (None, boxes):
-            (found,) = people(cli(net, *raw(picture, tmp_path / "raw"), *flags(given)))
-            expected = session(picture, given)
+            (found,) = parse_people(cli(net, *write_raw(image, tmp_path / "raw"), *flags(given)))
+            expected = session(image, given)
             np.testing.assert_allclose(found[..., :2], expected.keypoints, rtol=0, atol=SAME_PIXELS)
             np.testing.assert_allclose(found[..., 2], expected.scores, rtol=0, atol=1e-3)
-            points = look(model, picture, *squares(picture, given))[0][..., :2]
+            points = predict_crops(model, image, *crop_squares(image, given))[0][..., :2]
             np.testing.assert_allclose(found[..., :2], points, rtol=0, atol=SAME_PIXELS)
 
 
@@ -198,47 +195,47 @@ def test_crops_are_the_same(built: Path, tmp_path: Path) -> None:
     for number in range(60):
         width, height = (int(value) for value in rng.integers(1, 700, 2))
         channels = int(rng.choice([1, 3, 4]))
-        picture = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
-        centre, side = rng.uniform(-0.2, 1.2, 2) * (width, height), float(rng.uniform(0.05, 3) * max(width, height))
-        (tmp_path / "in").write_bytes(picture.tobytes())
-        words = [64, width, height, channels, tmp_path / "in", tmp_path / "out", *map(repr, centre.tolist()), repr(side)]
+        image = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
+        center, side = rng.uniform(-0.2, 1.2, 2) * (width, height), float(rng.uniform(0.05, 3) * max(width, height))
+        (tmp_path / "in").write_bytes(image.tobytes())
+        words = [64, width, height, channels, tmp_path / "in", tmp_path / "out", *map(repr, center.tolist()), repr(side)]
         assert shell(built / "hgfast_check", "crop", *words).returncode == 0
         found = np.fromfile(tmp_path / "out", np.uint8).reshape(64, 64, 3).astype(int)
-        rgb = np.repeat(picture, 3, 2) if channels == 1 else picture[..., :3]
-        expected = warp(rgb, square_matrices(centre[None], [side], 64)[0], 64)
+        rgb = np.repeat(image, 3, 2) if channels == 1 else image[..., :3]
+        expected = warp(rgb, crop_matrices(center[None], [side], 64)[0], 64)
         assert np.abs(found - expected).max() <= 1, number
         differing, total = differing + int((found != expected).sum()), total + found.size
     assert differing <= total / 10_000
 
 
-def test_forms_of_pictures(cli: Tool, net: Path, tmp_path: Path) -> None:
-    rgb = scenery(90, 70)
-    grey = np.ascontiguousarray(rgb[..., :1])
-    (plain,) = people(cli(net, *raw(rgb, tmp_path / "rgb")))
-    (bgr,) = people(cli(net, *raw(rgb[..., ::-1], tmp_path / "bgr"), "--bgr"))
-    (rgba,) = people(cli(net, *raw(np.dstack([rgb, grey]), tmp_path / "rgba")))
+def test_image_layouts(cli: Tool, net: Path, tmp_path: Path) -> None:
+    rgb = random_image(90, 70)
+    gray = np.ascontiguousarray(rgb[..., :1])
+    (plain,) = parse_people(cli(net, *write_raw(rgb, tmp_path / "rgb")))
+    (bgr,) = parse_people(cli(net, *write_raw(rgb[..., ::-1], tmp_path / "bgr"), "--bgr"))
+    (rgba,) = parse_people(cli(net, *write_raw(np.dstack([rgb, gray]), tmp_path / "rgba")))
     np.testing.assert_array_equal(bgr, plain)
     np.testing.assert_array_equal(rgba, plain)
-    (one,) = people(cli(net, *raw(grey, tmp_path / "grey")))
-    (three,) = people(cli(net, *raw(np.repeat(grey, 3, 2), tmp_path / "three")))
+    (one,) = parse_people(cli(net, *write_raw(gray, tmp_path / "gray")))
+    (three,) = parse_people(cli(net, *write_raw(np.repeat(gray, 3, 2), tmp_path / "three")))
     np.testing.assert_array_equal(one, three)
 
 
-def test_json_is_pythons(cli: Tool, net: Path, tmp_path: Path) -> None:
-    picture = scenery(90, 70)
-    found = json.loads(cli(net, *raw(picture, tmp_path / "raw"), "--box", "10,20,30,40", "--padding", 1.5).stdout)
+def test_json_matches_python(cli: Tool, net: Path, tmp_path: Path) -> None:
+    image = random_image(90, 70)
+    found = json.loads(cli(net, *write_raw(image, tmp_path / "raw"), "--box", "10,20,30,40", "--padding", 1.5).stdout)
     with Session(net, "openvino", threads=1) as session:
-        expected = json.loads(session(picture, [(10, 20, 30, 40)], padding=1.5).to_json())
+        expected = json.loads(session(image, [(10, 20, 30, 40)], padding=1.5).to_json())
     assert list(found) == list(expected) and found["joints"] == expected["joints"]
     assert [list(person) for person in found["people"]] == [list(person) for person in expected["people"]]
     assert found["people"][0]["square"] == expected["people"][0]["square"]
 
 
 def test_more_boxes_than_a_batch(cli: Tool, net: Path, tmp_path: Path) -> None:
-    picture = scenery(200, 150)
+    image = random_image(200, 150)
     boxes = [(3.0 * i, 2.0 * i, 50 + i, 60) for i in range(12)]
-    (together,) = people(cli(net, *raw(picture, tmp_path / "raw"), *flags(boxes)))
-    alone = [people(cli(net, tmp_path / "raw", "--raw", 200, 150, *flags([box])))[0][0] for box in boxes[::5]]
+    (together,) = parse_people(cli(net, *write_raw(image, tmp_path / "raw"), *flags(boxes)))
+    alone = [parse_people(cli(net, tmp_path / "raw", "--raw", 200, 150, *flags([box])))[0][0] for box in boxes[::5]]
     assert len(together) == 12
     np.testing.assert_allclose(together[::5], alone, rtol=0, atol=0.01)
 
@@ -248,23 +245,23 @@ def test_batch_that_must_be_full(cli: Tool, net: Path, tmp_path: Path) -> None:
     content = sidecar_of(net)
     content["batch"]["min"] = content["batch"]["opt"] = 4
     copy(net, changed, content)
-    picture = scenery(200, 150)
-    (found,) = people(cli(changed, *raw(picture, tmp_path / "raw"), *flags(BOXES[:2] * 3)))
-    (expected,) = people(cli(net, *raw(picture, tmp_path / "raw"), *flags(BOXES[:2] * 3)))
+    image = random_image(200, 150)
+    (found,) = parse_people(cli(changed, *write_raw(image, tmp_path / "raw"), *flags(BOXES[:2] * 3)))
+    (expected,) = parse_people(cli(net, *write_raw(image, tmp_path / "raw"), *flags(BOXES[:2] * 3)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.01)
 
 
 def test_network_that_takes_floats(checkpoint: Path, cli: Tool, net: Path, tmp_path: Path) -> None:
     floats = export(checkpoint, "floats.onnx", input="float")
-    picture = scenery(200, 150)
-    (found,) = people(cli(floats, *raw(picture, tmp_path / "raw"), *flags(BOXES)))
-    (expected,) = people(cli(net, *raw(picture, tmp_path / "raw"), *flags(BOXES)))
+    image = random_image(200, 150)
+    (found,) = parse_people(cli(floats, *write_raw(image, tmp_path / "raw"), *flags(BOXES)))
+    (expected,) = parse_people(cli(net, *write_raw(image, tmp_path / "raw"), *flags(BOXES)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.01)
 
 
 def same_jpegs(paths: Sequence[Path], cli: Tool, net: Path) -> float:
     """The largest difference of any keypoint."""
-    found = people(cli(net, *paths))
+    found = parse_people(cli(net, *paths))
     with Session(net, "openvino", threads=1) as session:
         expected = [session(read_image(path)).keypoints for path in paths]
     assert len(found) == len(expected)
@@ -275,9 +272,9 @@ def test_jpegs(cli: Tool, net: Path, tmp_path: Path) -> None:
     paths = []
     for number, (width, height) in enumerate([(240, 160), (1, 50), (50, 1), (333, 257), (17, 500)]):
         for form in (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE):
-            picture = scenery(width, height, number)
+            image = random_image(width, height, number)
             paths.append(tmp_path / f"{number}-{form}.jpg")
-            stored = picture if form == cv2.IMREAD_COLOR else picture[..., 0]
+            stored = image if form == cv2.IMREAD_COLOR else image[..., 0]
             cv2.imwrite(str(paths[-1]), stored, [cv2.IMWRITE_JPEG_PROGRESSIVE, number % 2])
     for orientation in range(1, 9):
         paths.append(tmp_path / f"turned-{orientation}.jpg")
@@ -287,7 +284,7 @@ def test_jpegs(cli: Tool, net: Path, tmp_path: Path) -> None:
 
 @pytest.mark.real_data
 def test_real_photographs(cli: Tool, net: Path) -> None:
-    photos = sorted(beside("fixtures/lspet_coco/images").glob("*.jpg"))[::20][:200]
+    photos = sorted(shared_path("fixtures/lspet_coco/images").glob("*.jpg"))[::20][:200]
     assert len(photos) == 200 and same_jpegs(photos, cli, net) <= SAME_JPEG
 
 
@@ -296,7 +293,7 @@ def test_real_photographs(cli: Tool, net: Path) -> None:
     [
         b"",
         b"\xff\xd8",
-        b"no picture",
+        b"no image",
         b"\xff\xd8" + exif(6) + b"\xff\xd9",
         b"\xff\xd8\xff\xe1\x00\x10Exif\0\0II*\0\xff\xff\xff\xff",
     ],
@@ -314,25 +311,27 @@ def test_broken_jpeg(content: bytes, cli: Tool, net: Path, tmp_path: Path) -> No
         ("10,10,20,-1", "has no area"),
         ("nan,10,20,20", "the box nan,10,20,20 is not finite"),
         ("10,inf,20,20", "is not finite"),
-        ("90,10,20,20", "lies outside the picture of 90 x 70 pixels"),
+        ("90,10,20,20", "lies outside the image of 90 x 70 pixels"),
         ("-20,10,20,20", "lies outside"),
-        ("0,0,10000,10", "more than 100 times as large as the picture of 90 x 70 pixels"),
-        ("1,1,1e-300,1e-300", "too small to look at"),
+        ("0,0,10000,10", "more than 100 times as large as the image of 90 x 70 pixels"),
+        ("1,1,1e-300,1e-300", "is too small"),
     ],
 )
 def test_bad_box(box: str, words: str, cli: Tool, net: Path, tmp_path: Path) -> None:
-    refused(cli(net, *raw(scenery(90, 70), tmp_path / "raw"), "--box", "1,1,20,20", "--box", box), "bad_box", words)
+    check_refused(
+        cli(net, *write_raw(random_image(90, 70), tmp_path / "raw"), "--box", "1,1,20,20", "--box", box), "bad_box", words
+    )
 
 
 def test_bad_command_line(cli: Tool, net: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").write_bytes(b"12345")
     for given, words in (
-        ((net,), "a model and a picture are wanted"),
+        ((net,), "a model and an image are required"),
         ((net, tmp_path / "none.jpg"), "there is no file"),
         ((net, tmp_path), "there is no file"),
         ((net, tmp_path / "raw", "--raw", 3, 3), "has 5 bytes, and 3 x 3 x 3 are 27"),
-        ((net, tmp_path / "raw", "--raw", 0, 3), "--raw wants"),
-        ((net, tmp_path / "raw", "--box", "1,2,3"), "--box wants X,Y,WIDTH,HEIGHT"),
+        ((net, tmp_path / "raw", "--raw", 0, 3), "--raw requires"),
+        ((net, tmp_path / "raw", "--box", "1,2,3"), "--box requires X,Y,WIDTH,HEIGHT"),
         ((net, tmp_path / "raw", "--box", "1,2,3,x"), "'x' is no number"),
         ((net, tmp_path / "raw", "--sise", "3"), "there is no flag --sise"),
         ((net, tmp_path / "raw", "--backend", "cuda"), "there is no backend 'cuda'"),
@@ -343,36 +342,36 @@ def test_bad_command_line(cli: Tool, net: Path, tmp_path: Path) -> None:
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
-def sidecar_of(artefact: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(Path(f"{artefact}.json").read_text())
+def sidecar_of(artifact: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(f"{artifact}.json").read_text())
     return content
 
 
-def copy(artefact: Path | bytes, to: Path, content: dict[str, Any]) -> Path:
-    """Write an artefact and a sidecar that belongs to it."""
-    data = artefact if isinstance(artefact, bytes) else artefact.read_bytes()
+def copy(artifact: Path | bytes, to: Path, content: dict[str, Any]) -> Path:
+    """Write an artifact and a sidecar that belongs to it."""
+    data = artifact if isinstance(artifact, bytes) else artifact.read_bytes()
     to.write_bytes(data)
     Path(f"{to}.json").write_text(json.dumps({**content, "sha256": hashlib.sha256(data).hexdigest()}))
     return to
 
 
-def test_missing_and_foreign_files(cli: Tool, net: Path, tmp_path: Path) -> None:
-    picture = raw(scenery(20, 20), tmp_path / "raw")
-    refused(cli(tmp_path / "none.onnx", *picture), "no_file", "there is no file", "make it with export/to_onnx.py")
+def test_missing_and_mismatched_files(cli: Tool, net: Path, tmp_path: Path) -> None:
+    image = write_raw(random_image(20, 20), tmp_path / "raw")
+    check_refused(cli(tmp_path / "none.onnx", *image), "no_file", "there is no file", "create it with hgfast export onnx")
     alone = tmp_path / "alone.onnx"
     shutil.copy(net, alone)
-    refused(cli(alone, *picture), "no_file", "alone.onnx has no sidecar", "copy both")
+    check_refused(cli(alone, *image), "no_file", "alone.onnx has no sidecar", "copy both")
     Path(f"{alone}.json").write_text(json.dumps({**sidecar_of(net), "sha256": "0" * 64}))
-    refused(cli(alone, *picture), "other_sidecar", "does not belong to", "another sha256")
+    check_refused(cli(alone, *image), "other_sidecar", "does not belong to", "another sha256")
     Path(f"{alone}.json").write_text("{")
-    refused(cli(alone, *picture), "bad_sidecar", "it is no JSON")
-    refused(cli(tmp_path, *picture), "no_file", "there is no file")
+    check_refused(cli(alone, *image), "bad_sidecar", "it is no JSON")
+    check_refused(cli(tmp_path, *image), "no_file", "there is no file")
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda c: c.update(format=2), "of another format than the 1"),
+        (lambda c: c.update(format=2), "has another format than the 1"),
         (lambda c: c.pop("format"), "'format' is missing"),
         (lambda c: c.pop("skeleton"), "'skeleton' is missing"),
         (lambda c: c.update(kind="coreml"), "kind: 'coreml' is not among"),
@@ -394,19 +393,19 @@ def test_bad_sidecar(change: Callable[[dict[str, Any]], object], words: str, cli
     change(content)
     shutil.copy(net, tmp_path / "net.onnx")
     (tmp_path / "net.onnx.json").write_text(json.dumps(content))
-    refused(cli(tmp_path / "net.onnx", *raw(scenery(20, 20), tmp_path / "raw")), "bad_sidecar", words)
+    check_refused(cli(tmp_path / "net.onnx", *write_raw(random_image(20, 20), tmp_path / "raw")), "bad_sidecar", words)
 
 
 def test_bad_model(cli: Tool, net: Path, tmp_path: Path) -> None:
-    picture = raw(scenery(20, 20), tmp_path / "raw")
+    image = write_raw(random_image(20, 20), tmp_path / "raw")
     content, data = sidecar_of(net), net.read_bytes()
     for broken in (b"", b"garbage", data[:-5000], data[: len(data) // 2], bytes(64) + data[64:]):
-        refused(cli(copy(broken, tmp_path / "net.onnx", content), *picture), "bad_model", "export it again")
+        check_refused(cli(copy(broken, tmp_path / "net.onnx", content), *image), "bad_model", "export it again")
     content["input_size"] = 32
     content["input"]["shape"][1:3] = 32, 32
-    refused(cli(copy(net, tmp_path / "net.onnx", content), *picture), "bad_model", "does not take what its sidecar says")
+    check_refused(cli(copy(net, tmp_path / "net.onnx", content), *image), "bad_model", "does not take what its sidecar says")
     content = {**sidecar_of(net), "kind": "torchscript"}
-    refused(cli(copy(net, tmp_path / "net.onnx", content), *picture), "not_built", "TorchScript")
+    check_refused(cli(copy(net, tmp_path / "net.onnx", content), *image), "not_built", "TorchScript")
 
 
 def plan(size: int = 256, magic: bytes = b"vtrt", version: Sequence[int] = (1, 7, 1, 116)) -> bytes:
@@ -420,16 +419,18 @@ def engine(net: Path, to: Path, data: bytes, version: str = "1.7.1.116", kind: s
 
 
 def test_engines(cli: Tool, net: Path, tmp_path: Path) -> None:
-    picture, path = raw(scenery(20, 20), tmp_path / "raw"), tmp_path / "net.engine"
-    refused(cli(engine(net, path, plan()), *picture), "not_built", "needs tensorrt_rtx, which this library was built without")
-    refused(cli(engine(net, path, b"short"), *picture), "bad_model", "is no TensorRT-RTX engine")
-    refused(cli(engine(net, path, plan(magic=b"nope")), *picture), "bad_model", "is no TensorRT-RTX engine")
-    refused(cli(engine(net, path, plan(magic=b"ftrt")), *picture), "bad_model", "is an engine of TensorRT, not of TensorRT-RTX")
-    refused(cli(engine(net, path, plan() + b"x"), *picture), "bad_model", "has 257 bytes where its header says 256")
-    refused(
-        cli(engine(net, path, plan(), version="1.6.0"), *picture),
+    image, path = write_raw(random_image(20, 20), tmp_path / "raw"), tmp_path / "net.engine"
+    check_refused(cli(engine(net, path, plan()), *image), "not_built", "needs tensorrt_rtx, which this library was built without")
+    check_refused(cli(engine(net, path, b"short"), *image), "bad_model", "is not a TensorRT-RTX engine")
+    check_refused(cli(engine(net, path, plan(magic=b"nope")), *image), "bad_model", "is not a TensorRT-RTX engine")
+    check_refused(
+        cli(engine(net, path, plan(magic=b"ftrt")), *image), "bad_model", "is an engine of TensorRT, not of TensorRT-RTX"
+    )
+    check_refused(cli(engine(net, path, plan() + b"x"), *image), "bad_model", "has 257 bytes where its header says 256")
+    check_refused(
+        cli(engine(net, path, plan(), version="1.6.0"), *image),
         "wrong_version",
-        "was built by TensorRT-RTX 1.7.1.116, as its header says, and its sidecar says 1.6.0",
+        "was built by TensorRT-RTX 1.7.1.116 according to its header, but its sidecar says 1.6.0",
     )
 
 
@@ -439,21 +440,21 @@ def test_engines_without_a_gpu(sanitized: Path, rtx: Path | None, net: Path, tmp
         pytest.skip("TensorRT-RTX's library or the CUDA runtime's headers are not on this machine")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, and what tests/stub declares runs nothing")
-    picture, path = raw(scenery(20, 20), tmp_path / "raw"), tmp_path / "net.engine"
+    image, path = write_raw(random_image(20, 20), tmp_path / "raw"), tmp_path / "net.engine"
     here = importlib.metadata.version("tensorrt-rtx-cu13-libs")
     numbers = [int(part) for part in here.split(".")]
 
     def run(model: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        return shell(sanitized / "hgfast_cli", model, *picture, *words, **QUIET)
+        return shell(sanitized / "hgfast_cli", model, *image, *words, **QUIET)
 
     good = engine(net, path, plan(version=numbers), version=here)
-    refused(run(good), "no_device", "needs an NVIDIA GPU, and CUDA finds none", "driver")
-    refused(run(good, "--device", "CPU"), "bad_option", "the device 'CPU' is no GPU's number")
+    check_refused(run(good), "no_device", "needs an NVIDIA GPU, and CUDA finds none", "driver")
+    check_refused(run(good, "--device", "CPU"), "bad_option", "the device 'CPU' is not the index of a GPU")
     old = engine(net, path, plan(version=(1, 6, 0, 9)), version="1.6.0.9")
-    refused(run(old), "wrong_version", f"was built by TensorRT-RTX 1.6.0.9 and {'.'.join(here.split('.')[:3])} is here")
-    refused(run(engine(net, path, old.read_bytes(), version="1.6.0.9", version_compatible=True)), "no_device")
+    check_refused(run(old), "wrong_version", f"was built by TensorRT-RTX 1.6.0.9 and {'.'.join(here.split('.')[:3])} is here")
+    check_refused(run(engine(net, path, old.read_bytes(), version="1.6.0.9", version_compatible=True)), "no_device")
     full = engine(net, path, plan(version=numbers), version=here, kind="tensorrt")
-    refused(run(full), "bad_model", "is an engine of TensorRT-RTX, not of TensorRT")
+    check_refused(run(full), "bad_model", "is an engine of TensorRT-RTX, not of TensorRT")
 
 
 @pytest.mark.parametrize(
@@ -483,11 +484,11 @@ def test_broken_files_never_crash(sanitized: Path, net: Path, tmp_path: Path) ->
     models = {"onnx": net, "engine": engine(net, tmp_path / "net.engine", plan(4096))}
     for name, model in models.items():
         (tmp_path / name).mkdir()
-        done = shell(sanitized / "hgfast_check", "fuzz", model, tmp_path / name, BROKEN // 2, 1, **QUIET)
+        done = shell(sanitized / "hgfast_check", "fuzz", model, tmp_path / name, NUM_BROKEN_FILES // 2, 1, **QUIET)
         assert done.returncode == 0, done.stderr[-4000:]
         seen = json.loads(done.stdout)
-        assert sum(seen.values()) == BROKEN // 2 and not set(seen) & {"failed", "unknown"}
-        assert seen["bad_sidecar"] > BROKEN // 10 and seen["bad_model"] > BROKEN // 10
+        assert sum(seen.values()) == NUM_BROKEN_FILES // 2 and not set(seen) & {"failed", "unknown"}
+        assert seen["bad_sidecar"] > NUM_BROKEN_FILES // 10 and seen["bad_model"] > NUM_BROKEN_FILES // 10
 
 
 def test_clean_under_sanitizers(sanitized: Path, net: Path, tmp_path: Path) -> None:
@@ -497,12 +498,12 @@ def test_clean_under_sanitizers(sanitized: Path, net: Path, tmp_path: Path) -> N
     done = shell(tool, net, tmp_path / "x.jpg", *flags(BOXES[:2] * 4), "--repeat", 50, *one, **QUIET)
     assert done.returncode == 0 and "Sanitizer" not in done.stderr, done.stderr[-4000:]
     for size in ((1, 1), (1, 300), (300, 1), (4000, 5)):
-        done = shell(tool, net, *raw(scenery(*size), tmp_path / "raw"), *one, **QUIET)
+        done = shell(tool, net, *write_raw(random_image(*size), tmp_path / "raw"), *one, **QUIET)
         assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_memory_is_flat(cli: Tool, net: Path, tmp_path: Path) -> None:
-    done = cli(net, *raw(scenery(200, 150), tmp_path / "raw"), *flags(BOXES[:1]), "--repeat", 2000)
+    done = cli(net, *write_raw(random_image(200, 150), tmp_path / "raw"), *flags(BOXES[:1]), "--repeat", 2000)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stderr.splitlines()[-1])
     assert told["runs"] == 2000 and told["memory_growth_kb"] < 5 * 1024 and told["files_after"] == told["files_before"] > 0
@@ -514,7 +515,7 @@ def test_installed_package(built: Path, net: Path, tmp_path: Path) -> None:
     cmake("-S", SOURCE / "example", "-B", consumer, f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror")
     cmake("--build", consumer)
     done = shell(consumer / "example", net)
-    assert done.returncode == 0 and [person.shape for person in people(done)] == [(1, 16, 3)]
+    assert done.returncode == 0 and [person.shape for person in parse_people(done)] == [(1, 16, 3)]
     done = shell(consumer / "example", tmp_path / "none.onnx")
     assert done.returncode == 1 and "there is no file" in done.stdout
     helped = shell(prefix / "bin/hgfast_cli", "--help")

@@ -17,24 +17,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TIMEOUT
-
-sys.path.append(str(ROOT / "export"))  # where Python looks for the modules beside a script
-sys.path.append(str(ROOT / "tests" / "hgfast"))
-
-from foreign_nets import lived_in
-from options import ExportConfig
-from to_onnx import make_onnx
 
 from hgfast import checkpoints
-from hgfast.checkpoints import build
-from hgfast.draw import read_image
-from hgfast.model import PRESETS, Meta
-from hgfast.preprocessing import Preprocessing
-from hgfast.runtime import Session
+from hgfast.architectures import PRESETS
+from hgfast.checkpoints import build_model
+from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.to_onnx import make_onnx
+from hgfast.fileio.video import VideoReader
+from hgfast.model import Meta
+from hgfast.normalization import Normalization
+from hgfast.pipelines.synthetic_data.images import render_images
+from hgfast.runtime.session import Session
 from hgfast.skeletons import BODY16
-from hgfast.videos import Video
-from pipelines.drawn.pictures import draw_pictures
+from hgfast.visualization.draw import read_image
+from tests.conftest import ROOT, TIMEOUT
+from tests.foreign_nets import with_random_statistics
 
 EXAMPLES = ROOT / "export" / "examples"
 BOX = (20.0, 30.0, 100.0, 140.0)
@@ -45,37 +42,37 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     torch.manual_seed(4)
-    model = build(PRESETS["tiny"], Meta(BODY16, Preprocessing(), 64, "logits", "dark", -0.5))
-    lived_in(model)
+    model = build_model(PRESETS["tiny"], Meta(BODY16, Normalization(), 64, "logits", "dark", -0.5))
+    with_random_statistics(model)
     with torch.no_grad():
         model.last.score.weight *= 20  # so that it is sure of some joints, which are drawn
-    checkpoints.save(checkpoints.describe(model), folder / "net.pt")
+    checkpoints.save(checkpoints.model_state(model), folder / "net.pt")
     config = ExportConfig(checkpoint=folder / "net.pt", batch="1:2:4", no_verify=True)
-    return make_onnx(config, config.load(), config.target("onnx")).path
+    return make_onnx(config, config.load_model(), config.output_path("onnx")).path
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures and one file that is none."""
+    """Five images and one file that is none."""
     folder = tmp_path_factory.mktemp("photos")
-    for number, picture in enumerate(draw_pictures(200, 5)):
-        cv2.imwrite(str(folder / f"{number}.jpg"), picture[: 200 - 10 * number, :, ::-1])
-    (folder / "3a.jpg").write_bytes(b"no picture")
+    for number, image in enumerate(render_images(200, 5)):
+        cv2.imwrite(str(folder / f"{number}.jpg"), image[: 200 - 10 * number, :, ::-1])
+    (folder / "3a.jpg").write_bytes(b"no image")
     return folder
 
 
-def example(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_example(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, EXAMPLES / name, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=TIMEOUT, check=False)
 
 
-def told(people: dict[str, Any]) -> Any:
+def to_plain(people: dict[str, Any]) -> Any:
     return np.array([person["keypoints"] for person in people["people"]])
 
 
-def wanted(net: Path, photo: Path, boxes: Any = None) -> Any:
+def expected_people(net: Path, photo: Path, boxes: Any = None) -> Any:
     with Session(net) as session:
-        return told(json.loads(session(read_image(photo), boxes, padding=1.25 if boxes else 1.0).to_json()))
+        return to_plain(json.loads(session(read_image(photo), boxes, padding=1.25 if boxes else 1.0).to_json()))
 
 
 def test_every_example_is_tried() -> None:
@@ -83,41 +80,41 @@ def test_every_example_is_tried() -> None:
 
 
 def test_one_image(net: Path, photos: Path, tmp_path: Path) -> None:
-    done = example("one_image.py", net, photos / "1.jpg", "--box", "20,30,100,140", cwd=tmp_path)
+    done = run_example("one_image.py", net, photos / "1.jpg", "--box", "20,30,100,140", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert np.abs(told(json.loads(done.stdout)) - wanted(net, photos / "1.jpg", [BOX])).max() < 0.01
+    assert np.abs(to_plain(json.loads(done.stdout)) - expected_people(net, photos / "1.jpg", [BOX])).max() < 0.01
     drawn, plain = read_image(tmp_path / "drawn.jpg").astype(int), read_image(photos / "1.jpg").astype(int)
     assert drawn.shape == plain.shape and (np.abs(drawn - plain).max(-1) > 60).sum() > 20
     for words, complaint in (
-        ((photos / "3a.jpg",), "3a.jpg is not a picture"),
+        ((photos / "3a.jpg",), "3a.jpg is not an image"),
         ((photos / "1.jpg", "--box", "1,2,3"), "boxes must be rows of x, y, width and height"),
-        ((photos / "1.jpg", "--box", "1,2,x,4"), "invalid box value"),
-        ((photos / "1.jpg", "--box", "900,2,3,4"), "lies outside the picture"),
+        ((photos / "1.jpg", "--box", "1,2,x,4"), "argument --box: invalid"),
+        ((photos / "1.jpg", "--box", "900,2,3,4"), "lies outside the image"),
         ((photos / "1.jpg", "--out", photos / "1.jpg"), "1.jpg"),
     ):
-        done = example("one_image.py", net, *words, cwd=tmp_path)
+        done = run_example("one_image.py", net, *words, cwd=tmp_path)
         assert done.returncode == 2 and complaint in done.stderr and "Traceback" not in done.stderr
 
 
 def test_webcam(net: Path, photos: Path, tmp_path: Path) -> None:
     film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (200, 200))
-    picture = np.asarray(cv2.imread(str(photos / "0.jpg")))
+    image = np.asarray(cv2.imread(str(photos / "0.jpg")))
     for turn in range(7):
-        film.write(np.ascontiguousarray(np.rot90(picture, turn)))
+        film.write(np.ascontiguousarray(np.rot90(image, turn)))
     film.release()
-    done = example("webcam.py", net, "--source", "film.avi", "--out", "drawn.mp4", cwd=tmp_path)
+    done = run_example("webcam.py", net, "--source", "film.avi", "--out", "drawn.mp4", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("7 frames, "), done.stderr
-    drawn = Video(tmp_path / "drawn.mp4")
-    assert drawn.rate == 12 and len(list(drawn)) == 7
-    done = example("webcam.py", net, "--source", "film.avi", "--out", "drawn.mp4", "--frames", 3, cwd=tmp_path)
+    drawn = VideoReader(tmp_path / "drawn.mp4")
+    assert drawn.fps == 12 and len(list(drawn)) == 7
+    done = run_example("webcam.py", net, "--source", "film.avi", "--out", "drawn.mp4", "--frames", 3, cwd=tmp_path)
     assert done.stdout.startswith("3 frames, ")
-    done = example("webcam.py", net, "--source", "film.avi", cwd=tmp_path)
+    done = run_example("webcam.py", net, "--source", "film.avi", cwd=tmp_path)
     assert done.returncode == 2 and "this OpenCV has no windows" in done.stderr and "Traceback" not in done.stderr
-    done = example("webcam.py", net, "--source", "97", cwd=tmp_path)
+    done = run_example("webcam.py", net, "--source", "97", cwd=tmp_path)
     assert done.returncode == 2 and "there is no camera 97" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_camera_gives_its_newest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_camera_yields_latest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is faster than its user, and then ends."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import webcam
@@ -139,7 +136,7 @@ def test_a_camera_gives_its_newest_frame(monkeypatch: pytest.MonkeyPatch) -> Non
     camera = Camera()
     monkeypatch.setattr(webcam.cv2, "VideoCapture", lambda _: camera)
     seen = []
-    for frame in webcam.newest_frames(0):
+    for frame in webcam.latest_frames(0):
         seen.append(int(frame[0, 0, 0]))
         webcam.time.sleep(0.02)
         assert camera.taken - seen[-1] < 60
@@ -147,16 +144,16 @@ def test_a_camera_gives_its_newest_frame(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_batch_job(net: Path, photos: Path, tmp_path: Path) -> None:
-    done = example("batch_job.py", net, photos, "--out", "found.jsonl", cwd=tmp_path)
-    assert done.returncode == 2 and "5 of 6 pictures" in done.stdout and "1 of 6 pictures could not be read" in done.stderr
+    done = run_example("batch_job.py", net, photos, "--out", "found.jsonl", cwd=tmp_path)
+    assert done.returncode == 2 and "5 of 6 images" in done.stdout and "1 of 6 images could not be read" in done.stderr
     lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert [Path(line["file"]).name for line in lines] == [f"{number}.jpg" for number in range(5)]
     for line in lines:
-        assert np.abs(told(line) - wanted(net, photos / Path(line["file"]).name)).max() < 0.01
+        assert np.abs(to_plain(line) - expected_people(net, photos / Path(line["file"]).name)).max() < 0.01
     assert [file.name for file in tmp_path.iterdir()] == ["found.jsonl"]
-    refused = ((tmp_path, "x.jsonl", "there are no pictures in"), (photos, "found.jsonl/x", "cannot make the folder"))
+    refused = ((tmp_path, "x.jsonl", "there are no images in"), (photos, "found.jsonl/x", "cannot make the folder"))
     for folder, out, words in refused:
-        done = example("batch_job.py", net, folder, "--out", out, cwd=tmp_path)
+        done = run_example("batch_job.py", net, folder, "--out", out, cwd=tmp_path)
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
@@ -183,23 +180,23 @@ def test_web_service(service: str, net: Path, photos: Path) -> None:
     with urllib.request.urlopen(f"{service}/health", timeout=TIMEOUT) as answer:  # noqa: S310
         assert json.load(answer)["status"] == "ok"
     status, found = post(f"{service}/keypoints", body)
-    assert status == 200 and np.abs(told(found) - wanted(net, photos / "1.jpg")).max() < 0.01
+    assert status == 200 and np.abs(to_plain(found) - expected_people(net, photos / "1.jpg")).max() < 0.01
     status, found = post(f"{service}/keypoints?box=20,30,100,140&box=0,0,50,50", body)
-    assert status == 200 and np.abs(told(found) - wanted(net, photos / "1.jpg", [BOX, (0, 0, 50, 50)])).max() < 0.01
+    assert status == 200 and np.abs(to_plain(found) - expected_people(net, photos / "1.jpg", [BOX, (0, 0, 50, 50)])).max() < 0.01
     bodies = [(photos / f"{number % 3}.jpg").read_bytes() for number in range(12)]
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda body: post(f"{service}/keypoints", body), bodies))
     for number, (status, found) in enumerate(answers):
-        assert status == 200 and np.abs(told(found) - wanted(net, photos / f"{number % 3}.jpg")).max() < 0.01
+        assert status == 200 and np.abs(to_plain(found) - expected_people(net, photos / f"{number % 3}.jpg")).max() < 0.01
 
 
 @pytest.mark.parametrize(
     ("query", "body", "status", "words"),
     [
-        ("", b"no picture", 400, "is no JPEG or PNG"),
-        ("", b"", 400, "is no JPEG or PNG"),
-        ("", cv2.imencode(".tiff", np.zeros((8, 8), np.uint8))[1].tobytes(), 400, "is no JPEG or PNG"),
-        ("?" + "&".join(["box=1,2,3,4"] * 33), None, 400, "at most 32 at a time"),
+        ("", b"no image", 400, "is not a JPEG or PNG"),
+        ("", b"", 400, "is not a JPEG or PNG"),
+        ("", cv2.imencode(".tiff", np.zeros((8, 8), np.uint8))[1].tobytes(), 400, "is not a JPEG or PNG"),
+        ("?" + "&".join(["box=1,2,3,4"] * 33), None, 400, "send at most 32 per request"),
         ("?box=1,2,3", None, 400, "rows of x, y, width and height"),
         ("?box=1,2,x,4", None, 400, "could not convert"),
         ("?box=900,2,3,4", None, 400, "lies outside"),
@@ -208,6 +205,6 @@ def test_web_service(service: str, net: Path, photos: Path) -> None:
     ],
     ids=["text", "nothing", "TIFF", "33 boxes", "three numbers", "no number", "outside", "too long", "a bomb"],
 )
-def test_what_the_service_refuses(service: str, photos: Path, query: str, body: bytes | None, status: int, words: str) -> None:
+def test_bad_requests(service: str, photos: Path, query: str, body: bytes | None, status: int, words: str) -> None:
     code, answer = post(f"{service}/keypoints{query}", (photos / "1.jpg").read_bytes() if body is None else body)
     assert code == status and words in answer["error"] and "\n" not in answer["error"]

@@ -16,41 +16,34 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, Command, beside
 from numpy.typing import NDArray
 
-sys.path.append(str(ROOT / "export"))  # where Python looks for the modules beside a script
-sys.path.append(str(ROOT / "tests" / "hgfast"))
-
-import engines
-import onnx_file
-import options
-import to_onnx
-import torchscript
-import trt
-from engines import Backend, NoBuilder
-from foreign_nets import BearpawNet, SeedNet, lived_in, prefixed
-from options import ExportConfig
-from proof import onnx_weights
-from publish import Published
-from to_onnx import make_onnx
-from torchscript import make_torchscript
-from trt import TrtConfig, make_engine
-
 from hgfast import checkpoints, load_model
-from hgfast.checkpoints import build
-from hgfast.engine import NoGpu
-from hgfast.errors import HgfastError, run
-from hgfast.foreign import nameless
-from hgfast.inference import look, squares
-from hgfast.model import PRESETS, Meta
-from hgfast.preprocessing import Preprocessing
-from hgfast.runtimes import RUNTIMES, Artefact, Place
-from hgfast.sidecar import OUTPUTS, Batch, Sidecar, place, read
+from hgfast.architectures import PRESETS
+from hgfast.checkpoints import build_model
+from hgfast.converters import anonymous_skeleton
+from hgfast.errors import HgfastError, run_main
+from hgfast.export import to_onnx, torchscript, trt
+from hgfast.export.exporter import onnx_file, options, trt_builder
+from hgfast.export.exporter.artifact import ExportedArtifact
+from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.exporter.precision_check import onnx_conv_weights
+from hgfast.export.exporter.trt_builder import BuilderNotFound, TrtBackend
+from hgfast.export.to_onnx import make_onnx
+from hgfast.export.torchscript import make_torchscript
+from hgfast.export.trt import TensorRTConfig, make_engine
+from hgfast.model import Meta
+from hgfast.normalization import Normalization
+from hgfast.pipelines.synthetic_data.images import render_images
+from hgfast.runtime.backends import RUNTIMES_BY_FORMAT, Artifact, DeviceOptions
+from hgfast.runtime.sidecar import OUTPUT_NAMES, BatchRange, Sidecar, read_sidecar, sidecar_path
+from hgfast.runtime.tensorrt_engine import GpuNotFound
+from hgfast.runtime.torch_predictor import crop_squares, predict_crops
 from hgfast.skeletons import BODY16, HAND21, Skeleton
-from pipelines.drawn.pictures import draw_pictures
+from tests.conftest import ROOT, Command, shared_path
+from tests.foreign_nets import BearpawNet, PrincetonNet, prefixed_state, with_random_statistics
 
-BATCH, MOST = "1:2:5", 5
+BATCH, MAX_BATCH = "1:2:5", 5
 Images = NDArray[np.uint8]
 Traced = dict[Any, onnx.ModelProto]
 
@@ -60,95 +53,95 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("export")
 
 
-def native(path: Path, skeleton: Skeleton = BODY16, **changed: Any) -> Path:
+def save_checkpoint(path: Path, skeleton: Skeleton = BODY16, **changed: Any) -> Path:
     """A tiny network, as if it had been trained."""
     torch.manual_seed(4)
-    meta = Meta(skeleton, Preprocessing((0.45, 0.5, 0.4), (0.25, 0.2, 0.3)), 64, "logits", "dark", -0.5, shift=0.125)
-    model = build(PRESETS["tiny"], replace(meta, **changed))
-    lived_in(model)
+    meta = Meta(skeleton, Normalization((0.45, 0.5, 0.4), (0.25, 0.2, 0.3)), 64, "logits", "dark", -0.5, shift=0.125)
+    model = build_model(PRESETS["tiny"], replace(meta, **changed))
+    with_random_statistics(model)
     with torch.no_grad():
         model.last.score.weight *= 20  # so that it is sure of some joints
-    checkpoints.save(checkpoints.describe(model), path)
+    checkpoints.save(checkpoints.model_state(model), path)
     return path
 
 
 @pytest.fixture(scope="module")
 def network(folder: Path) -> Path:
-    return native(folder / "net.pt")
+    return save_checkpoint(folder / "net.pt")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def traced() -> Iterator[Traced]:
     """The exporter is asked once for the same network, as it takes seconds."""
-    kept: Traced = {}
-    export = onnx_file.trace
+    cache: Traced = {}
+    export = onnx_file.export_onnx_model
 
-    def trace(graph: Any, sizes: Batch) -> onnx.ModelProto:
+    def trace(graph: Any, sizes: BatchRange) -> onnx.ModelProto:
         content = b"".join(value.numpy().tobytes() for value in graph.state_dict().values())
-        key = (graph.wiring, sizes, graph.meta, hashlib.sha256(content).digest())
-        if key not in kept:
-            kept[key] = export(graph, sizes)
+        key = (graph.spec, sizes, graph.meta, hashlib.sha256(content).digest())
+        if key not in cache:
+            cache[key] = export(graph, sizes)
         copy = onnx.ModelProto()
-        copy.CopyFrom(kept[key])
+        copy.CopyFrom(cache[key])
         return copy
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_file, "trace", trace)
-        yield kept
+        patch.setattr(onnx_file, "export_onnx_model", trace)
+        yield cache
 
 
-def onnx_of(network: Path, out: str, **flags: Any) -> Published:
+def onnx_of(network: Path, out: str, **flags: Any) -> ExportedArtifact:
     config = ExportConfig(checkpoint=network, **{"batch": BATCH, "threads": 1, "outputs": "keypoints,heatmaps", **flags})
-    return make_onnx(config, config.load(), network.parent / out)
+    return make_onnx(config, config.load_model(), network.parent / out)
 
 
 @pytest.fixture(scope="module")
-def fp32(network: Path) -> Published:
+def fp32(network: Path) -> ExportedArtifact:
     return onnx_of(network, "fp32.onnx")
 
 
 @pytest.fixture(scope="module")
-def fp16(network: Path) -> Published:
+def fp16(network: Path) -> ExportedArtifact:
     return onnx_of(network, "fp16.onnx", precision="fp16")
 
 
 @pytest.fixture(scope="module")
-def static(network: Path) -> Published:
+def static(network: Path) -> ExportedArtifact:
     return onnx_of(network, "static.onnx", batch="1")
 
 
 @pytest.fixture(scope="module")
-def flipping(network: Path) -> Published:
+def flipping(network: Path) -> ExportedArtifact:
     return onnx_of(network, "flip.onnx", flip_test=True, input="float", decoder="quarter")
 
 
 @pytest.fixture(scope="module")
-def script(network: Path) -> Published:
+def script(network: Path) -> ExportedArtifact:
     config = ExportConfig(checkpoint=network, batch=BATCH, outputs="keypoints,heatmaps")
-    return make_torchscript(config, config.load(), network.with_name("net.torchscript"))
+    return make_torchscript(config, config.load_model(), network.with_name("net.torchscript"))
 
 
 @pytest.fixture(scope="module")
-def rtx() -> Backend:
+def rtx() -> TrtBackend:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed here")
-    return engines.find_backend("tensorrt_rtx", gpu=False)
+    return trt_builder.find_backend("tensorrt_rtx", gpu=False)
 
 
 @pytest.fixture(scope="module")
-def engine(network: Path, rtx: Backend) -> Published:
-    config = TrtConfig(checkpoint=network, batch=BATCH, threads=1, outputs="keypoints,heatmaps")
-    return make_engine(config, config.load(), network.with_name("net.engine"), rtx)
+def engine(network: Path, rtx: TrtBackend) -> ExportedArtifact:
+    config = TensorRTConfig(checkpoint=network, batch=BATCH, threads=1, outputs="keypoints,heatmaps")
+    return make_engine(config, config.load_model(), network.with_name("net.engine"), rtx)
 
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    return draw_pictures(64, MOST, False)
+    return render_images(64, MAX_BATCH, False)
 
 
-def wanted(network: Path, images: Images, **changed: Any) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
-    """Keypoints in input pixels and heatmaps, by `hgfast.inference`, picture by picture."""
+def expected_outputs(network: Path, images: Images, **changed: Any) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
+    """Keypoints in input pixels and heatmaps, by `hgfast.runtime.torch_predictor`, image by image."""
     model = load_model(network, decoder=changed.get("decoder"))
-    found = [look(model, image, *squares(image), flip_test=changed.get("flip_test", False)) for image in images]
+    found = [predict_crops(model, image, *crop_squares(image), flip_test=changed.get("flip_test", False)) for image in images]
     keypoints = np.concatenate([points for points, _, _ in found])
     keypoints[..., :2] -= model.meta.shift
     return keypoints, np.concatenate([maps for _, _, maps in found])
@@ -164,52 +157,52 @@ def check_same(found: dict[str, Any], keypoints: NDArray[np.floating], heatmaps:
 # ---- ONNX ----
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
-def test_onnx_is_the_network_at_any_batch(fp32: Published, network: Path, images: Images, runtime: Any) -> None:
-    keypoints, heatmaps = wanted(network, images)
-    artefact = Artefact(fp32.path, runtime, place=Place(1))
-    for number in (1, 3, MOST):
-        check_same(artefact(images[:number]), keypoints[:number], heatmaps[:number])
-    check_same(artefact.all(np.concatenate([images, images])), np.tile(keypoints, (2, 1, 1)), np.tile(heatmaps, (2, 1, 1, 1)))
+@pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
+def test_onnx_is_the_network_at_any_batch(fp32: ExportedArtifact, network: Path, images: Images, runtime: Any) -> None:
+    keypoints, heatmaps = expected_outputs(network, images)
+    artifact = Artifact(fp32.path, runtime, options=DeviceOptions(1))
+    for number in (1, 3, MAX_BATCH):
+        check_same(artifact(images[:number]), keypoints[:number], heatmaps[:number])
+    check_same(artifact.all(np.concatenate([images, images])), np.tile(keypoints, (2, 1, 1)), np.tile(heatmaps, (2, 1, 1, 1)))
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
-def test_onnx_for_one_image(static: Published, network: Path, images: Images, runtime: Any) -> None:
-    keypoints, heatmaps = wanted(network, images)
-    artefact = Artefact(static.path, runtime, place=Place(1))
-    check_same(artefact(images[2:3]), keypoints[2:3], heatmaps[2:3])
-    check_same(artefact.all(images), keypoints, heatmaps)
-    assert static.sidecar.batch == Batch(1, 1, 1) and static.sidecar.input.shape == (1, 64, 64, 3)
+@pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
+def test_onnx_for_one_image(static: ExportedArtifact, network: Path, images: Images, runtime: Any) -> None:
+    keypoints, heatmaps = expected_outputs(network, images)
+    artifact = Artifact(static.path, runtime, options=DeviceOptions(1))
+    check_same(artifact(images[2:3]), keypoints[2:3], heatmaps[2:3])
+    check_same(artifact.all(images), keypoints, heatmaps)
+    assert static.sidecar.batch == BatchRange(1, 1, 1) and static.sidecar.input.shape == (1, 64, 64, 3)
     dims = [dim.dim_value for dim in onnx.load(static.path).graph.input[0].type.tensor_type.shape.dim]
     assert dims == [1, 64, 64, 3]
     with pytest.raises(HgfastError, match=r"takes 1 to 1 images at once, not 2: .* --batch 1:1:2"):
-        artefact(images[:2])
+        artifact(images[:2])
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
-def test_onnx_with_a_flip_test_for_normalised_floats(flipping: Published, network: Path, images: Images, runtime: Any) -> None:
-    keypoints, heatmaps = wanted(network, images, flip_test=True, decoder="quarter")
+@pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
+def test_onnx_flip_test_normalized_input(flipping: ExportedArtifact, network: Path, images: Images, runtime: Any) -> None:
+    keypoints, heatmaps = expected_outputs(network, images, flip_test=True, decoder="quarter")
     known = flipping.sidecar
-    assert (known.flip_test, known.normalised, known.decoder) == (True, True, "quarter")
+    assert (known.flip_test, known.normalized, known.decoder) == (True, True, "quarter")
     floats = ((images / 255 - known.mean) / known.std).transpose(0, 3, 1, 2).astype(np.float32)
-    artefact = Artefact(flipping.path, runtime, place=Place(1))
-    for number in (1, 3, MOST):
-        check_same(artefact(floats[:number]), keypoints[:number], heatmaps[:number])
+    artifact = Artifact(flipping.path, runtime, options=DeviceOptions(1))
+    for number in (1, 3, MAX_BATCH):
+        check_same(artifact(floats[:number]), keypoints[:number], heatmaps[:number])
     with pytest.raises(HgfastError, match=r"takes images of 3 x 64 x 64 float32 .*, not 64 x 64 x 3 uint8"):
-        artefact(images)
+        artifact(images)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES["onnx"])
-def test_onnx_in_fp16(fp16: Published, network: Path, images: Images, runtime: Any) -> None:
-    _, heatmaps = wanted(network, images)
-    for number in (1, 3, MOST):
-        found = Artefact(fp16.path, runtime, place=Place(1))(images[:number])
+@pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
+def test_onnx_in_fp16(fp16: ExportedArtifact, network: Path, images: Images, runtime: Any) -> None:
+    _, heatmaps = expected_outputs(network, images)
+    for number in (1, 3, MAX_BATCH):
+        found = Artifact(fp16.path, runtime, options=DeviceOptions(1))(images[:number])
         assert {value.dtype for value in found.values()} == {np.dtype(np.float32)}
         assert 0 < np.abs(found["heatmaps"] - heatmaps[:number]).max() < 5e-3 * np.abs(heatmaps).max()
-    assert onnx_weights(fp16.path).precision == fp16.sidecar.precision == "fp16"
+    assert onnx_conv_weights(fp16.path).precision == fp16.sidecar.precision == "fp16"
 
 
-def test_fp16_is_smaller(fp32: Published, fp16: Published) -> None:
+def test_fp16_is_smaller(fp32: ExportedArtifact, fp16: ExportedArtifact) -> None:
     half, single = (
         sum(len(tensor.raw_data) for tensor in onnx.load(p.path).graph.initializer if len(tensor.dims) == 4) for p in (fp16, fp32)
     )
@@ -217,16 +210,18 @@ def test_fp16_is_smaller(fp32: Published, fp16: Published) -> None:
 
 
 @pytest.mark.parametrize("outputs", ["keypoints", "heatmaps", "heatmaps,keypoints"])
-def test_outputs_of_onnx_and_torchscript(fp32: Published, network: Path, tmp_path: Path, images: Images, outputs: str) -> None:
-    names = [name for name in OUTPUTS if name in outputs.split(",")]
-    whole = Artefact(fp32.path, place=Place(1))(images[:3])
+def test_outputs_of_onnx_and_torchscript(
+    fp32: ExportedArtifact, network: Path, tmp_path: Path, images: Images, outputs: str
+) -> None:
+    names = [name for name in OUTPUT_NAMES if name in outputs.split(",")]
+    whole = Artifact(fp32.path, options=DeviceOptions(1))(images[:3])
     published = onnx_of(network, str(tmp_path / "some.onnx"), outputs=outputs)
     assert [port.name for port in published.sidecar.outputs] == names
     assert [output.name for output in onnx.load(published.path).graph.output] == names
     config = ExportConfig(checkpoint=network, batch=BATCH, outputs=outputs)
-    scripted = make_torchscript(config, config.load(), tmp_path / "some.torchscript")
+    scripted = make_torchscript(config, config.load_model(), tmp_path / "some.torchscript")
     for path, runtime in ((published.path, "onnxruntime"), (published.path, "openvino"), (scripted.path, "torch")):
-        found = Artefact(path, runtime, place=Place(1))(images[:3])  # type: ignore[arg-type]
+        found = Artifact(path, runtime, options=DeviceOptions(1))(images[:3])  # type: ignore[arg-type]
         assert list(found) == names
         for name, value in found.items():
             assert np.abs(value - whole[name]).max() < 1e-5 * max(1, np.abs(whole[name]).max())
@@ -234,51 +229,65 @@ def test_outputs_of_onnx_and_torchscript(fp32: Published, network: Path, tmp_pat
     assert ("ArgMax" in kinds or "TopK" in kinds) == ("keypoints" in names)  # without keypoints there is no decoder
 
 
-def test_a_file_tells_what_its_sidecar_tells(fp32: Published, fp16: Published, static: Published, flipping: Published) -> None:
+def test_metadata_matches_sidecar(
+    fp32: ExportedArtifact, fp16: ExportedArtifact, static: ExportedArtifact, flipping: ExportedArtifact
+) -> None:
     for published in (fp32, fp16, static, flipping):
         model = onnx.load(published.path)
         assert {prop.key: prop.value for prop in model.metadata_props} == published.sidecar.metadata
-        assert read(published.path) == published.sidecar and model.producer_name == "hgfast"
+        assert read_sidecar(published.path) == published.sidecar and model.producer_name == "hgfast"
 
 
-def test_no_folder_of_this_machine_is_in_a_file(fp32: Published, fp16: Published, script: Published, engine: Published) -> None:
-    words = [str(ROOT), str(Path.home()), "site-packages", "graph.py", str(fp32.path.parent)]
+def test_no_folder_of_this_machine_is_in_a_file(
+    fp32: ExportedArtifact, fp16: ExportedArtifact, script: ExportedArtifact, engine: ExportedArtifact
+) -> None:
+    words = [str(ROOT), str(Path.home()), "site-packages", "export_module.py", str(fp32.path.parent)]
     for published in (fp32, fp16, script, engine):
-        for path in (published.path, place(published.path)):
+        for path in (published.path, sidecar_path(published.path)):
             content = path.read_bytes()
             assert not [word for word in words if len(word) > 1 and word.encode() in content], path
 
 
-def test_verification_is_in_the_sidecar(fp32: Published, fp16: Published, script: Published) -> None:
-    for published, runtimes in ((fp32, RUNTIMES["onnx"]), (fp16, RUNTIMES["onnx"]), (script, RUNTIMES["torchscript"])):
-        assert [(row["runtime"], row["batch"]) for row in published.rows] == [(r, n) for r in runtimes for n in (1, 3, MOST)]
+def test_verification_is_in_the_sidecar(fp32: ExportedArtifact, fp16: ExportedArtifact, script: ExportedArtifact) -> None:
+    for published, runtimes in (
+        (fp32, RUNTIMES_BY_FORMAT["onnx"]),
+        (fp16, RUNTIMES_BY_FORMAT["onnx"]),
+        (script, RUNTIMES_BY_FORMAT["torchscript"]),
+    ):
+        assert [(row["runtime"], row["batch"]) for row in published.rows] == [(r, n) for r in runtimes for n in (1, 3, MAX_BATCH)]
         assert {row["verdict"] for row in published.rows} == {"ok"}
     assert max(row["heatmaps"] for row in fp32.rows) < 1e-5 and max(row["max_px"] for row in fp32.rows) < 0.01
     assert min(row["counted"] for row in fp32.rows) > 0
 
 
 def test_another_precision_than_asked_for_is_an_error(
-    network: Path, traced: Traced, fp32: Published, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    network: Path, traced: Traced, fp32: ExportedArtifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    single = next(model for (wiring, *_), model in traced.items() if not wiring.half)
-    monkeypatch.setattr(onnx_file, "trace", lambda graph, sizes: single)
-    with pytest.raises(HgfastError, match=r"a.onnx was asked for in fp16 and came out fp32: nothing was written"):
+    single = next(model for (spec, *_), model in traced.items() if not spec.fp16)
+    monkeypatch.setattr(onnx_file, "export_onnx_model", lambda graph, sizes: single)
+    with pytest.raises(HgfastError, match=r"a.onnx is fp32 although fp16 was requested; nothing was written"):
         onnx_of(network, str(tmp_path / "a.onnx"), precision="fp16")
     assert not list(tmp_path.iterdir())
 
 
 def test_another_network_is_not_written(
-    network: Path, folder: Path, traced: Traced, fp32: Published, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+    network: Path,
+    folder: Path,
+    traced: Traced,
+    fp32: ExportedArtifact,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: Any,
 ) -> None:
     """As if the exporter had made one weight a little larger; what was there before stays."""
     other = onnx.ModelProto()
-    other.CopyFrom(next(model for (wiring, *_), model in traced.items() if not wiring.half))
+    other.CopyFrom(next(model for (spec, *_), model in traced.items() if not spec.fp16))
     tensor = next(one for one in other.graph.initializer if one.name.endswith("score.weight"))
     values = onnx.numpy_helper.to_array(tensor) * np.float32(1.001)
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(onnx_file, "trace", lambda graph, sizes: other)
-    with pytest.raises(HgfastError, match=r"fp32.onnx is not the network of .*net.pt and was not written: heatmaps differ by"):
+    monkeypatch.setattr(onnx_file, "export_onnx_model", lambda graph, sizes: other)
+    with pytest.raises(HgfastError, match=r"fp32.onnx differs from .*net.pt and was not written: heatmaps differ by"):
         onnx_of(network, fp32.path.name)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert onnx_of(network, str(tmp_path / "a.onnx"), no_verify=True).sidecar.verification is None
@@ -287,7 +296,7 @@ def test_another_network_is_not_written(
 # ---- TorchScript ----
 
 
-def test_torchscript_runs_without_hgfast(script: Published, network: Path, images: Images, tmp_path: Path) -> None:
+def test_torchscript_runs_without_hgfast(script: ExportedArtifact, network: Path, images: Images, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", images)
     code = (
         "import sys, json, numpy as np, torch\n"
@@ -306,49 +315,49 @@ def test_torchscript_runs_without_hgfast(script: Published, network: Path, image
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == script.sidecar.metadata
-    check_same(dict(np.load(tmp_path / "found.npz")), *wanted(network, images))
+    check_same(dict(np.load(tmp_path / "found.npz")), *expected_outputs(network, images))
 
 
-@pytest.mark.parametrize("number", [1, 2, MOST])
-def test_torchscript_takes_any_batch(script: Published, network: Path, images: Images, number: int) -> None:
-    keypoints, heatmaps = wanted(network, images[:number])
-    check_same(Artefact(script.path)(images[:number]), keypoints, heatmaps)
+@pytest.mark.parametrize("number", [1, 2, MAX_BATCH])
+def test_torchscript_takes_any_batch(script: ExportedArtifact, network: Path, images: Images, number: int) -> None:
+    keypoints, heatmaps = expected_outputs(network, images[:number])
+    check_same(Artifact(script.path)(images[:number]), keypoints, heatmaps)
 
 
 def test_torchscript_in_fp16(network: Path, images: Images, tmp_path: Path, capsys: Any) -> None:
     config = ExportConfig(checkpoint=network, batch=BATCH, precision="fp16", outputs="keypoints,heatmaps")
-    published = make_torchscript(config, config.load(), tmp_path / "half.torchscript")
-    _, heatmaps = wanted(network, images[:1])
-    found = Artefact(published.path)(images[:1])
+    published = make_torchscript(config, config.load_model(), tmp_path / "half.torchscript")
+    _, heatmaps = expected_outputs(network, images[:1])
+    found = Artifact(published.path)(images[:1])
     assert 0 < np.abs(found["heatmaps"] - heatmaps).max() < 5e-3 * np.abs(heatmaps).max()
     assert published.rows[0]["verdict"] == "ok" and published.sidecar.precision == "fp16"
     if not torch.cuda.is_available():
         assert "fp16 is emulated on this CPU" in capsys.readouterr().out and len(published.rows) == 1
 
 
-def princeton(path: Path, joints: int) -> Path:
+def princeton_checkpoint(path: Path, joints: int) -> Path:
     torch.manual_seed(0)
-    torch.save({"state_dict": prefixed(lived_in(SeedNet(1, 16, joints)), "model.module.")}, path)
+    torch.save({"state_dict": prefixed_state(with_random_statistics(PrincetonNet(1, 16, joints)), "model.module.")}, path)
     return path
 
 
-def bearpaw(path: Path, joints: int) -> Path:
+def bearpaw_checkpoint(path: Path, joints: int) -> Path:
     torch.manual_seed(0)
-    torch.save({"state_dict": prefixed(lived_in(BearpawNet(1, 8, joints)), "module."), "epoch": 3}, path)
+    torch.save({"state_dict": prefixed_state(with_random_statistics(BearpawNet(1, 8, joints)), "module."), "epoch": 3}, path)
     return path
 
 
-def own(path: Path, joints: int) -> Path:
-    return native(path, {16: BODY16, 21: HAND21}[joints])
+def native_checkpoint(path: Path, joints: int) -> Path:
+    return save_checkpoint(path, {16: BODY16, 21: HAND21}[joints])
 
 
-def stored(name: str) -> Callable[[Path, int], Path]:
-    return lambda path, joints: beside(f"reference/{name}")
+def stored_checkpoint(name: str) -> Callable[[Path, int], Path]:
+    return lambda path, joints: shared_path(f"reference/{name}")
 
 
-FAMILIES = {"native": own, "princeton": princeton, "bearpaw": bearpaw}
+FAMILIES = {"native": native_checkpoint, "princeton": princeton_checkpoint, "bearpaw": bearpaw_checkpoint}
 SKELETONS = {16: BODY16, 21: HAND21}
-FOREIGN = pytest.mark.real_data
+CONVERTED = pytest.mark.real_data
 
 
 @pytest.mark.parametrize("joints", [16, 21])
@@ -356,7 +365,7 @@ FOREIGN = pytest.mark.real_data
 def test_every_family_describes_itself(tmp_path: Path, family: str, joints: int) -> None:
     path = FAMILIES[family](tmp_path / "net.pt", joints)
     config = ExportConfig(checkpoint=path, input_size=64, batch="2")
-    published = make_torchscript(config, config.load(), config.target("torchscript"))
+    published = make_torchscript(config, config.load_model(), config.output_path("torchscript"))
     assert published.path == tmp_path / "net.64.fp32.torchscript"
     check_described(published, path, joints)
     body = joints == 16
@@ -366,16 +375,16 @@ def test_every_family_describes_itself(tmp_path: Path, family: str, joints: int)
         "bearpaw": (-0.5 * body, 0.0, (0.4404, 0.444, 0.4327), (1.0,) * 3),
     }[family]
     found = published.sidecar
-    assert (found.shift, found.pixel_offset, found.mean, found.std) == (shift, offset, mean, std)
+    assert (found.result_offset, found.pixel_offset, found.mean, found.std) == (shift, offset, mean, std)
 
 
-def check_described(published: Published, checkpoint: Path, joints: int) -> None:
+def check_described(published: ExportedArtifact, checkpoint: Path, joints: int) -> None:
     """The sidecar says of the checkpoint what `load_model` does."""
-    meta, found = load_model(checkpoint).meta, read(published.path)
+    meta, found = load_model(checkpoint).meta, read_sidecar(published.path)
     assert found.skeleton == meta.skeleton == SKELETONS[joints]
-    assert (found.shift, found.pixel_offset) == (meta.shift, meta.pixel_offset)
-    assert (found.mean, found.std) == (meta.preprocessing.mean, meta.preprocessing.std)
-    assert (found.maps, found.decoder, found.stride) == (meta.kind, meta.decoder, 4)
+    assert (found.result_offset, found.pixel_offset) == (meta.shift, meta.pixel_offset)
+    assert (found.mean, found.std) == (meta.normalization.mean, meta.normalization.std)
+    assert (found.heatmap_kind, found.decoder, found.stride) == (meta.heatmap_kind, meta.decoder, 4)
     assert found.checkpoint == checkpoint.name
     assert found.checkpoint_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert (found.input_size, found.input.shape[1:]) == (64, (64, 64, 3))
@@ -386,25 +395,29 @@ def check_described(published: Published, checkpoint: Path, joints: int) -> None
 @pytest.mark.parametrize(
     ("make", "joints"),
     [
-        pytest.param(stored("princeton_2hg_dim32.pt"), 16, marks=FOREIGN),
-        pytest.param(stored("bearpaw_2hg_feats16.pth.tar"), 16, marks=FOREIGN),
-        (princeton, 21),
-        (bearpaw, 21),
+        pytest.param(stored_checkpoint("princeton_2hg_dim32.pt"), 16, marks=CONVERTED),
+        pytest.param(stored_checkpoint("bearpaw_2hg_feats16.pth.tar"), 16, marks=CONVERTED),
+        (princeton_checkpoint, 21),
+        (bearpaw_checkpoint, 21),
     ],
 )
-def test_foreign_weights_as_onnx(tmp_path: Path, images: Images, make: Callable[[Path, int], Path], joints: int) -> None:
+def test_converted_weights_as_onnx(tmp_path: Path, images: Images, make: Callable[[Path, int], Path], joints: int) -> None:
     path = make(tmp_path / "net.pt", joints)
     config = ExportConfig(checkpoint=path, input_size=64, batch=BATCH, threads=1, outputs="keypoints,heatmaps")
-    published = make_onnx(config, config.load(), tmp_path / "net.onnx")
+    published = make_onnx(config, config.load_model(), tmp_path / "net.onnx")
     check_described(published, path, joints)
     keypoints, heatmaps = [], []
-    model = config.load()
+    model = config.load_model()
     for image in images:
-        points, _, maps = look(model, image, *squares(image))
+        points, _, maps = predict_crops(model, image, *crop_squares(image))
         keypoints.append(points - (model.meta.shift, model.meta.shift, 0))
         heatmaps.append(maps)
-    for runtime in RUNTIMES["onnx"]:
-        check_same(Artefact(published.path, runtime, place=Place(1))(images), np.concatenate(keypoints), np.concatenate(heatmaps))
+    for runtime in RUNTIMES_BY_FORMAT["onnx"]:
+        check_same(
+            Artifact(published.path, runtime, options=DeviceOptions(1))(images),
+            np.concatenate(keypoints),
+            np.concatenate(heatmaps),
+        )
 
 
 # ---- TensorRT ----
@@ -412,39 +425,39 @@ def test_foreign_weights_as_onnx(tmp_path: Path, images: Images, make: Callable[
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_engines_are_built_and_not_run(
-    network: Path, rtx: Backend, engine: Published, precision: Any, tmp_path: Path, capsys: Any
+    network: Path, rtx: TrtBackend, engine: ExportedArtifact, precision: Any, tmp_path: Path, capsys: Any
 ) -> None:
     published = engine
     if precision == "fp16":
-        config = TrtConfig(checkpoint=network, batch=BATCH, threads=1, precision="fp16", out=tmp_path / "net.fp16.engine")
-        published = make_engine(config, config.load(), config.target("engine"), rtx)
-    trt.publish.report(published, 1.0)
+        config = TensorRTConfig(checkpoint=network, batch=BATCH, threads=1, precision="fp16", out=tmp_path / "net.fp16.engine")
+        published = make_engine(config, config.load_model(), config.output_path("engine"), rtx)
+    trt.artifact.print_summary(published, 1.0)
     printed = capsys.readouterr().out
     assert "tensorrt_rtx" in printed and "built, not run" in printed
-    found = read(published.path)
+    found = read_sidecar(published.path)
     assert published.rows == [{"runtime": "tensorrt_rtx", "verdict": "built, not run"}]
     assert found.verification is not None and found.verification["rows"] == published.rows
-    assert (found.kind, found.precision, found.batch) == ("tensorrt_rtx", precision, Batch(1, 2, MOST))
+    assert (found.export_format, found.precision, found.batch) == ("tensorrt_rtx", precision, BatchRange(1, 2, MAX_BATCH))
     assert found.builder is not None and found.builder["version"] == rtx.version and precision in found.builder["precision"]
-    source = trt.onnx_beside(published.path)
+    source = trt.onnx_path(published.path)
     assert source.name == f"{published.path.name}.onnx"  # which no other export takes
     assert found.onnx_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
-    hub = read(source)
+    hub = read_sidecar(source)
     assert hub.verification is not None and {row["verdict"] for row in hub.verification["rows"]} == {"ok"}
-    assert replace(hub, artefact="", sha256="", kind="onnx") == replace(
-        found, artefact="", sha256="", kind="onnx", verification=hub.verification, builder=None, onnx_sha256=None,
+    assert replace(hub, artifact="", sha256="", export_format="onnx") == replace(
+        found, artifact="", sha256="", export_format="onnx", verification=hub.verification, builder=None, onnx_sha256=None,
         versions=hub.versions, created=hub.created,
     )  # fmt: skip
     if not torch.cuda.is_available():
-        with pytest.raises(NoGpu, match="needs an NVIDIA GPU"):
-            Artefact(published.path)
+        with pytest.raises(GpuNotFound, match="needs an NVIDIA GPU"):
+            Artifact(published.path)
 
 
 def main_of(monkeypatch: pytest.MonkeyPatch, module: Any, *words: object) -> int:
     """A script's exit code, run in this process."""
-    monkeypatch.setattr(sys, "argv", [f"export/{module.__name__}.py", *map(str, words)])
+    monkeypatch.setattr(sys, "argv", [f"export/{module.__name__.rpartition('.')[2]}.py", *map(str, words)])
     try:
-        run(module.main)
+        run_main(module.main)
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
@@ -452,19 +465,19 @@ def main_of(monkeypatch: pytest.MonkeyPatch, module: Any, *words: object) -> int
 
 def test_without_a_builder_there_is_the_onnx(network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     def nothing(name: str) -> Any:
-        raise engines.Missing(f"{name} cannot be imported", "pip install something")
+        raise trt_builder.LibraryNotFound(f"{name} cannot be imported", "pip install something")
 
-    monkeypatch.setattr(engines, "import_tensorrt", nothing)
-    monkeypatch.setattr(engines, "import_torch_tensorrt", lambda: nothing("torch_tensorrt"))
+    monkeypatch.setattr(trt_builder, "import_tensorrt", nothing)
+    monkeypatch.setattr(trt_builder, "import_torch_tensorrt", lambda: nothing("torch_tensorrt"))
     out = tmp_path / "net.engine"
     flags = ("--out", out, "--batch", BATCH, "--threads", 1, "--outputs", "keypoints,heatmaps")
     assert main_of(monkeypatch, trt, network, *flags) == 2
     said = capsys.readouterr()
-    onnx = trt.onnx_beside(out)
+    onnx = trt.onnx_path(out)
     assert said.err.startswith(f"error: {onnx} is written, the engine is not: nothing here builds TensorRT engines")
     assert "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings" in said.err and said.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.engine.onnx", "net.engine.onnx.json"]
-    found = read(onnx)
+    found = read_sidecar(onnx)
     assert found.verification is not None and {row["verdict"] for row in found.verification["rows"]} == {"ok"}
     assert "not verified" not in said.out
     assert main_of(monkeypatch, trt, network, *flags, "--backend", "tensorrt_rtx") == 2  # likewise if asked for by name
@@ -472,20 +485,20 @@ def test_without_a_builder_there_is_the_onnx(network: Path, monkeypatch: pytest.
 
 
 def test_torch_tensorrt_gets_no_int8(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = Backend("torch_tensorrt", "10.13", None, "as asked for", True)
-    monkeypatch.setattr(engines, "find_backend", lambda wanted: backend)
-    config = TrtConfig(checkpoint=network, precision="int8", backend="torch_tensorrt")
+    backend = TrtBackend("torch_tensorrt", "10.13", None, "as asked for", True)
+    monkeypatch.setattr(trt_builder, "find_backend", lambda wanted: backend)
+    config = TensorRTConfig(checkpoint=network, precision="int8", backend="torch_tensorrt")
     with pytest.raises(HgfastError, match="Torch-TensorRT gets fp32 and fp16 here: build int8 with --backend tensorrt or"):
         trt.find_backend(config)
     assert trt.find_backend(replace(config, precision="fp16")) is backend
 
 
-def test_a_missing_builder_is_not_raised_but_told(monkeypatch: pytest.MonkeyPatch, network: Path) -> None:
-    def none(wanted: str) -> Backend:
-        raise NoBuilder("nothing here builds")
+def test_missing_builder_is_returned(monkeypatch: pytest.MonkeyPatch, network: Path) -> None:
+    def none(wanted: str) -> TrtBackend:
+        raise BuilderNotFound("nothing here builds")
 
-    monkeypatch.setattr(engines, "find_backend", none)
-    assert isinstance(trt.find_backend(TrtConfig(checkpoint=network)), NoBuilder)
+    monkeypatch.setattr(trt_builder, "find_backend", none)
+    assert isinstance(trt.find_backend(TensorRTConfig(checkpoint=network)), BuilderNotFound)
 
 
 # ---- flags ----
@@ -507,23 +520,23 @@ def test_help_names_every_option(script: str, command: Command) -> None:
     assert (script == "trt") == ("--timing-cache" in done.stdout)
 
 
-NONSENSE = "must be one number, or fewest:usual:most such as 1:8:32"
+INVALID_FLAGS = "must be one number, or min:opt:max such as 1:8:32"
 CASES: list[tuple[tuple[str, ...], list[Any], str]] = [
     (EVERY, ["{tmp}/no.pt"], "no checkpoint at .*no.pt"),
     (EVERY, ["{tmp}/else.pt"], "else.pt is not an hgfast checkpoint of format 1, nor weights of"),
     (EVERY, ["{tmp}/text.pt"], "text.pt cannot be read as a checkpoint"),
     (EVERY, ["{tmp}/cut.pt"], "cut.pt cannot be read as a checkpoint"),
-    (EVERY, ["{net}", "--input-size", "100"], "--input-size 100 cannot be halved 3 times .*take a multiple of 32"),
-    (EVERY, ["{deep}", "--input-size", "100"], "--input-size 100 cannot be halved 4 times .*take a multiple of 64"),
+    (EVERY, ["{net}", "--input-size", "100"], "--input-size 100 cannot be halved 3 times .*choose a multiple of 32"),
+    (EVERY, ["{deep}", "--input-size", "100"], "--input-size 100 cannot be halved 4 times .*choose a multiple of 64"),
     (("to_onnx",), ["{net}", "--input-size", "0"], "--input-size 0 cannot be halved"),
     (("to_onnx",), ["{net}", "--input-size", "-64"], "--input-size -64 cannot be halved"),
-    *[(EVERY[: 1 + 2 * (size == "0")], ["{net}", f"--batch={size}"], f"--batch {size} {NONSENSE}")
+    *[(EVERY[: 1 + 2 * (size == "0")], ["{net}", f"--batch={size}"], f"--batch {size} {INVALID_FLAGS}")
       for size in ("0", "a", "8:1:4", "1:2", "-1", "1:2:3:4", "1::3", "0:1:2", "2.5", "٣")],
-    (("to_onnx",), ["{net}", "--batch", ""], f"--batch  {NONSENSE}"),
+    (("to_onnx",), ["{net}", "--batch", ""], f"--batch  {INVALID_FLAGS}"),
     *[(("to_onnx", "torchscript"), ["{net}", "--outputs", names], "must be keypoints, heatmaps or keypoints,heatmaps")
       for names in ("points", "keypoints,keypoints", "keypoints;heatmaps", "keypoints,")],
-    (("to_onnx", "trt"), ["{net}", "--precision", "int8"], "--precision int8 needs pictures .*--dataset and --data"),
-    (("torchscript",), ["{net}", "--precision", "int8"], "int8 is for ONNX and TensorRT: use export/to_onnx.py"),
+    (("to_onnx", "trt"), ["{net}", "--precision", "int8"], "--precision int8 requires images .*--dataset and --data"),
+    (("torchscript",), ["{net}", "--precision", "int8"], "int8 requires ONNX or TensorRT: use hgfast export onnx"),
     (EVERY, ["{net}", "--precision", "fp8"], "bad value for precision: fp8 is not one of fp32, fp16, int8"),
     (EVERY, ["{net}", "--out", "{tmp}/text.pt/a.onnx"], "cannot make the folder .*: choose another with --out"),
     (EVERY, ["{net}", "--out", "{tmp}"], "which is a folder: name a file in it with --out"),
@@ -536,7 +549,7 @@ CASES: list[tuple[tuple[str, ...], list[Any], str]] = [
     (EVERY, [], "checkpoint"),
     (EVERY, ["{nameless}", "--flip-test"], "must know which joints are left and right, and these have no names"),
     (EVERY, ["{net}", "--batch", "1:8:99999999"], "--batch and --input-size must be at most"),
-    (("to_onnx",), ["{net}", "--batch", "9" * 40], NONSENSE),
+    (("to_onnx",), ["{net}", "--batch", "9" * 40], INVALID_FLAGS),
     (EVERY, ["{net}", "--input-size", "6400000"], "--batch and --input-size must be at most"),
     (EVERY, ["{net}", "--threads", "0"], "--threads is 0, must be at least 1"),
     (EVERY, ["{net}", "--calibration", "0"], "--calibration is 0, must be at least 1"),
@@ -551,11 +564,11 @@ CASES: list[tuple[tuple[str, ...], list[Any], str]] = [
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints, and what is none."""
     folder = tmp_path_factory.mktemp("inputs")
-    native(folder / "net.pt")
+    save_checkpoint(folder / "net.pt")
     (folder / "net.json").write_bytes((folder / "net.pt").read_bytes())
     (folder / "cut.pt").write_bytes((folder / "net.pt").read_bytes()[:-3000])
-    native(folder / "nameless.pt", nameless(14))
-    princeton(folder / "deep.pt", 16)
+    save_checkpoint(folder / "nameless.pt", anonymous_skeleton(14))
+    princeton_checkpoint(folder / "deep.pt", 16)
     torch.save({"weights": torch.zeros(3)}, folder / "else.pt")
     (folder / "text.pt").write_text("a letter")
     (folder / "sub").mkdir()
@@ -569,8 +582,8 @@ def test_bad_input(
     inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, script: str, words: list[str], sentence: str
 ) -> None:
     """One sentence, exit code 2, no file."""
-    monkeypatch.setattr(onnx_file, "trace", None)  # whoever calls it fails otherwise
-    monkeypatch.setattr(torchscript, "choose", None)
+    monkeypatch.setattr(onnx_file, "export_onnx_model", None)  # whoever calls it fails otherwise
+    monkeypatch.setattr(torchscript, "select_outputs", None)
     monkeypatch.chdir(inputs)
     before = {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()}
     names = {name: inputs / f"{name}.pt" for name in ("net", "deep", "nameless")}
@@ -581,13 +594,13 @@ def test_bad_input(
     assert {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()} == before
 
 
-def test_a_whole_run_as_people_do_it(inputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+def test_end_to_end(inputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     """The folder is made, and what is printed names the file and its sidecar."""
     out = tmp_path / "new" / "net.torchscript"
     assert main_of(monkeypatch, torchscript, inputs / "net.pt", "--out", out, "--batch", "1:2:4") == 0
     printed = capsys.readouterr().out
     assert f"{out}: " in printed and f"sidecar: {out}.json" in printed and "ok" in printed
-    assert "batch 1:2:4, 16 joints" in printed and "on 16 drawn ones" in printed
+    assert "batch 1:2:4, 16 joints" in printed and "on 16 synthetic images" in printed
     assert sorted(path.name for path in out.parent.iterdir()) == ["net.torchscript", "net.torchscript.json"]
 
 
@@ -603,20 +616,21 @@ def test_a_whole_run_as_people_do_it(inputs: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_names_of_files(flags: dict[str, Any], name: str) -> None:
-    assert ExportConfig(**{"checkpoint": Path("a/best.pt"), **flags}).target("onnx") == Path("a") / name
-    assert ExportConfig(**{"checkpoint": Path("b.pt"), **flags, "out": Path("c.bin")}).target("onnx") == Path("c.bin")
+    assert ExportConfig(**{"checkpoint": Path("a/best.pt"), **flags}).output_path("onnx") == Path("a") / name
+    assert ExportConfig(**{"checkpoint": Path("b.pt"), **flags, "out": Path("c.bin")}).output_path("onnx") == Path("c.bin")
 
 
 @pytest.mark.parametrize(
-    ("words", "sizes"), [("1", Batch(1, 1, 1)), ("8", Batch(8, 8, 8)), ("1:8:32", Batch(1, 8, 32)), ("4:4:4", Batch(4, 4, 4))]
+    ("words", "sizes"),
+    [("1", BatchRange(1, 1, 1)), ("8", BatchRange(8, 8, 8)), ("1:8:32", BatchRange(1, 8, 32)), ("4:4:4", BatchRange(4, 4, 4))],
 )
-def test_batch_flag(words: str, sizes: Batch) -> None:
-    assert options.ExportConfig(checkpoint=Path("a.pt"), batch=words).sizes == sizes
+def test_batch_flag(words: str, sizes: BatchRange) -> None:
+    assert options.ExportConfig(checkpoint=Path("a.pt"), batch=words).batch_range == sizes
 
 
-def test_sidecars_are_plain(fp32: Published, fp16: Published) -> None:
+def test_sidecars_are_plain(fp32: ExportedArtifact, fp16: ExportedArtifact) -> None:
     """No folders, and the same of fp32 and fp16 but for what differs."""
     first, second = fp32.sidecar, fp16.sidecar
-    same = {field.name for field in fields(Sidecar)} - {"artefact", "sha256", "precision", "verification", "created"}
+    same = {field.name for field in fields(Sidecar)} - {"artifact", "sha256", "precision", "verification", "created"}
     assert all(getattr(first, name) == getattr(second, name) for name in same)
-    assert first.artefact == "fp32.onnx" and "/" not in first.checkpoint
+    assert first.artifact == "fp32.onnx" and "/" not in first.checkpoint

@@ -21,13 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TIMEOUT
+
+from tests.conftest import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
-WITNESSES = Path(sys.prefix) / "witnesses"
-SOURCES = [ROOT / "hgfast/engine.py", ROOT / "export/engines.py", ROOT / "export/torch_trt.py"]
+BINDINGS = Path(sys.prefix) / "witnesses"
+SOURCES = [
+    ROOT / "hgfast/runtime/tensorrt_engine.py",
+    ROOT / "export/exporter/trt_builder.py",
+    ROOT / "export/exporter/torch_trt.py",
+]
 # what a variable, parameter or attribute of this name holds, in those files
-CONVENTION = {
+CLASS_OF_VARIABLE = {
     "builder": "Builder",
     "cache": "ITimingCache",
     "config": "IBuilderConfig",
@@ -40,6 +45,8 @@ CONVENTION = {
     "parser": "OnnxParser",
     "profile": "IOptimizationProfile",
     "runtime": "Runtime",
+    "runtime_cache": "IRuntimeCache",
+    "runtime_config": "IRuntimeConfig",
     "serialized": "IHostMemory",
     "settings": "IRuntimeConfig",
     "tensor": "ITensor",
@@ -95,7 +102,7 @@ Parameters = list[tuple[str, bool]]  # the name, and whether it must be given
 
 
 @dataclass
-class Library:
+class BindingsApi:
     """A library's classes, with what each has: for a method its signatures and the class that it gives, if it is one."""
 
     name: str
@@ -117,16 +124,16 @@ class Library:
 
 
 @dataclass
-class Reader(ast.NodeVisitor):
+class ApiUsageVisitor(ast.NodeVisitor):
     """Goes through a file and notes what of a library it uses, and in `wrong` what the library does not have."""
 
-    library: Library
+    library: BindingsApi
     wrong: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     functions: dict[str, list[str]] = field(default_factory=dict)
     conditions: list[str] = field(default_factory=list)
 
-    def read(self, source: str) -> Reader:
+    def read(self, source: str) -> ApiUsageVisitor:
         tree = ast.parse(source)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
@@ -149,14 +156,14 @@ class Reader(ast.NodeVisitor):
             for one, value in pairs:
                 kind = self.kind(value, report=False)
                 name = one.attr if isinstance(one, ast.Attribute) else one.id if isinstance(one, ast.Name) else "?"
-                if kind is not None and kind[0] == "instance" and CONVENTION.get(name) != kind[1]:
-                    self.complain(node, f"{name} holds a {kind[1]}, which is not what its name stands for")
+                if kind is not None and kind[0] == "instance" and CLASS_OF_VARIABLE.get(name) != kind[1]:
+                    self.report_error(node, f"{name} holds a {kind[1]}, which is not what its name stands for")
         self.generic_visit(node)
 
     def visit_Return(self, node: ast.Return) -> None:
         kind = self.kind(node.value, report=False) if node.value is not None else None
         if kind is not None and kind[0] == "instance":
-            self.complain(node, f"a {kind[1]} is returned, and nobody knows what becomes of it")
+            self.report_error(node, f"a {kind[1]} is returned, and nobody knows what becomes of it")
         self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
@@ -170,8 +177,8 @@ class Reader(ast.NodeVisitor):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         for argument, parameter in zip(node.args, self.functions.get(name, [])):
             kind = self.kind(argument, report=False)
-            if kind is not None and kind[0] == "instance" and CONVENTION.get(parameter) != kind[1]:
-                self.complain(node, f"a {kind[1]} is given to {name}, which calls it {parameter}")
+            if kind is not None and kind[0] == "instance" and CLASS_OF_VARIABLE.get(parameter) != kind[1]:
+                self.report_error(node, f"a {kind[1]} is given to {name}, which calls it {parameter}")
         self.generic_visit(node)
 
     def kind(self, node: ast.expr, report: bool = True) -> tuple[str, str, str] | None:
@@ -200,7 +207,7 @@ class Reader(ast.NodeVisitor):
         if place is None or node.attr not in place:
             guarded = any(word in text for text in self.conditions for word in ("tensorrt_rtx", "compute_capabilities"))
             if report and not ({full, owner[1]} & ONLY_RTX and guarded):
-                self.complain(node, f"has no {full}")
+                self.report_error(node, f"has no {full}")
             return None
         self.used.add(full)
         if owner[0] == "module":
@@ -209,7 +216,13 @@ class Reader(ast.NodeVisitor):
         return ("method", owner[1], node.attr) if owner[0] == "instance" and place[node.attr] is not None else None
 
     def named(self, name: str) -> tuple[str, str, str] | None:
-        return ("module", "", "") if name == "trt" else ("instance", CONVENTION[name], "") if name in CONVENTION else None
+        return (
+            ("module", "", "")
+            if name == "trt"
+            else ("instance", CLASS_OF_VARIABLE[name], "")
+            if name in CLASS_OF_VARIABLE
+            else None
+        )
 
     def check_call(self, node: ast.Call, called: tuple[str, str, str]) -> None:
         kind, owner, name = called
@@ -218,11 +231,11 @@ class Reader(ast.NodeVisitor):
         else:
             overloads = self.library.signatures(owner, "__init__" if kind == "class" else name)
         if not overloads:
-            return self.complain(node, f"says nothing of how to call {ast.unparse(node.func)}")
+            return self.report_error(node, f"says nothing of how to call {ast.unparse(node.func)}")
         if not any(_fits(node, parameters) for parameters in overloads):
-            self.complain(node, f"does not take {ast.unparse(node)}")
+            self.report_error(node, f"does not take {ast.unparse(node)}")
 
-    def complain(self, node: ast.AST, what: str) -> None:
+    def report_error(self, node: ast.AST, what: str) -> None:
         self.wrong.append(f"line {getattr(node, 'lineno', 0)}: {self.library.name} {what}")
 
 
@@ -248,13 +261,13 @@ def _parameters(inner: str) -> Parameters:
 
 
 def _witness(name: str) -> Path:
-    folder = WITNESSES / name
+    folder = BINDINGS / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: make test installs it")
     return folder
 
 
-def _stand_ins(folder: Path, major: int) -> dict[str, str]:
+def _stub_libraries(folder: Path, major: int) -> dict[str, str]:
     """An environment with libraries that have TensorRT's entry points and do nothing."""
     compiler = shutil.which("cc")
     if compiler is None:
@@ -268,26 +281,26 @@ def _stand_ins(folder: Path, major: int) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", params=["10", "11", "RTX"])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BindingsApi:
     if request.param == "RTX":
         pytest.importorskip("tensorrt_rtx_bindings", reason="pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings")
         module, environment = "tensorrt_rtx_bindings", dict(os.environ)
     else:
-        environment = _stand_ins(tmp_path_factory.mktemp(f"tensorrt{request.param}"), int(request.param))
+        environment = _stub_libraries(tmp_path_factory.mktemp(f"tensorrt{request.param}"), int(request.param))
         module = "tensorrt_bindings"
     done = subprocess.run([sys.executable, "-c", DUMP, module], env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
-    return Library(f"TensorRT {request.param}", json.loads(done.stdout))
+    return BindingsApi(f"TensorRT {request.param}", json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_names_are_there(library: Library, source: Path) -> None:
-    found = Reader(library).read(source.read_text())
+def test_names_are_there(library: BindingsApi, source: Path) -> None:
+    found = ApiUsageVisitor(library).read(source.read_text())
     assert not found.wrong
 
 
-def test_nothing_is_overlooked(library: Library) -> None:
-    used = {name for source in SOURCES for name in Reader(library).read(source.read_text()).used}
+def test_nothing_is_overlooked(library: BindingsApi) -> None:
+    used = {name for source in SOURCES for name in ApiUsageVisitor(library).read(source.read_text()).used}
     assert used >= NEEDED and len(used) > 50
     for name in ONLY_RTX:
         owner, _, member = name.partition(".")
@@ -303,15 +316,15 @@ def test_nothing_is_overlooked(library: Library) -> None:
         ("set_timing_cache(cache, False)", "set_timing_cache(cache, ignore=False)", "does not take config.set_timing_cache"),
         ("trt.OnnxParser(network, logger)", "trt.OnnxParser(network)", "does not take trt.OnnxParser"),
         ("build_serialized_network(network, config)", "build_serialized_network(network)", "does not take builder.build_ser"),
-        ("_parse(trt, network, logger", "_parse(trt, config, logger", "a IBuilderConfig is given to _parse"),
+        ("_parse_onnx(trt, network, logger", "_parse_onnx(trt, config, logger", "a IBuilderConfig is given to _parse_onnx"),
         ("fault.desc()", "fault.description()", "has no ParserError.description"),
         ("config.get_timing_cache()", "config.get_timing_cash()", "has no IBuilderConfig.get_timing_cash"),
     ],
 )
-def test_finds_mistakes(library: Library, before: str, after: str, complaint: str) -> None:
-    source = (ROOT / "export/engines.py").read_text()
+def test_finds_mistakes(library: BindingsApi, before: str, after: str, complaint: str) -> None:
+    source = (ROOT / "export/exporter/trt_builder.py").read_text()
     assert before in source
-    assert any(complaint in words for words in Reader(library).read(source.replace(before, after)).wrong)
+    assert any(complaint in words for words in ApiUsageVisitor(library).read(source.replace(before, after)).wrong)
 
 
 @pytest.mark.parametrize("major", [10, 11])
@@ -319,25 +332,25 @@ def test_tensorrt_that_does_not_start(tmp_path: Path, major: int) -> None:
     """The stand-ins give no builder, as the real library does without a driver."""
     code = """
 from pathlib import Path
-from engines import Backend, EngineOptions, build
-from hgfast.engine import import_tensorrt
+from hgfast.export.exporter.trt_builder import BuildOptions, TrtBackend, build
+from hgfast.runtime.tensorrt_engine import import_tensorrt
 from hgfast.errors import HgfastError
-from hgfast.sidecar import Batch
+from hgfast.runtime.sidecar import BatchRange
 trt = import_tensorrt("tensorrt")
 try:
-    build(Path("no.onnx"), Batch(1, 1, 1), Backend("tensorrt", trt.__version__, trt, "", False), EngineOptions())
+    build(Path("no.onnx"), BatchRange(1, 1, 1), TrtBackend("tensorrt", trt.__version__, trt, "", False), BuildOptions())
 except HgfastError as error:
     print(error)
 """
-    environment = _stand_ins(tmp_path, major)
-    environment["PYTHONPATH"] += f":{ROOT / 'export'}:{ROOT}"
+    environment = _stub_libraries(tmp_path, major)
+    environment["PYTHONPATH"] += f":{ROOT}"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.stdout.startswith(f"TensorRT {major}.") and "does not start" in done.stdout, done.stdout + done.stderr
 
 
 def test_tensorrt_without_its_libraries() -> None:
     code = """
-from hgfast.engine import import_tensorrt
+from hgfast.runtime.tensorrt_engine import import_tensorrt
 from hgfast.errors import HgfastError
 try:
     import_tensorrt("tensorrt")
@@ -406,7 +419,7 @@ def _torch_tensorrt_complaints(source: str) -> tuple[list[str], set[str]]:
 
 
 def test_torch_tensorrt() -> None:
-    wrong, seen = _torch_tensorrt_complaints((ROOT / "export/torch_trt.py").read_text())
+    wrong, seen = _torch_tensorrt_complaints((ROOT / "export/exporter/torch_trt.py").read_text())
     assert not wrong
     assert seen == {"Input", "dynamo.convert_exported_program_to_serialized_trt_engine", "__version__"}
 
@@ -420,7 +433,7 @@ def test_torch_tensorrt() -> None:
     ],
 )
 def test_torch_tensorrt_mistakes(before: str, after: str, complaint: str) -> None:
-    source = (ROOT / "export/torch_trt.py").read_text()
+    source = (ROOT / "export/exporter/torch_trt.py").read_text()
     assert before in source
     assert any(complaint in words for words in _torch_tensorrt_complaints(source.replace(before, after))[0])
 
@@ -433,7 +446,7 @@ def test_torch_tensorrt_habits() -> None:
     assert 'getLogger("torch_tensorrt [TensorRT Conversion Context]")' in (package / "logging.py").read_text()
 
 
-CUDA_SOURCES = [ROOT / "hgfast/engine.py", ROOT / "hgfast/gpu_memory.py"]
+CUDA_SOURCES = [ROOT / "hgfast/runtime/tensorrt_engine.py", ROOT / "hgfast/runtime/cuda_memory.py"]
 
 
 def _cudart_uses(source: str) -> Iterator[tuple[list[str], ast.Call | None]]:
@@ -489,11 +502,11 @@ def test_cudart() -> None:
         ("cudart.cudaFreeHost", "cudart.cudaMemcpyAsync", "cudaMemcpyAsync takes dst, src"),
         ("cudaMemcpyHostToDevice", "cudaMemcpyToDevice", "there is no cudaMemcpyKind.cudaMemcpyToDevice"),
         ("self.cudart.cudaError_t.cudaSuccess", "self.cudart.cudaError_t.cudaSucces", "no cudaError_t.cudaSucces"),
-        ("kind, stream.handle)", "kind)", "cudaMemcpyAsync takes dst, src, count, kind, stream"),
+        ("direction, stream.handle)", "direction)", "cudaMemcpyAsync takes dst, src, count, kind, stream"),
         ("cudaGraphInstantiate(graph, 0)", "cudaGraphInstantiate(graph, flags=0)", "cudaGraphInstantiate takes graph, flags"),
     ],
 )
 def test_cudart_mistakes(before: str, after: str, complaint: str) -> None:
-    source = (ROOT / "hgfast/gpu_memory.py").read_text()
+    source = (ROOT / "hgfast/runtime/cuda_memory.py").read_text()
     assert before in source
     assert any(complaint in words for words in _cudart_complaints(source.replace(before, after))[0])

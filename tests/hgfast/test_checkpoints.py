@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, nothing is lost half-way, nothing in a file is executed."""
+"""Checkpoints: round trips, failed writes, and files whose code must not run."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import pytest
 import torch
 
 from hgfast import load_model
-from hgfast.checkpoints import build, describe, read, save
+from hgfast.architectures import architecture
+from hgfast.checkpoints import build_model, model_state, read, save
 from hgfast.errors import HgfastError
-from hgfast.model import Meta, StackedHourglass, architecture
-from hgfast.preprocessing import Preprocessing
+from hgfast.model import Meta, StackedHourglass
+from hgfast.normalization import Normalization
 from hgfast.skeletons import HAND21
 
 
 @pytest.fixture
 def model() -> StackedHourglass:
-    meta = Meta(HAND21, Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), 64, "logits", "dark", 0.5)
-    return build(architecture("tiny", stacks=2), meta).eval()
+    meta = Meta(HAND21, Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), 64, "logits", "dark", 0.5)
+    return build_model(architecture("tiny", stacks=2), meta).eval()
 
 
 def test_round_trip(model: StackedHourglass, tmp_path: Path) -> None:
-    save(describe(model), tmp_path / "a.pt")
+    save(model_state(model), tmp_path / "a.pt")
     again = load_model(tmp_path / "a.pt")
     images = torch.randn(2, 3, 64, 64)
     assert not again.training
@@ -32,7 +33,7 @@ def test_round_trip(model: StackedHourglass, tmp_path: Path) -> None:
     assert torch.equal(again(images), model(images))
 
 
-def test_a_failed_write_keeps_what_was_there(model: StackedHourglass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_previous_file(model: StackedHourglass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.pt"
     save({"format": 1, "old": True}, path)
 
@@ -41,7 +42,7 @@ def test_a_failed_write_keeps_what_was_there(model: StackedHourglass, tmp_path: 
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(HgfastError, match="No space left"):
-        save(describe(model), path)
+        save(model_state(model), path)
     assert read(path) == {"format": 1, "old": True}
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
 
@@ -89,9 +90,9 @@ def test_missing_and_foreign_files(model: StackedHourglass, tmp_path: Path) -> N
         ("meta", "preprocessing", 3),
     ],
 )
-def test_misfits(model: StackedHourglass, tmp_path: Path, part: str, key: str, value: object) -> None:
-    content = describe(model)
+def test_mismatched_content(model: StackedHourglass, tmp_path: Path, part: str, key: str, value: object) -> None:
+    content = model_state(model)
     content[part][key] = value
-    torch.save(content, tmp_path / "misfit.pt")
-    with pytest.raises(HgfastError, match=r"misfit\.pt does not describe a network"):
-        load_model(tmp_path / "misfit.pt")
+    torch.save(content, tmp_path / "mismatch.pt")
+    with pytest.raises(HgfastError, match=r"mismatch\.pt does not describe a network"):
+        load_model(tmp_path / "mismatch.pt")

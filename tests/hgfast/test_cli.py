@@ -1,4 +1,4 @@
-"""The command line and configuration files: what is typed is what is meant, and a typo names the right word."""
+"""The command line and configuration files: values, precedence, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 
 from hgfast.cli import parse
 from hgfast.config import Config
-from hgfast.errors import HgfastError, run
+from hgfast.errors import HgfastError, run_main
 from hgfast.predict import PredictConfig
-from hgfast.train import SHORT, read_config
+from hgfast.train import FLAG_ALIASES, parse_config
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -20,28 +20,32 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     assert config.train.warmup == Config().train.warmup
 
 
-def test_the_seeds_short_flags_and_dashes() -> None:
-    config = parse(Config, ["-e", "mine", "-m", "0.5", "--batch-size", "4", "--overwrite", "--train.valid-every=2"], short=SHORT)
-    assert (config.exp, config.train.max_iters, config.batch_size, config.train.valid_every) == ("mine", 0.5, 4, 2)
+def test_short_flags_and_dashes() -> None:
+    config = parse(
+        Config,
+        ["-e", "mine", "-m", "0.5", "--batch-size", "4", "--overwrite", "--train.val-interval=2"],
+        flag_aliases=FLAG_ALIASES,
+    )
+    assert (config.exp, config.train.max_iters, config.batch_size, config.train.val_interval) == ("mine", 0.5, 4, 2)
     assert config.overwrite
 
 
-def test_bare_words_may_stand_anywhere_and_values_begin_with_a_minus() -> None:
+def test_positionals_anywhere_and_negative_values() -> None:
     words = ["--flip-test", "a.pt", "--box", "-5,1,2,3", "b.jpg", "--draw", "false", "c.jpg", "--padding=1.5"]
-    config = parse(PredictConfig, words, positional="checkpoint", rest="images")
+    config = parse(PredictConfig, words, positional="checkpoint", variadic="images")
     assert (config.checkpoint, config.images) == (Path("a.pt"), [Path("b.jpg"), Path("c.jpg")])
-    after = parse(PredictConfig, ["a.pt", "--", "-b.jpg", "--box"], positional="checkpoint", rest="images")
+    after = parse(PredictConfig, ["a.pt", "--", "-b.jpg", "--box"], positional="checkpoint", variadic="images")
     assert after.images == [Path("-b.jpg"), Path("--box")]
     assert (config.box, config.padding, config.flip_test, config.draw) == ("-5,1,2,3", 1.5, True, False)
 
 
-def test_an_experiment_is_called_after_its_data_set_unless_named() -> None:
+def test_exp_defaults_to_dataset() -> None:
     assert [parse(Config, w).exp for w in ([], ["--dataset", "mpii"], ["--exp", "x"])] == ["freihand", "mpii", "x"]
 
 
-def test_a_written_configuration_reads_back(tmp_path: Path) -> None:
+def test_config_round_trip(tmp_path: Path) -> None:
     config = parse(Config, ["--data", "somewhere", "--model.stem", "[8,8,8]", "--versions", "[gs,hom]"])
-    config.write(tmp_path / "c.yaml")
+    config.write_yaml(tmp_path / "c.yaml")
     assert parse(Config, ["--config", str(tmp_path / "c.yaml")]) == config
 
 
@@ -49,6 +53,10 @@ def test_a_written_configuration_reads_back(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (["--train.lrr", "1"], "unknown flag --train.lrr (did you mean --train.lr?)"),
+        (["--train.clip", "1"], "unknown flag --train.clip (now --train.grad-clip); --help lists them all"),
+        (["--train.wait-minutes=1"], "unknown flag --train.wait-minutes (now --train.dist-timeout)"),
+        (["--shares", "[1,0]"], "unknown flag --shares (now --split-fractions)"),
+        (["--loader", "torch"], "bad value for loader: torch is not one of dali, opencv, fixed"),
         (["--batch-siz", "1"], "did you mean --batch-size?"),
         (["--batch-size", "many"], "bad value for batch_size"),
         (["--dataset", "freehand"], "bad value for dataset"),
@@ -57,7 +65,7 @@ def test_a_written_configuration_reads_back(tmp_path: Path) -> None:
 )
 def test_bad_flags_are_one_sentence_and_exit_code_2(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        run(lambda: parse(Config, words))
+        run_main(lambda: parse(Config, words))
     assert end.value.code == 2
     printed = capsys.readouterr().err
     assert sentence in printed
@@ -100,4 +108,4 @@ def test_bad_files(text: str, sentence: str, tmp_path: Path, monkeypatch: pytest
 )
 def test_values_out_of_range(words: list[str], sentence: str) -> None:
     with pytest.raises(HgfastError, match=sentence.replace(".", r"\.")):
-        read_config(words)
+        parse_config(words)

@@ -1,4 +1,4 @@
-"""evaluate.py and the network over a split: files and figures against the annotations, any number of ranks, refusals."""
+"""evaluate.py and the prediction of a split: files and metrics against the annotations, any number of ranks, bad input."""
 
 from __future__ import annotations
 
@@ -15,82 +15,84 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import Command
 from numpy.typing import NDArray
-from ranks_evaluate import Exact, found, splits
 
 import hgfast.evaluate
-import hgfast.evaluation
-import hgfast.gallery
-from hgfast import checkpoints, distributed
-from hgfast.batch import Batch
+import hgfast.training.evaluator
+import hgfast.visualization.gallery
+from hgfast import checkpoints
+from hgfast.architectures import PRESETS
+from hgfast.converters import anonymous_skeleton
 from hgfast.errors import HgfastError
-from hgfast.evaluate import Evaluation, in_columns, main, write_chart
-from hgfast.evaluation import Found, Loader, not_finite, predict, seen
-from hgfast.foreign import nameless
-from hgfast.model import PRESETS, Meta
-from hgfast.preprocessing import Preprocessing
+from hgfast.evaluate import Evaluation, format_table, main, write_chart
+from hgfast.model import Meta
+from hgfast.normalization import Normalization
+from hgfast.pipelines.datasets import figures, open_loader
+from hgfast.pipelines.readers.freihand import read_freihand
+from hgfast.pipelines.readers.mpii_h5 import read_mpii
 from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
-from pipelines.datasets import figures, open_loader
-from pipelines.freihand import read_freihand
-from pipelines.mpii import read_mpii
+from hgfast.training import distributed
+from hgfast.training.batch import Batch
+from hgfast.training.evaluator import Loader, PredictionCollector, count_non_finite, predict, seen
+from tests.conftest import Command
+from tests.hgfast.ranks_evaluate import BitExactModel, load_splits, predict_both
 
-Array = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 TILE = 224
-EVERYTHING = {"metrics.json", "predictions.json", "sheet.jpg", "worst.jpg", "joints.png", "curve.png"}
+ALL_OUTPUTS = {"metrics.json", "predictions.json", "sheet.jpg", "worst.jpg", "joints.png", "curve.png"}
 
 
-def network(folder: Path, skeleton: Skeleton, pixel_offset: float = 0.0) -> Path:
-    """A small network with random weights, as a checkpoint."""
+def make_checkpoint(folder: Path, skeleton: Skeleton, pixel_offset: float = 0.0) -> Path:
+    """Write a checkpoint of a small network with random weights."""
     torch.manual_seed(0)
-    meta = Meta(skeleton, Preprocessing(), 64, "logits", "dark", pixel_offset)
-    checkpoints.save(checkpoints.describe(checkpoints.build(PRESETS["tiny"], meta)), folder / "net.pt")
+    meta = Meta(skeleton, Normalization(), 64, "logits", "dark", pixel_offset)
+    checkpoints.save(checkpoints.model_state(checkpoints.build_model(PRESETS["tiny"], meta)), folder / "net.pt")
     return folder / "net.pt"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words), "--loader", "torch", "--threads", "1"])
+def run_evaluate(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words), "--loader", "opencv", "--threads", "1"])
     main()
 
 
-def lose(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks have no finite point for the joints 3 and 10, and no finite score for 12."""
-    whole = hgfast.evaluation.keypoints_of
+def patch_non_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the points of the joints 3 and 10 and the scores of joint 12 not finite."""
+    original = hgfast.training.evaluator.decode_keypoints
 
-    def part(model: Any, maps: torch.Tensor) -> torch.Tensor:
-        found = whole(model, maps)
-        found[:, 3, 1], found[:, 10, 0], found[:, 12, 2] = torch.nan, torch.inf, torch.nan
-        return found
+    def decode_non_finite(model: Any, maps: torch.Tensor) -> torch.Tensor:
+        keypoints = original(model, maps)
+        keypoints[:, 3, 1], keypoints[:, 10, 0], keypoints[:, 12, 2] = torch.nan, torch.inf, torch.nan
+        return keypoints
 
-    monkeypatch.setattr(hgfast.evaluation, "keypoints_of", part)
+    monkeypatch.setattr(hgfast.training.evaluator, "decode_keypoints", decode_non_finite)
 
 
-def read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def tiles(path: Path) -> list[NDArray[np.uint8]]:
-    """The pictures on a sheet, row by row."""
+def split_tiles(path: Path) -> list[NDArray[np.uint8]]:
+    """Split an image grid into its tiles, row by row."""
     image = cv2.imread(str(path))
     height, width = image.shape[0] // TILE, image.shape[1] // TILE
     assert image.shape == (height * TILE, width * TILE, 3) and width == 8
     return [image[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] for y in range(height) for x in range(width)]
 
 
-def recognised(tile: NDArray[np.uint8], crops: list[NDArray[np.uint8]]) -> int:
-    """Which of the crops a tile shows, below its caption, whatever is drawn on it."""
+def best_matching_crop(tile: NDArray[np.uint8], crops: list[NDArray[np.uint8]]) -> int:
+    """Return the index of the crop that a tile shows below its caption, regardless of the overlay."""
     return int(np.argmin([np.median(np.abs(tile[20:].astype(int) - crop[20:])) for crop in crops]))
 
 
-def square(picture: Path, left: float, top: float, side: float) -> NDArray[np.uint8]:
-    """A square of a picture, its corner in pixels from the outer corner of the first, as a tile."""
+def crop_square(image_path: Path, left: float, top: float, side: float) -> NDArray[np.uint8]:
+    """Cut a square of an image as a tile; left and top are corner coordinates."""
     zoom = TILE / side
     matrix = np.array([[zoom, 0, zoom * (0.5 - left) - 0.5], [0, zoom, zoom * (0.5 - top) - 0.5]])
-    return np.asarray(cv2.warpAffine(cv2.imread(str(picture)), matrix, (TILE, TILE)), np.uint8)
+    return np.asarray(cv2.warpAffine(cv2.imread(str(image_path)), matrix, (TILE, TILE)), np.uint8)
 
 
-def readable(path: Path, least: int = 300) -> None:
-    """A picture of a sensible size with something on it."""
+def check_image_readable(path: Path, least: int = 300) -> None:
+    """Check that an image has a plausible size and is not empty."""
     image = cv2.imread(str(path))
     assert image is not None and least <= min(image.shape[:2]) and max(image.shape[:2]) < 3000
     assert (image == 255).mean() > 0.3 and len(np.unique(image.reshape(-1, 3), axis=0)) > 20
@@ -101,23 +103,24 @@ def readable(path: Path, least: int = 300) -> None:
 
 @pytest.fixture(scope="module")
 def evaluated(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """People, one without a picture and one with a broken one, and the folder with all that evaluate.py writes of them."""
+    """People, one with a missing and one with a broken image, and the folder with evaluate.py's output."""
     root = tmp_path_factory.mktemp("evaluated")
     shutil.copytree(people, root / "MPII")
     with h5py.File(root / "MPII/annot/valid.h5") as file:
         names = [name.decode() for name in file["imgname"][()]]
     (root / "MPII/images" / names[2]).unlink()
-    (root / "MPII/images" / names[-4]).write_text("not a picture")
+    (root / "MPII/images" / names[-4]).write_text("not an image")
     with pytest.MonkeyPatch.context() as patch:
-        run(patch, network(root, BODY16, -0.5), "--dataset", "mpii", "--data", root / "MPII", "--skip-missing", "--baselines",
-            "--flip-test", "--batch-size", 4, "--out", root / "report", "--worst", root / "elsewhere/worst.png")  # fmt: skip
+        run_evaluate(patch, make_checkpoint(root, BODY16, -0.5), "--dataset", "mpii", "--data", root / "MPII", "--skip-missing",
+            "--baselines", "--flip-test", "--batch-size", 4, "--out", root / "report",
+            "--worst", root / "elsewhere/worst.png")  # fmt: skip
     yield root / "MPII", root
 
 
-def people_of(data: Path, report: Path) -> tuple[dict[str, Array], Array, NDArray[np.bool_]]:
-    """The rows of valid.h5 that were predicted, the distances (N, 16) to their joints in the file's own numbers, and which are
-    labelled."""
-    samples = read(report / "predictions.json")["samples"]
+def predicted_people(data: Path, report: Path) -> tuple[dict[str, FloatArray], FloatArray, NDArray[np.bool_]]:
+    """Return the predicted rows of valid.h5, the distances (N, 16) to their joints in the file's coordinates, and a mask of the
+    labeled joints."""
+    samples = read_json(report / "predictions.json")["samples"]
     rows = [sample["row"] for sample in samples]
     with h5py.File(data / "annot/valid.h5") as file:
         table = {name: file[name][()][rows] for name in ("part", "visible", "normalize", "center", "scale", "imgname")}
@@ -128,17 +131,17 @@ def people_of(data: Path, report: Path) -> tuple[dict[str, Array], Array, NDArra
 
 def test_everything_is_written_where_it_should_be(evaluated: tuple[Path, Path]) -> None:
     _, root = evaluated
-    assert {file.name for file in (root / "report").iterdir()} == EVERYTHING - {"worst.jpg"}
+    assert {file.name for file in (root / "report").iterdir()} == ALL_OUTPUTS - {"worst.jpg"}
     assert [file.name for file in (root / "elsewhere").iterdir()] == ["worst.png"]
-    readable(root / "report/joints.png")
-    readable(root / "report/curve.png")
-    result = read(root / "report/metrics.json")
+    check_image_readable(root / "report/joints.png")
+    check_image_readable(root / "report/curve.png")
+    result = read_json(root / "report/metrics.json")
     assert set(result) == {
         "checkpoint", "dataset", "data", "annotations", "valid_annotations", "split", "versions", "normalise", "padding",
         "loader", "decoder", "flip_test", "samples", "skipped", "unreadable", "not_finite", "rows", "joints",
     }  # fmt: skip
     assert (result["data"], result["annotations"], result["normalise"]) == (str(root / "MPII"), None, None)
-    assert (result["loader"], result["decoder"], result["not_finite"]) == ("torch", "dark", 0)
+    assert (result["loader"], result["decoder"], result["not_finite"]) == ("opencv", "dark", 0)
     assert [row["method"] for row in result["rows"]] == ["network", "mean pose", "nearest 16 x 16 thumbnail"]
     assert (result["split"], result["flip_test"]) == ("valid", True)
 
@@ -146,26 +149,26 @@ def test_everything_is_written_where_it_should_be(evaluated: tuple[Path, Path]) 
 def test_predictions_are_in_the_files_own_rows_and_numbers(evaluated: tuple[Path, Path]) -> None:
     data, root = evaluated
     text = (root / "report/predictions.json").read_text()
-    content, result = json.loads(text), read(root / "report/metrics.json")
+    content, result = json.loads(text), read_json(root / "report/metrics.json")
     assert list(content) == ["dataset", "split", "checkpoint", "flip_test", "joints", "pixel_offset", "samples"]
     assert (content["pixel_offset"], content["joints"]) == (-0.5, list(BODY16.joints))
     rows = [sample["row"] for sample in content["samples"]]
     with h5py.File(data / "annot/valid.h5") as file:
         names = [name.decode() for name in file["imgname"][()]]
-    gone = {row for row, name in enumerate(names) if name in (names[2], names[-4])}
-    assert rows == [row for row in range(len(names)) if row not in gone] and len(gone) >= 2
+    missing = {row for row, name in enumerate(names) if name in (names[2], names[-4])}
+    assert rows == [row for row in range(len(names)) if row not in missing] and len(missing) >= 2
     assert result["samples"] + result["skipped"] + result["unreadable"] == len(names)
     assert (result["samples"], result["skipped"]) == (len(rows), names.count(names[2]))
     assert sum(line.startswith('  {"row": ') for line in text.splitlines()) == len(rows)  # a sample a line
 
 
-def test_figures_of_joints_by_hand(evaluated: tuple[Path, Path]) -> None:
+def test_per_joint_metrics_by_hand(evaluated: tuple[Path, Path]) -> None:
     data, root = evaluated
-    table, off, labelled = people_of(data, root / "report")
-    joints = read(root / "report/metrics.json")["joints"]
+    table, off, labeled = predicted_people(data, root / "report")
+    joints = read_json(root / "report/metrics.json")["joints"]
     assert [row["joint"] for row in joints] == list(BODY16.joints)
     for k, row in enumerate(joints):
-        known = labelled[:, k]
+        known = labeled[:, k]
         assert set(row) == {"joint", "pckh@0.5", "epe_px"} and known.any()
         assert row["epe_px"] == pytest.approx(off[known, k].mean(), abs=2e-3)  # predictions are rounded
         assert row["pckh@0.5"] == pytest.approx(100 * (off[known, k] <= 0.5 * table["normalize"][known]).mean())
@@ -173,27 +176,27 @@ def test_figures_of_joints_by_hand(evaluated: tuple[Path, Path]) -> None:
 
 def test_the_gallery_has_the_worst_first(evaluated: tuple[Path, Path]) -> None:
     data, root = evaluated
-    table, off, labelled = people_of(data, root / "report")
-    shares = (off * labelled).sum(1) / labelled.sum(1) / table["normalize"]
+    table, off, labeled = predicted_people(data, root / "report")
+    shares = (off * labeled).sum(1) / labeled.sum(1) / table["normalize"]
     crops = [
-        square(data / "images" / name.decode(), *(centre - 0.5 - 100 * scale), 200 * scale)
-        for name, centre, scale in zip(table["imgname"], table["center"], table["scale"])
+        crop_square(data / "images" / name.decode(), *(center - 0.5 - 100 * scale), 200 * scale)
+        for name, center, scale in zip(table["imgname"], table["center"], table["scale"])
     ]
-    shown = tiles(root / "elsewhere/worst.png")
-    seen = [[recognised(tile, crops) for tile in shown[half : 2 * len(crops) : 2]] for half in (0, 1)]
+    shown = split_tiles(root / "elsewhere/worst.png")
+    seen = [[best_matching_crop(tile, crops) for tile in shown[half : 2 * len(crops) : 2]] for half in (0, 1)]
     assert seen[0] == seen[1] == np.argsort(-shares).tolist()
     assert not any(tile.any() for tile in shown[2 * len(crops) :])
-    best_first = [recognised(tile, crops) for tile in tiles(root / "report/sheet.jpg")[: 2 * len(crops) : 2]]
-    assert best_first == np.argsort((off * labelled).sum(1) / labelled.sum(1)).tolist()
+    best_first = [best_matching_crop(tile, crops) for tile in split_tiles(root / "report/sheet.jpg")[: 2 * len(crops) : 2]]
+    assert best_first == np.argsort((off * labeled).sum(1) / labeled.sum(1)).tolist()
 
 
 def test_hands(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = network(tmp_path, HAND21)
+    checkpoint = make_checkpoint(tmp_path, HAND21)
     common = (checkpoint, "--data", hands, "--versions", "[hom]", "--flip-test")
-    run(monkeypatch, *common, "--json", tmp_path / "r.json", "--predictions", tmp_path / "p.json")
+    run_evaluate(monkeypatch, *common, "--json", tmp_path / "r.json", "--predictions", tmp_path / "p.json")
     assert "epe_px" in capsys.readouterr().out
-    content, result = read(tmp_path / "p.json"), read(tmp_path / "r.json")
-    k_matrices, xyz = (np.array(read(hands / f"training_{name}.json")) for name in ("K", "xyz"))
+    content, result = read_json(tmp_path / "p.json"), read_json(tmp_path / "r.json")
+    k_matrices, xyz = (np.array(read_json(hands / f"training_{name}.json")) for name in ("K", "xyz"))
     for sample in content["samples"]:
         assert sample["file"] == f"{sample['row']:08d}.jpg"
     unique = [sample["row"] - len(xyz) for sample in content["samples"]]  # "hom" is the second version
@@ -214,20 +217,20 @@ def test_without_annotations_there_are_only_predictions(
     (data / "evaluation").mkdir(parents=True)
     (data / "evaluation/rgb").symlink_to(hands / "evaluation/rgb")
     shutil.copy(hands / "evaluation_K.json", data)
-    common = (network(tmp_path, HAND21), "--data", data, "--split", "evaluation")
-    run(monkeypatch, *common, "--out", tmp_path / "report")
-    assert "worst samples, by mean error over reference length: left out, for want of annotations" in capsys.readouterr().out
+    common = (make_checkpoint(tmp_path, HAND21), "--data", data, "--split", "evaluation")
+    run_evaluate(monkeypatch, *common, "--out", tmp_path / "report")
+    assert "worst samples, by mean error over reference length: skipped, the split has no annotations" in capsys.readouterr().out
     assert {file.name for file in (tmp_path / "report").iterdir()} == {"metrics.json", "predictions.json"}
-    result = read(tmp_path / "report/metrics.json")
+    result = read_json(tmp_path / "report/metrics.json")
     assert (result["rows"], result["joints"]) == ([], [])
-    samples = read(tmp_path / "report/predictions.json")["samples"]
+    samples = read_json(tmp_path / "report/predictions.json")["samples"]
     assert [sample["row"] for sample in samples] == list(range(len(list((data / "evaluation/rgb").iterdir()))))
-    with pytest.raises(HgfastError, match="has no annotations: only --predictions"):
-        run(monkeypatch, *common, "--out", tmp_path / "report", "--worst", tmp_path / "w.jpg")
+    with pytest.raises(HgfastError, match="has no annotations: use --predictions"):
+        run_evaluate(monkeypatch, *common, "--out", tmp_path / "report", "--worst", tmp_path / "w.jpg")
 
 
-def test_own_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures in sub-folders, ids of any order, a joint that nobody has, samples without the length that PCK divides by."""
+def test_coco_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images in sub-folders, unordered ids, a joint without labels, samples without a reference length."""
     rng, names = np.random.default_rng(3), ("$a", "b$", "c", "nowhere")
     images, people, crops = [], [], []
     for number in range(6):
@@ -239,27 +242,27 @@ def test_own_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         points[0][2] = 0 if number in (1, 4) else 2  # of these the length is not known
         people.append({"id": 900 - 7 * number, "image_id": number, "category_id": 1, "bbox": [10, 20, 100, 80],
                        "keypoints": [value for point in points for value in point] + [0, 0, 0]})  # fmt: skip
-        crops.append(square(tmp_path / folder / f"{number}.png", -2.5, -2.5, 125))
+        crops.append(crop_square(tmp_path / folder / f"{number}.png", -2.5, -2.5, 125))
     category = {"id": 1, "name": "thing", "keypoints": names, "skeleton": [[1, 2], [2, 3]]}
     (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": people, "categories": [category]}))
-    run(monkeypatch, network(tmp_path, make_skeleton("thing", names, ((0, 1), (1, 2))), 0.5), "--dataset", "coco",
-        "--annotations", tmp_path / "a.json", "--images", tmp_path, "--normalise", "$a,b$", "--json", tmp_path / "r.json",
-        "--predictions", tmp_path / "p.json", "--worst", tmp_path / "w.png", "--bars", tmp_path / "b.svg",
-        "--curve", tmp_path / "c.pdf")  # fmt: skip
-    samples = read(tmp_path / "p.json")["samples"]
+    checkpoint = make_checkpoint(tmp_path, make_skeleton("thing", names, ((0, 1), (1, 2))), 0.5)
+    run_evaluate(monkeypatch, checkpoint, "--dataset", "coco", "--annotations", tmp_path / "a.json", "--images", tmp_path,
+        "--normalize", "$a,b$", "--json", tmp_path / "r.json", "--predictions", tmp_path / "p.json",
+        "--worst", tmp_path / "w.png", "--bars", tmp_path / "b.svg", "--curve", tmp_path / "c.pdf")  # fmt: skip
+    samples = read_json(tmp_path / "p.json")["samples"]
     assert [sample["row"] for sample in samples] == [person["id"] for person in people]
     assert [sample["file"] for sample in samples] == [image["file_name"] for image in images]
     true = np.array([person["keypoints"] for person in people]).reshape(-1, 4, 3)
     off = np.linalg.norm(np.array([sample["keypoints"] for sample in samples]) - true[..., :2], axis=-1)
-    labelled = true[..., 2] > 0
-    length = np.where(labelled[:, 0], np.linalg.norm(true[:, 0, :2] - true[:, 1, :2], axis=-1), np.nan)
-    shares = (off * labelled).sum(1) / labelled.sum(1) / length
-    shown = [recognised(tile, crops) for tile in tiles(tmp_path / "w.png")[:12:2]]
+    labeled = true[..., 2] > 0
+    length = np.where(labeled[:, 0], np.linalg.norm(true[:, 0, :2] - true[:, 1, :2], axis=-1), np.nan)
+    shares = (off * labeled).sum(1) / labeled.sum(1) / length
+    shown = [best_matching_crop(tile, crops) for tile in split_tiles(tmp_path / "w.png")[:12:2]]
     assert shown == np.argsort(-np.nan_to_num(shares, nan=-1), kind="stable").tolist() and shown[-2:] == [1, 4]
-    joints = read(tmp_path / "r.json")["joints"]
+    joints = read_json(tmp_path / "r.json")["joints"]
     assert joints[3] == {"joint": "nowhere", "pck@0.2": None, "epe_px": None}
-    assert joints[0]["epe_px"] == pytest.approx(off[labelled[:, 0], 0].mean(), abs=2e-3)
-    result = read(tmp_path / "r.json")
+    assert joints[0]["epe_px"] == pytest.approx(off[labeled[:, 0], 0].mean(), abs=2e-3)
+    result = read_json(tmp_path / "r.json")
     assert (result["data"], result["annotations"], result["valid_annotations"]) == (None, str(tmp_path / "a.json"), None)
     assert (result["normalise"], result["padding"]) == ("$a,b$", 1.25)
     assert "nowhere" in (tmp_path / "b.svg").read_text() and (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
@@ -294,7 +297,7 @@ def test_bad_paths_are_refused_before_the_work(
     (tmp_path / "b").mkdir()
     monkeypatch.setattr(hgfast.evaluate, "load_model", None)  # whoever calls it fails otherwise
     with pytest.raises(HgfastError, match=sentence):
-        run(monkeypatch, "net.pt", "--data", tmp_path, *(word.format(tmp=tmp_path) for word in words))
+        run_evaluate(monkeypatch, "net.pt", "--data", tmp_path, *(word.format(tmp=tmp_path) for word in words))
 
 
 @pytest.mark.parametrize("flag", ["--bars", "--curve", "--out"])
@@ -302,17 +305,17 @@ def test_charts_without_matplotlib_are_refused_before_the_work(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "hgfast.charts", raising=False)
+    monkeypatch.delitem(sys.modules, "hgfast.visualization.charts", raising=False)
     monkeypatch.setattr(hgfast.evaluate, "load_model", None)
     with pytest.raises(HgfastError, match="pip install matplotlib, or leave out --bars, --curve and --out"):
-        run(monkeypatch, "net.pt", "--data", tmp_path, flag, tmp_path / "x.png")
+        run_evaluate(monkeypatch, "net.pt", "--data", tmp_path, flag, tmp_path / "x.png")
 
 
 def test_the_curves_have_the_tables_numbers(people: Path, hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hgfast.charts
+    import hgfast.visualization.charts
 
-    drawn: list[Any] = []
-    monkeypatch.setattr(hgfast.charts, "draw_curves", lambda path, *rest: drawn.append(rest))
+    calls: list[Any] = []
+    monkeypatch.setattr(hgfast.visualization.charts, "draw_curves", lambda path, *rest: calls.append(rest))
     for name, samples, key, wanted in (
         ("mpii", read_mpii(people, "valid"), "pckh@0.5", {"pckh@0.5": 0.5, "pckh@0.1": 0.1}),
         ("freihand", read_freihand(hands, "test", ["gs"]), "pck@0.2", {f"pck@{t}": t for t in (0.05, 0.1, 0.2)}),
@@ -323,39 +326,39 @@ def test_the_curves_have_the_tables_numbers(people: Path, hands: Path, tmp_path:
         rows = [figures(name, samples, guess)]
         result = {"checkpoint": "a/b.pt", "dataset": name, "split": "valid", "rows": rows}
         write_chart("curve", tmp_path / "c.png", Evaluation(result, samples, {"network": guess}))
-        thresholds, shares, _, whole, title = drawn.pop()
+        thresholds, shares, _, whole, title = calls.pop()
         assert title == f"a/b.pt: {len(samples)} samples of {name}, split valid"
         off = np.linalg.norm(guess - samples.keypoints, axis=-1) / samples.reference[:, None]
-        counted = samples.labelled.copy()
+        counted = samples.labeled.copy()
         if name == "mpii":
             counted[:, [6, 7]] = False
         for threshold, share in zip(thresholds, shares["network"]):
             assert share == pytest.approx(whole * (off[counted] <= threshold).mean()), threshold
-        at = {round(float(threshold), 6): float(share) for threshold, share in zip(thresholds, shares["network"])}
-        assert {figure: at[threshold] for figure, threshold in wanted.items()} == pytest.approx(
+        curve = {round(float(threshold), 6): float(share) for threshold, share in zip(thresholds, shares["network"])}
+        assert {figure: curve[threshold] for figure, threshold in wanted.items()} == pytest.approx(
             {figure: rows[0][figure] for figure in wanted}
         )
         assert 0.2 * whole < rows[0][key] < 0.95 * whole and thresholds[-1] == max(wanted.values())
 
 
 def test_captions_of_the_worst(hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lost joint comes first, a sample without the length that errors are shares of last, and without that share."""
+    """A joint that is not finite comes first; samples without a reference length come last, without a relative error."""
     samples = read_freihand(hands, "train", ["gs"]).take(np.arange(5))
     samples.reference[:] = (40, 0, 80, np.nan, 20)
-    samples.labelled[:] = False
-    samples.labelled[:, :2] = True
+    samples.labeled[:] = False
+    samples.labeled[:, :2] = True
     guess = samples.keypoints + np.array([[4.0, 400, 12, 300, 0]]).T[..., None] * (1, 0)
     guess[2, 1] = np.inf
     captions: list[str] = []
-    monkeypatch.setattr(hgfast.gallery, "caption", lambda image, text: captions.append(text) or image)
-    assert hgfast.gallery.worst_sheet(samples, guess).shape == (2 * TILE, 8 * TILE, 3)
+    monkeypatch.setattr(hgfast.visualization.gallery, "add_caption", lambda image, text: captions.append(text) or image)
+    assert hgfast.visualization.gallery.worst_samples_grid(samples, guess).shape == (2 * TILE, 8 * TILE, 3)
     assert captions[1::2] == [
         "predicted, not all finite", "predicted, off by 0.10 (4.0 px)", "predicted, off by 0.00 (0.0 px)",
         "predicted, 400.0 px off", "predicted, 300.0 px off",
     ]  # fmt: skip
     assert captions[::2] == [f"row {samples.row[n]}: truth" for n in (2, 0, 4, 1, 3)]
     captions.clear()
-    hgfast.gallery.spread_sheet(samples, guess)
+    hgfast.visualization.gallery.evenly_spaced_grid(samples, guess)
     assert [text.removeprefix("predicted, ") for text in captions[1::2]] == [
         "0.0 px off", "4.0 px off", "300.0 px off", "400.0 px off", "not all finite",
     ]  # fmt: skip
@@ -364,46 +367,46 @@ def test_captions_of_the_worst(hands: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_points_that_are_not_finite_count_as_misses(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = (network(tmp_path, BODY16, -0.5), "--dataset", "mpii", "--data", people)
-    run(monkeypatch, *common, "--out", tmp_path / "whole")
+    common = (make_checkpoint(tmp_path, BODY16, -0.5), "--dataset", "mpii", "--data", people)
+    run_evaluate(monkeypatch, *common, "--out", tmp_path / "whole")
     assert "not finite" not in capsys.readouterr().out
-    lose(monkeypatch)
-    run(monkeypatch, *common, "--out", tmp_path / "lost")
+    patch_non_finite(monkeypatch)
+    run_evaluate(monkeypatch, *common, "--out", tmp_path / "lost")
     printed = capsys.readouterr().out
     (whole, lost), points = (
-        [read(tmp_path / folder / file) for folder in ("whole", "lost")] for file in ("metrics.json", "predictions.json")
+        [read_json(tmp_path / folder / file) for folder in ("whole", "lost")] for file in ("metrics.json", "predictions.json")
     )
     count = whole["samples"]
     assert lost["samples"] == count and lost["unreadable"] == 0 and lost["not_finite"] == 3 * count
     assert f"{3 * count} joints have a point that is not finite" in printed and "more could not be read" not in printed
     for k, (before, after) in enumerate(zip(whole["joints"], lost["joints"])):
-        gone = k in (3, 10, 12)
-        assert after == ({**before, "pckh@0.5": 0.0, "epe_px": None} if gone else before)
+        is_lost = k in (3, 10, 12)
+        assert after == ({**before, "pckh@0.5": 0.0, "epe_px": None} if is_lost else before)
     for before, after in zip(*(content["samples"] for content in points)):
         wanted = [[None, None] if k in (3, 10, 12) else point for k, point in enumerate(before["keypoints"])]
         assert after == {**before, "keypoints": wanted}
-    assert {file.name for file in (tmp_path / "lost").iterdir()} == EVERYTHING
+    assert {file.name for file in (tmp_path / "lost").iterdir()} == ALL_OUTPUTS
 
 
 def test_a_decoder_can_be_chosen(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    checkpoint, found = network(tmp_path, HAND21), {}
+    checkpoint, found = make_checkpoint(tmp_path, HAND21), {}
     for decoder in ("dark", "argmax", "quarter"):
         words = ("--decoder", decoder) if decoder != "dark" else ()
-        run(monkeypatch, checkpoint, "--data", hands, "--versions", "[gs]", *words, "--json", tmp_path / "r.json")
+        run_evaluate(monkeypatch, checkpoint, "--data", hands, "--versions", "[gs]", *words, "--json", tmp_path / "r.json")
         assert f"heatmaps decoded by {decoder}\n" in capsys.readouterr().out
-        result = read(tmp_path / "r.json")
+        result = read_json(tmp_path / "r.json")
         assert result["decoder"] == decoder
         found[decoder] = result["rows"][0]["epe_px"]
     assert len(set(found.values())) == 3
     with pytest.raises(HgfastError, match="bad value for decoder"):
-        run(monkeypatch, checkpoint, "--data", hands, "--decoder", "best")
+        run_evaluate(monkeypatch, checkpoint, "--data", hands, "--decoder", "best")
 
 
-def test_networks_of_other_joints(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mismatched_joints_are_refused(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HgfastError, match=r"predicts body16, the data are hand21: choose another --dataset$"):
-        run(monkeypatch, network(tmp_path, BODY16), "--data", hands)
+        run_evaluate(monkeypatch, make_checkpoint(tmp_path, BODY16), "--data", hands)
     for joints, sentence in (
-        (3, r"3 joints that have no names: if they are in the order of the data, .* net.pt OUT --joints \[a,b,c\]' and give OUT"),
+        (3, r"3 joints that have no names: if they are in the order of the data, .* net.pt OUT --joints \[a,b,c\]' and use OUT"),
         (4, "predicts points4, the data are thing: choose another --dataset"),
     ):
         cv2.imwrite(str(tmp_path / "0.png"), np.zeros((50, 50, 3), np.uint8))
@@ -412,20 +415,20 @@ def test_networks_of_other_joints(hands: Path, tmp_path: Path, monkeypatch: pyte
                    "categories": [{"id": 1, "name": "thing", "keypoints": ["a", "b", "c"], "skeleton": []}]}  # fmt: skip
         (tmp_path / "a.json").write_text(json.dumps(content))
         with pytest.raises(HgfastError, match=sentence.replace(" net.pt", rf" {tmp_path}/net.pt")):
-            run(monkeypatch, network(tmp_path, nameless(joints)), "--dataset", "coco", "--annotations", tmp_path / "a.json",
-                "--images", tmp_path)  # fmt: skip
+            checkpoint = make_checkpoint(tmp_path, anonymous_skeleton(joints))
+            run_evaluate(monkeypatch, checkpoint, "--dataset", "coco", "--annotations", tmp_path / "a.json", "--images", tmp_path)
 
 
-def test_colours_of_joints() -> None:
-    from hgfast.charts import GREY, joint_colours
+def test_joint_colors() -> None:
+    from hgfast.visualization.charts import GRAY, joint_colors
 
-    hand, body = joint_colours(HAND21), joint_colours(BODY16)
-    assert hand[0] == GREY  # the wrist is part of every finger
-    assert hand[1:] == list(HAND21.colours)
+    hand, body = joint_colors(HAND21), joint_colors(BODY16)
+    assert hand[0] == GRAY  # the wrist is part of every finger
+    assert hand[1:] == list(HAND21.colors)
     assert [body[joint] == body[other] for joint, other in ((0, 1), (10, 12), (5, 15), (8, 9), (0, 5), (0, 8))] == [
         True, True, True, True, False, False,
     ]  # fmt: skip
-    assert joint_colours(make_skeleton("loose", ("a", "b"))) == [GREY, GREY]
+    assert joint_colors(make_skeleton("loose", ("a", "b"))) == [GRAY, GRAY]
 
 
 # ---- a network over a split ----
@@ -434,8 +437,8 @@ def test_colours_of_joints() -> None:
 def test_a_sample_that_comes_again_counts_once() -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(50, 4, 2))
-    plain, padded = Found(50, 4), Found(50, 4)
-    for start in range(0, 49, 8):  # the last of the fifty is never looked at
+    plain, padded = PredictionCollector(50, 4), PredictionCollector(50, 4)
+    for start in range(0, 49, 8):  # the last of the fifty has no prediction
         index = np.arange(start, min(start + 8, 49))
         plain.add(index, points[index])
     given: list[int] = []
@@ -445,27 +448,27 @@ def test_a_sample_that_comes_again_counts_once() -> None:
         again = rng.choice(given, 4)
         padded.add(np.concatenate([fresh, again]), np.concatenate([points[fresh], points[again] + 1000]))
     padded.add(np.arange(0), np.zeros((0, 4, 2)))
-    assert np.array_equal(plain.gather(), padded.gather(), equal_nan=True)
-    assert np.array_equal(plain.gather()[:49], points[:49]) and np.isnan(plain.gather()[49]).all()
+    assert np.array_equal(plain.all_gather(), padded.all_gather(), equal_nan=True)
+    assert np.array_equal(plain.all_gather()[:49], points[:49]) and np.isnan(plain.all_gather()[49]).all()
 
 
-def test_what_is_not_finite_was_seen() -> None:
+def test_non_finite_counts_as_predicted() -> None:
     points = np.arange(16.0).reshape(4, 2, 2)
     points[1, 0, 1], points[2] = np.nan, -np.inf
-    found = Found(5, 2)
+    found = PredictionCollector(5, 2)
     found.add(np.array([0, 1, 2, 4]), points)
     found.add(np.array([1]), np.zeros((1, 2, 2)))
-    whole = found.gather()
+    whole = found.all_gather()
     assert seen(whole).tolist() == [True, True, True, False, True] and np.isnan(whole[3]).all()
     assert np.isposinf(whole[[1, 2, 2], [0, 0, 1]]).all() and whole[1, 1].tolist() == [6, 7]
-    assert not_finite(whole[seen(whole)]) == 3
+    assert count_non_finite(whole[seen(whole)]) == 3
 
 
 class Padded:
-    """A loader whose batches are filled up to 8 with samples that came before."""
+    """A loader whose batches are padded to 8 samples with repetitions."""
 
     def __init__(self, loader: Loader) -> None:
-        self.loader, self.count = loader, loader.count
+        self.loader, self.num_samples = loader, loader.num_samples
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -474,35 +477,35 @@ class Padded:
         with closing(self.loader.epoch(epoch, start)) as batches:
             for batch in batches:
                 fill = np.resize(np.arange(len(batch.index)), 8)
-                yield Batch(batch.images[fill], batch.keypoints[fill], batch.labelled[fill], batch.index[fill],
-                            batch.stand_in[fill], batch.input_from_source[fill], 8)  # fmt: skip
+                yield Batch(batch.images[fill], batch.keypoints[fill], batch.labeled[fill], batch.index[fill],
+                            batch.is_replacement[fill], batch.input_from_source[fill], 8)  # fmt: skip
 
 
 def test_padded_batches_have_the_same_figures(hands: Path) -> None:
     samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
-    loader = open_loader(samples, 64, 5, Preprocessing(), ranks, threads=1, kind="torch")
-    model: Any = Exact(HAND21)
+    loader = open_loader(samples, 64, 5, Normalization(), ranks, threads=1, loader="opencv")
+    model: Any = BitExactModel(HAND21)
     plain, padded = (predict(model, each, ranks, "off") for each in (loader, Padded(loader)))  # type: ignore[arg-type]
     assert figures("freihand", samples, plain) == figures("freihand", samples, padded)
 
 
-class Rotten(Padded):
-    """A loader to which the second picture of every batch is unreadable."""
+class UnreadableSecond(Padded):
+    """A loader that reports the second image of every batch as unreadable."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         with closing(self.loader.epoch(epoch, start)) as batches:
             for batch in batches:
-                batch.stand_in[1] = True
+                batch.is_replacement[1] = True
                 yield batch
 
 
-def test_only_unreadable_pictures_are_left_out(hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_unreadable_images_are_skipped(hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
-    loader = open_loader(samples, 64, 5, Preprocessing(), ranks, threads=1, kind="torch")
-    model: Any = Exact(HAND21)
+    loader = open_loader(samples, 64, 5, Normalization(), ranks, threads=1, loader="opencv")
+    model: Any = BitExactModel(HAND21)
     whole = predict(model, loader, ranks, "off")
-    lose(monkeypatch)
-    found = predict(model, Rotten(loader), ranks, "off")  # type: ignore[arg-type]
+    patch_non_finite(monkeypatch)
+    found = predict(model, UnreadableSecond(loader), ranks, "off")  # type: ignore[arg-type]
     there = np.arange(len(samples)) % 5 != 1
     assert seen(found).tolist() == there.tolist()
     lost = np.zeros((len(samples), 21), bool)
@@ -516,12 +519,12 @@ def test_only_unreadable_pictures_are_left_out(hands: Path, monkeypatch: pytest.
     assert "not_finite" not in figures("freihand", samples, whole)
 
 
-def test_looking_changes_neither_statistics_nor_mode(hands: Path) -> None:
+def test_predict_keeps_statistics_and_mode(hands: Path) -> None:
     samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
-    loader = open_loader(samples, 64, 2, Preprocessing(), ranks, threads=1, kind="torch")
-    model = checkpoints.build(PRESETS["tiny"], Meta(HAND21, Preprocessing(), 64, "logits", "dark", 0.0))
+    loader = open_loader(samples, 64, 2, Normalization(), ranks, threads=1, loader="opencv")
+    model = checkpoints.build_model(PRESETS["tiny"], Meta(HAND21, Normalization(), 64, "logits", "dark", 0.0))
     model.train()
-    model.stem.eval()  # frozen, say
+    model.stem.eval()  # as if frozen
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     modes = {name: module.training for name, module in model.named_modules()}
     whole = predict(model, loader, ranks, "off")
@@ -532,21 +535,21 @@ def test_looking_changes_neither_statistics_nor_mode(hands: Path) -> None:
 
     class Broken(Padded):
         def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-            raise HgfastError("no picture is left")
+            raise HgfastError("no image is left")
             yield
 
     model.train()
-    with pytest.raises(HgfastError, match="no picture"):
+    with pytest.raises(HgfastError, match="no image"):
         predict(model, Broken(loader), ranks, "off")  # type: ignore[arg-type]
     assert model.training and model.last.training
 
 
-def test_points_are_shifted_in_the_source_picture(hands: Path) -> None:
+def test_shift_applies_in_source_pixels(hands: Path) -> None:
     samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
-    loader = open_loader(samples, 64, 4, Preprocessing(), ranks, threads=1, kind="torch")
-    model: Any = Exact(HAND21)
+    loader = open_loader(samples, 64, 4, Normalization(), ranks, threads=1, loader="opencv")
+    model: Any = BitExactModel(HAND21)
     plain = predict(model, loader, ranks, "off")
-    model.meta = Meta(HAND21, Preprocessing(), 64, "gaussian", "quarter", 0.0, shift=-0.5)
+    model.meta = Meta(HAND21, Normalization(), 64, "gaussian", "quarter", 0.0, shift=-0.5)
     assert np.allclose(predict(model, loader, ranks, "off"), plain - 0.5, rtol=0, atol=1e-12)
 
 
@@ -556,13 +559,13 @@ def test_any_number_of_ranks_has_the_same_figures(people: Path, hands: Path, tmp
         assert done.returncode == 0, done.stderr[-3000:]
     of_ranks = [dict(np.load(tmp_path / f"{ranks}-{rank}.npz")) for ranks in (2, 3) for rank in range(ranks)]
     alone = distributed.Ranks(0, 1, 1, torch.device("cpu"))
-    for name, samples in splits(people, hands).items():
-        exact, network = found(samples, alone)
+    for name, samples in load_splits(people, hands).items():
+        exact, network = predict_both(samples, alone)
         table = figures(name, samples, exact)
         for rank in of_ranks:
             assert figures(name, samples, rank[f"{name} exact"]) == table
             assert np.array_equal(rank[f"{name} shuffled"], exact)
-            # a convolution of one picture and one of several need not add in the same order
+            # convolutions of different batch sizes may add in another order
             assert np.abs(rank[f"{name} network"] - network).max() < 1e-4
 
 
@@ -573,15 +576,15 @@ def test_each_hand_is_among_the_worst_once(hands: Path, monkeypatch: pytest.Monk
     assert len(samples) == 12
     guess = samples.keypoints + np.arange(1, 13)[:, None, None] * samples.reference[:, None, None] / 100
     captions: list[str] = []
-    monkeypatch.setattr(hgfast.gallery, "caption", lambda image, text: captions.append(text) or image)
-    hgfast.gallery.worst_sheet(samples, guess)
+    monkeypatch.setattr(hgfast.visualization.gallery, "add_caption", lambda image, text: captions.append(text) or image)
+    hgfast.visualization.gallery.worst_samples_grid(samples, guess)
     worst = sorted((max(np.flatnonzero(samples.group == group)) for group in set(samples.group)), reverse=True)
     assert captions[::2] == [f"row {samples.row[n]}: truth" for n in worst]
 
 
-def test_wide_tables_stand_on_end() -> None:
+def test_wide_tables_are_transposed() -> None:
     few = [{"method": "network", "pck@0.2": 0.5, "epe_px": 3.0}, {"method": "mean pose", "pck@0.2": 0.25, "epe_px": 30.0}]
-    assert in_columns(few).splitlines()[0].split() == ["method", "pck@0.2", "epe_px"]
+    assert format_table(few).splitlines()[0].split() == ["method", "pck@0.2", "epe_px"]
     many = [{**row, **{f"another_figure_{n}": float(n) for n in range(9)}} for row in few]
-    lines = [line.split() for line in in_columns(many).splitlines()]
+    lines = [line.split() for line in format_table(many).splitlines()]
     assert lines[0] == ["network", "mean", "pose"] and ["pck@0.2", "0.500", "0.250"] in lines and len(lines) == 2 + 11

@@ -1,4 +1,4 @@
-"""Targets and decoders against closed forms and the arrays of other projects' code."""
+"""Targets and decoders against closed forms and arrays from other projects' code."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import beside
 
-from hgfast.geometry import move, square_matrices
-from hgfast.heatmaps import KINDS, METHODS, decode, inside, render
+from hgfast.geometry import crop_matrices, transform_points
+from hgfast.heatmaps import DECODERS, HEATMAP_KINDS, decode, is_inside, render
+from tests.conftest import shared_path
 
 RNG = np.random.default_rng(1)
 PEAK = 10.0  # of logits: the softmax does not care, half precision does
 
 
-def test_render_samples_the_gaussian_at_cell_centres() -> None:
+def test_render_samples_cell_centers() -> None:
     maps = render(torch.tensor([[[3.2, 5.9]]]), 8, 10, sigma=1.5)
     assert maps.shape == (1, 1, 8, 10)
     for row, column in ((0, 0), (5, 3), (7, 9)):
@@ -26,7 +26,7 @@ def test_render_samples_the_gaussian_at_cell_centres() -> None:
 
 @pytest.mark.real_data
 def test_render_equals_mmpose_unbiased() -> None:
-    z = np.load(beside("reference/heatmap_targets.npz"))  # its points have pixel centres at whole numbers
+    z = np.load(shared_path("reference/heatmap_targets.npz"))  # its points have pixel centers at whole numbers
     ours = render(torch.tensor(z["keypoints"]) + 0.5, 64, 64, sigma=2).numpy()
     shown = z["visible"] > 0
     assert np.abs(ours - z["mmpose_msra_unbiased_s2"])[shown].max() < 1e-5
@@ -34,10 +34,10 @@ def test_render_equals_mmpose_unbiased() -> None:
 
 def test_inside_is_half_open() -> None:
     points = torch.tensor([[0.0, 0.0], [9.99, 7.99], [10.0, 3.0], [3.0, 8.0], [-0.01, 3.0]])
-    assert inside(points, 8, 10).tolist() == [True, True, False, False, False]
+    assert is_inside(points, 8, 10).tolist() == [True, True, False, False, False]
 
 
-def ideal(kind: str, shape: tuple[int, int], sigma: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def ideal_heatmaps(kind: str, shape: tuple[int, int], sigma: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Points (32, 8, 2) anywhere on the map, and the maps of least loss: Gaussians, or logits whose softmax is theirs."""
     height, width = shape
     true = torch.tensor(RNG.uniform(0, 1, (32, 8, 2)) * (width, height), dtype=torch.float32)
@@ -47,12 +47,12 @@ def ideal(kind: str, shape: tuple[int, int], sigma: float = 1.0) -> tuple[torch.
     return true, render(true, height, width, sigma) if kind == "gaussian" else logits
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEATMAP_KINDS)
 @pytest.mark.parametrize(("method", "mean", "worst"), [("argmax", 0.40, 0.708), ("quarter", 0.25, 0.8), ("dark", 1e-3, 5e-3)])
 @pytest.mark.parametrize("shape", [(64, 64), (16, 24)])
 def test_round_trip(kind: str, method: str, mean: float, worst: float, shape: tuple[int, int]) -> None:
     """Keypoints to maps to keypoints, borders and corners included; 0.02 cells were asked of the default decoder."""
-    true, maps = ideal(kind, shape)
+    true, maps = ideal_heatmaps(kind, shape)
     decoded = decode(maps, method, kind)
     off = (decoded[..., :2] - true).norm(dim=-1)
     assert decoded.shape == (32, 8, 3)
@@ -72,12 +72,12 @@ def test_round_trip(kind: str, method: str, mean: float, worst: float, shape: tu
 )
 def test_what_half_precision_costs(kind: str, dtype: torch.dtype, mean: float, worst: float) -> None:
     """Measured: 0.0002 cells in fp16 and 0.001 in bf16 on average for Gaussians, 0.003 and 0.024 for logits (bench/decode.py)."""
-    true, maps = ideal(kind, (64, 64))
+    true, maps = ideal_heatmaps(kind, (64, 64))
     off = (decode(maps.to(dtype), "dark", kind)[..., :2] - true).norm(dim=-1)
     assert float(off.mean()) < mean and float(off.max()) < worst
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DECODERS)
 def test_decoding_survives_every_border(method: str) -> None:
     points = torch.tensor([[[0.2, 0.3], [7.9, 0.1], [0.1, 5.8], [7.7, 5.9]]])
     for kind in ("gaussian", "logits"):
@@ -119,21 +119,21 @@ def test_weak_maps_are_decoded_no_worse_than_by_the_quarter_shift() -> None:
 def test_infinite_values_give_finite_points() -> None:
     maps = render(torch.tensor([[[3.2, 0.4], [0.1, 5.0], [4.4, 4.4]]]), 8, 8)
     maps[0, 0, 0, 2], maps[0, 1, 5, 0], maps[0, 2, 3, 4] = torch.inf, torch.inf, -torch.inf
-    for kind in KINDS:
+    for kind in HEATMAP_KINDS:
         assert decode(maps, "dark", kind)[..., :2].isfinite().all()
 
 
 def test_maps_that_are_too_small_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 x 3 is the least"):
+    with pytest.raises(ValueError, match="the minimum is 3 x 3"):
         decode(torch.zeros(1, 1, 2, 8))
 
 
 def test_traced_and_exported_decoders_agree() -> None:
-    """For any number of samples; the graph takes another way to the score than a call does."""
+    """For any number of samples; the graph computes the score differently from an eager call."""
     torch.manual_seed(0)
     example, maps = torch.randn(2, 3, 16, 16), torch.randn(11, 3, 16, 16)
-    for method in METHODS:
-        for kind in KINDS:
+    for method in DECODERS:
+        for kind in HEATMAP_KINDS:
 
             class Decoder(torch.nn.Module):
                 def forward(self, x: torch.Tensor, method: str = method, kind: str = kind) -> torch.Tensor:
@@ -147,44 +147,49 @@ def test_traced_and_exported_decoders_agree() -> None:
                 assert torch.allclose(form(maps), decode(maps, method, kind), atol=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DECODERS)
 def test_flat_maps_decode_to_the_first_cell(method: str) -> None:
     for kind, score in (("gaussian", 0.0), ("logits", 4 / 64)):
         assert decode(torch.zeros(1, 2, 8, 8), method, kind)[0].tolist() == [[0.5, 0.5, score]] * 2
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="one of"):
+    with pytest.raises(ValueError, match="must be in"):
         decode(torch.zeros(1, 1, 4, 4), "soft")
 
 
 @pytest.fixture
-def stored() -> dict[str, np.ndarray]:
-    """Noisy maps, their true points (cell centres at whole numbers), and what other projects' code decodes."""
-    return dict(np.load(beside("reference/decoders.npz")))
+def reference_decoders() -> dict[str, np.ndarray]:
+    """Noisy maps, their true points (cell centers at whole numbers), and what other projects' code decodes."""
+    return dict(np.load(shared_path("reference/decoders.npz")))
 
 
 @pytest.mark.real_data
-def test_quarter_shift_equals_the_seeds(stored: dict[str, np.ndarray]) -> None:
-    """There are no ties and no zero scores in these maps. Points and scores; in the photograph the seed cuts off decimals."""
-    decoded = decode(torch.tensor(stored["det"]), "quarter").double().numpy()
-    assert np.abs(decoded - stored["princeton_parse"]).max() < 1e-6
-    matrices = square_matrices(stored["center"], 200 * stored["scale"], 64)
-    source = move(decoded[..., :2], np.linalg.inv(matrices))
-    assert np.array_equal(np.trunc(source), stored["princeton_post_process"][..., :2])
+def test_quarter_matches_princeton(reference_decoders: dict[str, np.ndarray]) -> None:
+    """These maps have no ties and no zero scores. Points and scores; princeton-vl's code truncates the source coordinates."""
+    decoded = decode(torch.tensor(reference_decoders["det"]), "quarter").double().numpy()
+    assert np.abs(decoded - reference_decoders["princeton_parse"]).max() < 1e-6
+    matrices = crop_matrices(reference_decoders["center"], 200 * reference_decoders["scale"], 64)
+    source = transform_points(decoded[..., :2], np.linalg.inv(matrices))
+    assert np.array_equal(np.trunc(source), reference_decoders["princeton_post_process"][..., :2])
 
 
 @pytest.mark.real_data
-def test_the_default_decoder_beside_others(stored: dict[str, np.ndarray]) -> None:
+def test_dark_against_other_decoders(reference_decoders: dict[str, np.ndarray]) -> None:
     """Measured: 0.0046 cells inside, 1e-7 within three cells of a border, where the best of the others has 0.23."""
-    true = stored["true_xy"]
+    true = reference_decoders["true_xy"]
     near = ((true + 0.5 < 3) | (true + 0.5 > 61)).any(-1)
 
     def error(found: np.ndarray, where: np.ndarray) -> float:
         return float(np.linalg.norm(found[..., :2] - true, axis=-1)[where].mean())
 
-    ours = decode(torch.tensor(stored["det"]))[..., :2].numpy() - 0.5
-    others = [stored["princeton_parse"][..., :2] - 0.5, stored["mm_refine"], stored["mm_dark_k11"], stored["mm_dark_udp_k11"]]
+    ours = decode(torch.tensor(reference_decoders["det"]))[..., :2].numpy() - 0.5
+    others = [
+        reference_decoders["princeton_parse"][..., :2] - 0.5,
+        reference_decoders["mm_refine"],
+        reference_decoders["mm_dark_k11"],
+        reference_decoders["mm_dark_udp_k11"],
+    ]
     assert near.sum() >= 8
     for where in (near, ~near):
         assert error(ours, where) < 0.005

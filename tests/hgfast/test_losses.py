@@ -1,4 +1,4 @@
-"""The losses against torch's cross entropy, plain numpy and their own arithmetic over shares of a batch."""
+"""The losses against torch's cross entropy, plain numpy, and their sum over shares of a batch."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ def test_mse_equals_numpy() -> None:
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "mse"])
-@pytest.mark.parametrize("hidden", ["unlabelled", "off the map"])
+@pytest.mark.parametrize("hidden", ["unlabeled", "off the map"])
 def test_joints_that_do_not_count_have_no_gradient(name: str, hidden: str) -> None:
-    labelled, points, maps = ALL.clone(), POINTS.clone(), MAPS.clone().requires_grad_()
-    if hidden == "unlabelled":
-        labelled[1, 2] = False
+    labeled, points, maps = ALL.clone(), POINTS.clone(), MAPS.clone().requires_grad_()
+    if hidden == "unlabeled":
+        labeled[1, 2] = False
     else:
         points[1, 2] = torch.tensor([W + 0.5, 3.0])
-    heatmap_loss(LossConfig(name, unlabelled="ignore"), maps, points, labelled, N).backward()
+    heatmap_loss(LossConfig(name, unlabeled="ignore"), maps, points, labeled, N).backward()
     assert maps.grad is not None
     assert not maps.grad[1, :, 2].any()
     assert maps.grad[1, :, 1].any()
 
 
-def test_coordinates_of_unlabelled_joints_may_be_anything() -> None:
-    labelled, points = ALL.clone(), POINTS.clone()
-    labelled[0, 0], points[0, 0] = False, float("nan")
+def test_unlabeled_coordinates_are_ignored() -> None:
+    labeled, points = ALL.clone(), POINTS.clone()
+    labeled[0, 0], points[0, 0] = False, float("nan")
     for name in ("cross_entropy", "mse"):
-        assert heatmap_loss(LossConfig(name, unlabelled="zero"), MAPS, points, labelled, N).isfinite()
+        assert heatmap_loss(LossConfig(name, unlabeled="zero"), MAPS, points, labeled, N).isfinite()
 
 
-def test_unlabelled_joints_can_be_trained_to_zero() -> None:
-    labelled, maps = ALL.clone(), MAPS.clone().requires_grad_()
-    labelled[0, 0] = False
-    heatmap_loss(LossConfig("mse", unlabelled="zero"), maps, POINTS, labelled, N).backward()
+def test_unlabeled_zero() -> None:
+    labeled, maps = ALL.clone(), MAPS.clone().requires_grad_()
+    labeled[0, 0] = False
+    heatmap_loss(LossConfig("mse", unlabeled="zero"), maps, POINTS, labeled, N).backward()
     assert maps.grad is not None
     assert torch.allclose(maps.grad[0, :, 0], 2 * MAPS[0, :, 0] / (N * S * K))
 
@@ -72,12 +72,12 @@ def test_unlabelled_joints_can_be_trained_to_zero() -> None:
 @pytest.mark.parametrize("name", ["cross_entropy", "mse"])
 def test_shares_of_a_batch_add_up(name: str) -> None:
     def of(rows: slice) -> torch.Tensor:
-        return heatmap_loss(LossConfig(name, unlabelled="ignore"), MAPS[rows], POINTS[rows], ALL[rows], N)
+        return heatmap_loss(LossConfig(name, unlabeled="ignore"), MAPS[rows], POINTS[rows], ALL[rows], N)
 
     assert torch.allclose(of(slice(0, 1)) + of(slice(1, N)), of(slice(0, N)))
 
 
 def test_loss_is_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        loss = heatmap_loss(LossConfig("cross_entropy", unlabelled="ignore"), MAPS.bfloat16(), POINTS, ALL, N)
+        loss = heatmap_loss(LossConfig("cross_entropy", unlabeled="ignore"), MAPS.bfloat16(), POINTS, ALL, N)
     assert loss.dtype == torch.float32

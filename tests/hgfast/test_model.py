@@ -1,4 +1,4 @@
-"""The network: shapes, gradients, scripting. Other projects' weights are in test_foreign.py."""
+"""The network: shapes, gradients, scripting. Other projects' weights are in test_converters.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import pytest
 import torch
 
+from hgfast.architectures import PRESETS, architecture
 from hgfast.errors import HgfastError
-from hgfast.model import PRESETS, StackedHourglass, architecture
+from hgfast.model import StackedHourglass
 
 
 def residual(inputs: int, outputs: int) -> int:

@@ -1,4 +1,4 @@
-"""predict.py on anybody's pictures: odd files, EXIF, boxes, names, and what is left behind when some are bad."""
+"""predict.py on anybody's images: odd files, EXIF, boxes, names, and what is left behind when some are bad."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Command
-from finder import Finder, dots, save
 from numpy.typing import NDArray
-from odd_pictures import rotated_jpeg
 
-import hgfast.predict
 from hgfast import checkpoints
-from hgfast.checkpoints import build, describe
-from hgfast.draw import read_image
-from hgfast.errors import HgfastError, run
-from hgfast.inference import Network
-from hgfast.model import PRESETS, Meta
-from hgfast.predict import PredictConfig, expand, main, output_names, predict, read_ahead
-from hgfast.preprocessing import Preprocessing
+from hgfast.architectures import PRESETS
+from hgfast.checkpoints import build_model, model_state
+from hgfast.errors import HgfastError, run_main
+from hgfast.model import Meta
+from hgfast.normalization import Normalization
+from hgfast.predict import PredictConfig, list_files, main, output_stems, predict, prefetch
+from hgfast.runtime.torch_predictor import TorchPredictor
 from hgfast.skeletons import BODY16
+from hgfast.visualization.draw import read_image
+from tests.conftest import Command
+from tests.finder import DotDetector, draw_dots, save
+from tests.odd_images import rotated_jpeg
 
 POINTS = np.array([[90.0, 60.0], [150.0, 50.0], [130.0, 110.0]])
 WIDTH, HEIGHT = 240, 160
@@ -35,27 +35,27 @@ WIDTH, HEIGHT = 240, 160
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Run predict with the stand-in network; gives file name -> (P, 3, 3) keypoints."""
-    monkeypatch.setattr(hgfast.predict, "load_model", lambda *_: Finder())
+    monkeypatch.setattr("hgfast.checkpoints.load_model", lambda *_: DotDetector())
 
-    def go(*images: Path, **options: Any) -> dict[str, NDArray[np.float64]]:
+    def run_predict(*images: Path, **options: Any) -> dict[str, NDArray[np.float64]]:
         config = PredictConfig(checkpoint=Path("x.pt"), images=list(images), out=tmp_path / "out", **options)
         predict(config)
         content = json.loads((tmp_path / "out/keypoints.json").read_text())
-        go.content = content  # type: ignore[attr-defined]
+        run_predict.content = content  # type: ignore[attr-defined]
         return {Path(i["file"]).name: np.array([p["keypoints"] for p in i["people"]]) for i in content["images"]}
 
-    return go
+    return run_predict
 
 
-def close(keypoints: NDArray[np.float64], points: NDArray[np.float64] = POINTS) -> bool:
+def is_close(keypoints: NDArray[np.float64], points: NDArray[np.float64] = POINTS) -> bool:
     return bool(np.linalg.norm(keypoints[0, :, :2] - points, axis=1).max() < 0.6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(found: Any, tmp_path: Path, orientation: int) -> None:
-    """Every orientation of the same upright picture gives the same keypoints, in upright coordinates."""
-    (tmp_path / "a.jpg").write_bytes(rotated_jpeg(dots(WIDTH, HEIGHT, POINTS, 5), orientation))
-    assert close(found(tmp_path / "a.jpg")["a.jpg"])
+    """Every orientation of the same upright image gives the same keypoints, in upright coordinates."""
+    (tmp_path / "a.jpg").write_bytes(rotated_jpeg(draw_dots(WIDTH, HEIGHT, POINTS, 5), orientation))
+    assert is_close(found(tmp_path / "a.jpg")["a.jpg"])
     entry = found.content["images"][0]
     assert (entry["width"], entry["height"]) == (WIDTH, HEIGHT)
     assert read_image(tmp_path / "out/a.jpg").shape == (HEIGHT, WIDTH, 3)
@@ -63,27 +63,27 @@ def test_exif_orientation(found: Any, tmp_path: Path, orientation: int) -> None:
 
 @pytest.mark.parametrize("ending", ["png", "bmp", "webp", "tiff", "jpg", "ppm"])
 def test_formats(found: Any, tmp_path: Path, ending: str) -> None:
-    save(str(tmp_path / f"a.{ending}"), dots(WIDTH, HEIGHT, POINTS, 5))
-    assert close(found(tmp_path)[f"a.{ending}"])
+    save(str(tmp_path / f"a.{ending}"), draw_dots(WIDTH, HEIGHT, POINTS, 5))
+    assert is_close(found(tmp_path)[f"a.{ending}"])
 
 
-def test_16_bits_alpha_grey_and_portrait(found: Any, tmp_path: Path) -> None:
-    bgr = dots(WIDTH, HEIGHT, POINTS, 5)[..., ::-1]
+def test_16_bit_alpha_gray_and_portrait(found: Any, tmp_path: Path) -> None:
+    bgr = draw_dots(WIDTH, HEIGHT, POINTS, 5)[..., ::-1]
     cv2.imwrite(str(tmp_path / "deep.png"), bgr.astype(np.uint16) * 257)
     cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([bgr, np.full((HEIGHT, WIDTH), 255, np.uint8)]))
     cv2.imwrite(str(tmp_path / "portrait.png"), np.ascontiguousarray(bgr.swapaxes(0, 1)))
     cv2.imwrite(str(tmp_path / "grey.png"), bgr.max(2))
     cv2.imwrite(str(tmp_path / "grey16.png"), bgr.max(2).astype(np.uint16) * 257)
     keypoints = found(tmp_path)
-    assert close(keypoints["deep.png"]) and close(keypoints["alpha.png"])
-    assert close(keypoints["portrait.png"], POINTS[:, ::-1])
+    assert is_close(keypoints["deep.png"]) and is_close(keypoints["alpha.png"])
+    assert is_close(keypoints["portrait.png"], POINTS[:, ::-1])
     assert keypoints["grey.png"].shape == keypoints["grey16.png"].shape == (1, 3, 3)
     assert not found.content["failed"]
 
 
 def test_large_and_thin(found: Any, tmp_path: Path) -> None:
     points = POINTS * 25
-    save(str(tmp_path / "large.png"), dots(6000, 4000, points, 120))
+    save(str(tmp_path / "large.png"), draw_dots(6000, 4000, points, 120))
     save(str(tmp_path / "thin.png"), np.full((700, 1, 3), 90, np.uint8))
     save(str(tmp_path / "flat.png"), np.full((1, 5, 3), 90, np.uint8))
     save(str(tmp_path / "pixel.png"), np.full((1, 1, 3), 90, np.uint8))
@@ -94,19 +94,19 @@ def test_large_and_thin(found: Any, tmp_path: Path) -> None:
 
 
 def test_boxes_and_several_people(found: Any, tmp_path: Path) -> None:
-    image = np.concatenate([dots(WIDTH, HEIGHT, POINTS, 5), dots(WIDTH, HEIGHT, POINTS + 5, 5)], axis=1)
+    image = np.concatenate([draw_dots(WIDTH, HEIGHT, POINTS, 5), draw_dots(WIDTH, HEIGHT, POINTS + 5, 5)], axis=1)
     save(str(tmp_path / "two.png"), image)
     keypoints = found(tmp_path / "two.png", box=f"0,0,{WIDTH},{HEIGHT} {WIDTH},0,{WIDTH},{HEIGHT}")["two.png"]
-    assert close(keypoints[:1]) and close(keypoints[1:], POINTS + np.array([WIDTH + 5, 5]))
+    assert is_close(keypoints[:1]) and is_close(keypoints[1:], POINTS + np.array([WIDTH + 5, 5]))
     assert found.content["images"][0]["people"][1]["square"] == [WIDTH, -40, WIDTH, WIDTH]
     save(str(tmp_path / "small.png"), image[:50, :50])
     keypoints = found(tmp_path / "small.png", tmp_path / "two.png", box=f"{WIDTH},0,{WIDTH},{HEIGHT}")
     assert set(keypoints) == {"two.png"}  # the box lies outside the other, which is said and does not end the run
-    assert "outside the picture of 50 x 50" in found.content["failed"][0]["reason"]
+    assert "outside the image of 50 x 50" in found.content["failed"][0]["reason"]
 
 
-def test_pictures_are_drawn_in_the_skeletons_colours(found: Any, tmp_path: Path) -> None:
-    save(str(tmp_path / "a.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+def test_overlay_uses_skeleton_colors(found: Any, tmp_path: Path) -> None:
+    save(str(tmp_path / "a.png"), draw_dots(WIDTH, HEIGHT, POINTS, 5))
     found(tmp_path / "a.png", heatmaps=True)
     drawn = read_image(tmp_path / "out/a.jpg").astype(int)
     middle = (POINTS[0] + POINTS[1]) / 2  # of a red edge
@@ -120,13 +120,13 @@ def test_pictures_are_drawn_in_the_skeletons_colours(found: Any, tmp_path: Path)
     assert not (tmp_path / "out/a.jpg").exists()
 
 
-def test_a_sheet_shows_each_joint_where_it_is(found: Any, tmp_path: Path) -> None:
-    save(str(tmp_path / "a.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+def test_heatmap_grid_tiles(found: Any, tmp_path: Path) -> None:
+    save(str(tmp_path / "a.png"), draw_dots(WIDTH, HEIGHT, POINTS, 5))
     found(tmp_path / "a.png", heatmaps=True)
     entry = found.content["images"][0]
     assert (entry["drawn"], entry["heatmaps"]) == ("a.jpg", "a_heatmaps.jpg")
     sheet = read_image(tmp_path / "out" / entry["heatmaps"]).astype(int)
-    within = (POINTS + np.array([0, (WIDTH - HEIGHT) / 2])) * 224 / WIDTH  # of a square of the picture's longer side
+    within = (POINTS + np.array([0, (WIDTH - HEIGHT) / 2])) * 224 / WIDTH  # of a square of the image's longer side
     first = sheet[:, :224]
     middle = (within[0] + within[1]) / 2
     assert first[int(middle[1]) - 2 : int(middle[1]) + 3, int(middle[0]), 0].max() > 100  # the red edge
@@ -137,23 +137,23 @@ def test_a_sheet_shows_each_joint_where_it_is(found: Any, tmp_path: Path) -> Non
         assert abs(hot[0] + 20 - y) < 12 and abs(hot[1] - x) < 12
 
 
-def test_one_picture_that_cannot_be_drawn_does_not_end_the_run(found: Any, tmp_path: Path) -> None:
+def test_unwritable_overlay_does_not_stop_the_run(found: Any, tmp_path: Path) -> None:
     save(str(tmp_path / "long.png"), np.zeros((2, 70000, 3), np.uint8))
-    save(str(tmp_path / "short.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+    save(str(tmp_path / "short.png"), draw_dots(WIDTH, HEIGHT, POINTS, 5))
     assert set(found(tmp_path)) == {"short.png"}
-    assert "70000 x 2 pixels are too many" in found.content["failed"][0]["reason"]
+    assert "does not support 70000 x 2 pixels" in found.content["failed"][0]["reason"]
 
 
-def test_names_that_are_no_text(found: Any, tmp_path: Path) -> None:
+def test_undecodable_file_names(found: Any, tmp_path: Path) -> None:
     strange = tmp_path / os.fsdecode(b"bad\xff.png")
-    save(str(tmp_path / "a.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+    save(str(tmp_path / "a.png"), draw_dots(WIDTH, HEIGHT, POINTS, 5))
     (tmp_path / "a.png").rename(strange)
     assert len(found(tmp_path)) == 1
     assert (tmp_path / "out" / os.fsdecode(b"bad\xff.jpg")).exists()
 
 
 def test_an_earlier_result_stays_when_nothing_is_done(found: Any, tmp_path: Path) -> None:
-    save(str(tmp_path / "a.png"), dots(WIDTH, HEIGHT, POINTS, 5))
+    save(str(tmp_path / "a.png"), draw_dots(WIDTH, HEIGHT, POINTS, 5))
     found(tmp_path / "a.png")
     before = (tmp_path / "out/keypoints.json").read_bytes()
     result = predict(PredictConfig(checkpoint=Path("x"), images=[tmp_path / "gone.png"], out=tmp_path / "out"))
@@ -165,7 +165,7 @@ def test_names_never_collide() -> None:
     files = [Path(f"a/{n}.jpg") for n in ("y_heatmaps", "y", "x", "x_2", "x_heatmaps")] + [
         Path(n) for n in ("b/x.jpg", "a/x.png", "X.bmp")
     ]
-    names = [*output_names(files).values()]
+    names = [*output_stems(files).values()]
     written = [n.lower() for name in names for n in (name, f"{name}_heatmaps")]
     assert len(set(written)) == len(written) == 16
     assert names[2] == "x"
@@ -175,11 +175,11 @@ def test_folders_and_repetitions(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
-    files, bad = expand([tmp_path, tmp_path / "b.jpg", tmp_path / "notes.txt", tmp_path / "empty"], tmp_path / "out")
+    files, bad = list_files([tmp_path, tmp_path / "b.jpg", tmp_path / "notes.txt", tmp_path / "empty"], tmp_path / "out")
     assert [f.name for f in files] == ["a.PNG", "b.jpg", "notes.txt"]
-    assert bad == [(tmp_path / "empty", f"{tmp_path / 'empty'} is a folder without pictures")]
+    assert bad == [(tmp_path / "empty", f"{tmp_path / 'empty'} is a folder without images")]
     with pytest.raises(HgfastError, match="might be overwritten"):
-        expand([tmp_path / "b.jpg"], tmp_path / "empty" / "..")
+        list_files([tmp_path / "b.jpg"], tmp_path / "empty" / "..")
 
 
 def test_reading_ahead_keeps_the_order(tmp_path: Path) -> None:
@@ -188,24 +188,24 @@ def test_reading_ahead_keeps_the_order(tmp_path: Path) -> None:
         files.append(tmp_path / f"{n}.png")
         if n % 4:
             save(str(files[-1]), np.full((300 if n % 2 else 3, 5, 3), n, np.uint8))
-    results = list(read_ahead(files))
+    results = list(prefetch(files))
     assert [path for path, _ in results] == files
     for n, (_, image) in enumerate(results):
         assert isinstance(image, HgfastError) if n % 4 == 0 else image[0, 0, 0] == n  # type: ignore[index]
 
 
-def test_what_was_done_is_kept_when_a_run_is_broken_off(found: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_writes_partial_results(found: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(3):
-        save(str(tmp_path / f"{n}.png"), dots(WIDTH, HEIGHT, POINTS, 5))
-    look, calls = Network.look, []
+        save(str(tmp_path / f"{n}.png"), draw_dots(WIDTH, HEIGHT, POINTS, 5))
+    look, calls = TorchPredictor.predict_crops, []
 
-    def break_off(*words: Any) -> Any:
+    def interrupt(*words: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return look(*words)
 
-    monkeypatch.setattr(Network, "look", break_off)
+    monkeypatch.setattr(TorchPredictor, "predict_crops", interrupt)
     with pytest.raises(KeyboardInterrupt):
         found(tmp_path)
     assert [Path(i["file"]).name for i in json.loads((tmp_path / "out/keypoints.json").read_text())["images"]] == [
@@ -217,13 +217,13 @@ def test_what_was_done_is_kept_when_a_run_is_broken_off(found: Any, tmp_path: Pa
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     torch.manual_seed(1)
-    model = build(PRESETS["tiny"], Meta(BODY16, Preprocessing(), 64, "logits", "dark", -0.5))
-    checkpoints.save(describe(model), tmp_path / "tiny.pt")
+    model = build_model(PRESETS["tiny"], Meta(BODY16, Normalization(), 64, "logits", "dark", -0.5))
+    checkpoints.save(model_state(model), tmp_path / "tiny.pt")
     return tmp_path / "tiny.pt"
 
 
-def test_odd_pictures_from_the_shell(checkpoint: Path, tmp_path: Path, command: Command) -> None:
-    """Good pictures among bad ones are all done, each bad one is named once, and the exit code says that there were some."""
+def test_odd_images_from_the_shell(checkpoint: Path, tmp_path: Path, command: Command) -> None:
+    """Good images among bad ones are all done, each bad one is named once, and the exit code says that there were some."""
     rng, photos = np.random.default_rng(0), tmp_path / "photos"
     photos.mkdir()
     for name, shape in {
@@ -233,7 +233,7 @@ def test_odd_pictures_from_the_shell(checkpoint: Path, tmp_path: Path, command: 
         "tall.jpg": (300, 100, 3),
     }.items():
         cv2.imwrite(str(photos / name), rng.integers(0, 256, shape, dtype=np.uint8))
-    (photos / "text.jpg").write_text("not a picture")
+    (photos / "text.jpg").write_text("not an image")
     (photos / "zero.jpg").write_bytes(b"")
     (photos / "folder.jpg").mkdir()
     words = [photos, tmp_path / "missing.jpg", photos / "grey.jpg", "--out", tmp_path / "out", "--heatmaps"]
@@ -241,7 +241,7 @@ def test_odd_pictures_from_the_shell(checkpoint: Path, tmp_path: Path, command: 
     assert done.returncode == 2
     for bad in ("text.jpg", "zero.jpg", "folder.jpg", "missing.jpg"):
         assert done.stderr.count(bad) == 1
-    assert done.stderr.endswith("error: 4 of 8 pictures could not be done, named above\n")
+    assert done.stderr.endswith("error: 4 of 8 images failed, see above\n")
     assert "Traceback" not in done.stderr and "WARN" not in done.stderr
     content = json.loads((tmp_path / "out/keypoints.json").read_text())
     assert [Path(i["file"]).name for i in content["images"]] == ["grey.jpg", "huge.jpg", "tall.jpg", "thin.png"]
@@ -261,10 +261,10 @@ def test_odd_pictures_from_the_shell(checkpoint: Path, tmp_path: Path, command: 
         "-5,2,60,70",
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "2 pictures done" in done.stdout and "outside" not in done.stderr
+    assert "2 images done" in done.stdout and "outside" not in done.stderr
 
 
-def test_where_pictures_and_videos_are_is_said(
+def test_summary_names_output_files(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cv2.imwrite(str(tmp_path / "photo.png"), np.full((80, 90, 3), 99, np.uint8))
@@ -277,7 +277,7 @@ def test_where_pictures_and_videos_are_is_said(
     monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
     main()
     assert capsys.readouterr().out.splitlines() == [
-        f"1 picture done: {out}/keypoints.json, and the pictures beside it with joints scored 0.2 or more",
+        f"1 image done: {out}/keypoints.json, and the annotated images in the same folder (joints with a score of 0.2 or more)",
         f"3 frames of {tmp_path}/film.avi done: {out}/film.jsonl and {out}/film.mp4",
     ]
     assert (out / "film.jsonl").is_file() and (out / "film.mp4").is_file()
@@ -292,23 +292,23 @@ BAD = [
     (["{ck}", "a.jpg", "--padding", "0"], "--padding 0 must be above 0"),
     (["{ck}", "a.jpg", "--box", "1,2,nan,4"], "not finite"),
     (["{ck}", "a.jpg", "--box", "1,2,0,4"], "no area"),
-    (["{ck}", "a.jpg", "--padding", "1.25"], "--padding goes with --box"),
-    (["{ck}", "--", "-x.jpg"], "1 of 1 pictures could not be done"),
+    (["{ck}", "a.jpg", "--padding", "1.25"], "--padding requires --box"),
+    (["{ck}", "--", "-x.jpg"], "1 of 1 images failed"),
     (["{ck}", "a.jpg", "--boxes", "1,2,3,4"], "did you mean --box?"),
     (["{ck}", "a.jpg", "--out", "{ck}"], "cannot make the folder"),
 ]
 
 
 @pytest.mark.parametrize(("words", "sentence"), BAD)
-def test_bad_input_is_one_sentence_and_exit_code_2(
+def test_bad_input(
     words: list[str], sentence: str, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         sys, "argv", ["predict.py", "--out", str(checkpoint.parent / "out"), *(w.format(ck=checkpoint) for w in words)]
     )
     with pytest.raises(SystemExit) as end:
-        run(main)
+        run_main(main)
     printed = capsys.readouterr().err
     assert end.value.code == 2
     assert sentence in printed
-    assert printed.count("\n") == 1 + printed.count("not done: ")
+    assert printed.count("\n") == 1 + printed.count("failed: ")

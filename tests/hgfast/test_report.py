@@ -1,4 +1,4 @@
-"""report.py: a page for real runs, read again as HTML; what is missing, broken or malicious."""
+"""Reports of real runs, parsed as HTML; missing, broken and malicious files."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, Command
 
-from hgfast import checkpoints, report, sidecar
+from hgfast import checkpoints, report
 from hgfast.cli import parse
 from hgfast.config import Config
-from hgfast.draw import read_image
 from hgfast.errors import HgfastError
-from hgfast.gallery import TILE
-from hgfast.logbook import Logbook
-from hgfast.machine import cores, cpu_features
-from hgfast.report_events import read_events
-from hgfast.report_files import MANY, files
-from hgfast.report_pictures import QUALITY, galleries
-from hgfast.report_run import read_run
-from hgfast.report_tables import bench_table, in_digits, joints, left_out, table
-from hgfast.train import SHORT
+from hgfast.reporting.events import read_events
+from hgfast.reporting.files import MAX_LISTED, list_files
+from hgfast.reporting.images import JPEG_QUALITY, find_galleries
+from hgfast.reporting.run_folder import read_run
+from hgfast.reporting.tables import bench_table, format_number, joint_table, skipped_reasons, table
+from hgfast.runtime import sidecar
+from hgfast.system_info import available_cores, cpu_features
+from hgfast.train import FLAG_ALIASES
+from hgfast.training.run_logger import RunLogger
+from hgfast.visualization.draw import read_image
+from hgfast.visualization.gallery import TILE_SIZE
+from tests.conftest import ROOT, Command
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
-EVIL = '<script>alert("1")</script>'
+MALICIOUS = '<script>alert("1")</script>'
 LATENCY = ROOT / "bench/results/latency-lspet-hg2-2-cores.json"
 
 
 class Page(HTMLParser):
-    """A page, taken apart: elements with their attributes, the text of cells, everything that could ask for something."""
+    """A parsed page: elements with their attributes, the text of cells, all text."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)
@@ -67,7 +68,7 @@ class Page(HTMLParser):
             self.cells.append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in VOID or "svg" in self.open, f"<{tag}/> is only SVG's"
+        assert tag in VOID or "svg" in self.open, f"<{tag}/> is only valid in SVG"
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
 
     def handle_endtag(self, tag: str) -> None:
@@ -86,8 +87,8 @@ class Page(HTMLParser):
         return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
 
 
-def asks_for_nothing(page: Page) -> None:
-    """No attribute and no style leads out of the page, no script runs, and what leads into it arrives."""
+def check_self_contained(page: Page) -> None:
+    """No attribute or style refers to anything outside the page, no script runs, and internal references resolve."""
     ids = page.ids()
     assert len(ids) == len(set(ids))
     for tag, attributes in page.elements:
@@ -101,52 +102,51 @@ def asks_for_nothing(page: Page) -> None:
                 assert target[0] == "#" and target[1:] in ids, target
     style = re.search(r"<style>(.*?)</style>", page.source, re.DOTALL)
     assert style is not None and "url(" not in style[1] and "@import" not in style[1] and "//" not in style[1]
-    policy = [one["content"] for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy"]
+    policy = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert policy and "default-src 'none'" in policy[0]
 
 
-def readable_everywhere(page: Page) -> None:
-    """On a phone, in the dark, on paper, and by those who hear it."""
+def check_accessible(page: Page) -> None:
+    """The page works on a phone, in dark mode, on paper and with a screen reader."""
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
     assert "prefers-color-scheme: dark" in page.source and "@media print" in page.source
     assert all(image["alt"] for image in page.all("img"))
     assert page.all("html") == [{"lang": "en"}]
     for before, after in zip(page.elements, page.elements[1:]):
         if after[0] == "table":
-            assert before == ("div", before[1]) and "scroll" in before[1]["class"], "a table scrolls in its own box"
+            assert before == ("div", before[1]) and "scroll" in before[1]["class"], "each table scrolls in its own container"
 
 
-def whole(path: Path) -> Page:
+def parse_page(path: Path) -> Page:
     page = Page(path)
-    asks_for_nothing(page)
-    readable_everywhere(page)
+    check_self_contained(page)
+    check_accessible(page)
     return page
 
 
 def write(folder: Path, *flags: object) -> Page:
-    """The report of a run's folder, by the flags of the command line."""
+    """Write the report of a run's folder with command-line flags and parse it."""
     words = [str(folder), *map(str, flags)]
     config = report.parse(report.ReportConfig, words, positional="folder")
-    return whole(report.write(config, report.given(words)))
+    return parse_page(report.write_report(config, report.explicit_flags(words)))
 
 
 @pytest.fixture(scope="module")
 def trained(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that has trained for three epochs, validated after the second and the third."""
-    from test_train import small
-
-    from hgfast import distributed
+    """The folder of a run of three epochs, validated after the second and the third."""
     from hgfast.train import train
+    from hgfast.training import distributed
+    from tests.hgfast.test_train import small_config
 
-    config = small(hands, tmp_path_factory.mktemp("exp"), epochs=3)
-    config.train.valid_every = 2
+    config = small_config(hands, tmp_path_factory.mktemp("exp"), epochs=3)
+    config.train.val_interval = 2
     config.train.ema = 0.0
-    return train(config, distributed.Ranks(0, 1, 1, distributed.pick_device("cpu")))
+    return train(config, distributed.Ranks(0, 1, 1, distributed.select_device("cpu")))
 
 
 @pytest.fixture
 def ran(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it to change."""
+    """A copy of the run that a test may change."""
     return Path(shutil.copytree(trained, tmp_path / "small"))
 
 
@@ -155,39 +155,39 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def export(folder: Path, checkpoint: Path, name: str = "best.int8.onnx", **changed: Any) -> Path:
-    """A file that passes for an exported network, with its sidecar."""
+    """Write a fake exported network with a valid sidecar."""
     model = checkpoints.load_model(checkpoint)
-    artefact = folder / name
-    artefact.write_bytes(b"a network" * 1000)
+    artifact = folder / name
+    artifact.write_bytes(b"a network" * 1000)
     size, count = model.meta.input_size, len(model.meta.skeleton.joints)
-    about = sidecar.Sidecar(
-        artefact=name,
-        sha256=sidecar.checksum(artefact),
-        kind="onnx",
+    described = sidecar.Sidecar(
+        artifact=name,
+        sha256=sidecar.sha256_of(artifact),
+        export_format="onnx",
         precision="int8",
         skeleton=model.meta.skeleton,
-        input=sidecar.Port("images", "uint8", (1, size, size, 3), "NHWC"),
-        outputs=(sidecar.Port("keypoints", "float32", (1, count, 3), "image, joint, (x, y, score)"),),
+        input=sidecar.TensorSpec("images", "uint8", (1, size, size, 3), "NHWC"),
+        outputs=(sidecar.TensorSpec("keypoints", "float32", (1, count, 3), "image, joint, (x, y, score)"),),
         input_size=size,
-        normalised=False,
+        normalized=False,
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
-        batch=sidecar.Batch(1, 1, 1),
+        batch=sidecar.BatchRange(1, 1, 1),
         stride=4,
-        maps="logits",
+        heatmap_kind="logits",
         decoder="dark",
         flip_test=False,
         pixel_offset=0.0,
-        shift=0.0,
+        result_offset=0.0,
         checkpoint=checkpoint.name,
-        checkpoint_sha256=sidecar.checksum(checkpoint),
+        checkpoint_sha256=sidecar.sha256_of(checkpoint),
         versions={"python": "3.12"},
         revision="abc",
         created="2026-01-02T00:00:00+00:00",
         verification={"rows": [{"max_px": 0.625, "verdict": "ok"}, {"max_px": 7.125, "verdict": "ok"}], "accuracy": None},
     )
-    sidecar.write(replace(about, **changed), artefact)
-    return artefact
+    sidecar.write(replace(described, **changed), artifact)
+    return artifact
 
 
 # ---- a whole run ----
@@ -198,22 +198,22 @@ def test_a_run_with_everything(hands: Path, trained: Path, tmp_path: Path, comma
     folder = Path(shutil.copytree(trained, tmp_path / "small"))
     export(folder, folder / "best.pt")
     done = command(
-        "hgfast/report.py", folder, "--evaluate", "--loader", "torch", "--threads", 1, "--records", f"[{LATENCY}]",
+        "hgfast/report.py", folder, "--evaluate", "--loader", "opencv", "--threads", 1, "--records", f"[{LATENCY}]",
         "--out", tmp_path / "elsewhere/page.html",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "elsewhere/page.html") in done.stdout
-    page = whole(tmp_path / "elsewhere/page.html")
+    page = parse_page(tmp_path / "elsewhere/page.html")
 
     best = checkpoints.read(folder / "best.pt")
     network = checkpoints.load_model(folder / "best.pt")
     facts = {name.strip(): value.strip() for name, value in re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.source)}
     assert (facts["data set"], facts["network"]) == ("freihand", "tiny")
     assert facts["parameters"] == f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} million"
-    assert facts["revision"] == best["revision"] and facts["machine"].endswith(f"{cores()} cores, {cpu_features().isa}")
+    assert facts["revision"] == best["revision"] and facts["machine"].endswith(f"{available_cores()} cores, {cpu_features().isa}")
     assert facts["done"] == f"3 epochs, {lines(folder)[-1]['step']} steps"
     first = re.search(r'class="headlines">\s*<div class="best"><dt>(.*?)</dt><dd>(.*?)</dd>', page.source)
-    assert first is not None and first.groups() == ("AUC, 0 to 30 px", in_digits(best["metrics"]["auc_0_30px"]))
+    assert first is not None and first.groups() == ("AUC, 0 to 30 px", format_number(best["metrics"]["auc_0_30px"]))
     assert f"after epoch {best['epoch']}" in page.text
 
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", page.source)
@@ -224,89 +224,92 @@ def test_a_run_with_everything(hands: Path, trained: Path, tmp_path: Path, comma
     result = json.loads((folder / "evaluation/metrics.json").read_text())
     assert (result["dataset"], result["split"], result["data"]) == ("freihand", "test", str(hands))
     for name, value in result["rows"][0].items():
-        assert name == "method" or in_digits(value) in page.cells, name
+        assert name == "method" or format_number(value) in page.cells, name
     for row in result["joints"]:
-        assert row["joint"] in page.cells and in_digits(row["epe_px"]) in page.cells
+        assert row["joint"] in page.cells and format_number(row["epe_px"]) in page.cells
     bars = [float(found) for found in re.findall(r'<i style="width: ([\d.]+)%">', page.source)]
     assert bars == [pytest.approx(100 * row["pck@0.2"], abs=0.06) for row in result["joints"]]
 
     sheets = {name: read_image(folder / "evaluation" / name) for name in ("sheet.jpg", "worst.jpg")}
-    tiles = result["samples"] + result["samples"] // len(result["versions"])  # every sample, and every hand at its worst
-    pairs = [image for image in page.all("img") if (image["width"], image["height"]) == (str(2 * TILE), str(TILE))]
+    tiles = result["samples"] + result["samples"] // len(result["versions"])  # every sample, and the worst of each hand
+    pairs = [image for image in page.all("img") if (image["width"], image["height"]) == (str(2 * TILE_SIZE), str(TILE_SIZE))]
     assert len(pairs) == tiles
     first_pair = cv2.imdecode(np.frombuffer(base64.b64decode(pairs[0]["src"].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
-    assert np.abs(first_pair[..., ::-1].astype(int) - sheets["sheet.jpg"][:TILE, : 2 * TILE]).mean() < 4
+    assert np.abs(first_pair[..., ::-1].astype(int) - sheets["sheet.jpg"][:TILE_SIZE, : 2 * TILE_SIZE]).mean() < 4
 
     assert {"best.int8.onnx", "int8", "7.125", "this checkpoint", "9 kB"} <= set(page.cells)
     record = json.loads(LATENCY.read_text())
     for row in record["rows"]:
         if row["median_ms"] is not None:
-            assert in_digits(row["median_ms"]) in page.cells
+            assert format_number(row["median_ms"]) in page.cells
     assert "Not measured, no NVIDIA GPU here: tensorrt fp32" in page.text
     assert "names exp/lspet-hg2/best.pt, not a checkpoint of this run" in page.text
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names <= set(page.cells)
     assert (folder / "config.yaml").read_text() in page.text
-    assert "python hgfast/report.py" not in page.text, "nothing is missing"
+    assert "hgfast report" not in page.text, "nothing is missing"
 
 
-def test_a_run_alone_says_what_would_make_the_rest(ran: Path) -> None:
+def test_minimal_run_suggests_commands(ran: Path) -> None:
     page = write(ran)
     assert (ran / "report.html").is_file()
     checkpoint = ran / "best.pt"
-    for said in (f"report.py {ran} --evaluate", f"to_onnx.py {checkpoint}", f"latency.py --checkpoint {checkpoint}"):
-        assert said in page.text
-    assert "Predictions while it was trained" in page.text
+    commands = (f"hgfast report {ran} --evaluate", f"export onnx {checkpoint}", f"bench latency --checkpoint {checkpoint}")
+    for text in commands:
+        assert text in page.text
+    assert "Predictions during training" in page.text
     images = page.all("img")
-    assert [image for image in images if (image["width"], image["height"]) == (str(TILE), str(TILE))]
+    assert [image for image in images if (image["width"], image["height"]) == (str(TILE_SIZE), str(TILE_SIZE))]
     assert "report.html" not in page.cells, "the page does not list itself"
-    assert whole(ran / "report.html").cells == write(ran).cells, "nor does the next one list the one before"
+    assert parse_page(ran / "report.html").cells == write(ran).cells, "the next page does not list the previous one"
 
 
-def test_the_command_that_trains_again_has_a_folder_of_its_own(ran: Path) -> None:
-    (command,) = re.findall(r"To train like this again: <code>(.*?)</code>", write(ran).source)
-    again = parse(Config, shlex.split(html.unescape(command))[2:], short=SHORT)
+def test_retrain_command_uses_another_folder(ran: Path) -> None:
+    (command,) = re.findall(r"To train again with this configuration: <code>(.*?)</code>", write(ran).source)
+    again = parse(Config, shlex.split(html.unescape(command))[2:], flag_aliases=FLAG_ALIASES)
     before = parse(Config, ["--config", str(ran / "config.yaml")])
     assert replace(again, exp=before.exp) == before and again.exp == f"{before.exp}-again"
 
 
-def test_tiles_are_those_that_tensorboard_has(ran: Path) -> None:
-    step, encoded = read_events(ran).pictures["valid/grid"]
+def test_tiles_match_tensorboard(ran: Path) -> None:
+    step, encoded = read_events(ran).images["valid/grid"]
     grid = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     assert step == lines(ran)[-1]["step"]
-    shown = [image["src"] for image in write(ran).all("img") if image["width"] == str(TILE)]
+    shown = [image["src"] for image in write(ran).all("img") if image["width"] == str(TILE_SIZE)]
     assert len(shown) == 24, "truth, prediction and heatmaps of eight samples"
     for place in (0, 7, 23):
-        top, left = place // 6 * TILE, place % 6 * TILE
+        top, left = place // 6 * TILE_SIZE, place % 6 * TILE_SIZE
         tile = cv2.imdecode(np.frombuffer(base64.b64decode(shown[place].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
-        encoded = cv2.imencode(".jpg", grid[top : top + TILE, left : left + TILE], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+        encoded = cv2.imencode(
+            ".jpg", grid[top : top + TILE_SIZE, left : left + TILE_SIZE], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        )[1]
         assert np.array_equal(tile, cv2.imdecode(encoded, cv2.IMREAD_COLOR))
 
 
-def test_time_is_that_of_the_steps(tmp_path: Path) -> None:
+def test_training_time_is_computed_from_steps(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("batch_size: 10\n")
     speeds = [(100, 50.0), (200, 25.0), (250, 500.0)]  # 20 s, 40 s, 1 s
     written = [{"epoch": n, "step": step, "images_per_s": speed} for n, (step, speed) in enumerate(speeds, 1)]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in written))
-    assert read_run(tmp_path).seconds == pytest.approx(61)
-    assert "61 s, without validations" in write(tmp_path).text
+    assert read_run(tmp_path).training_seconds == pytest.approx(61)
+    assert "61 s, without validation" in write(tmp_path).text
     (tmp_path / "config.yaml").unlink()
-    assert read_run(tmp_path).seconds is None
+    assert read_run(tmp_path).training_seconds is None
 
 
-def test_curves_are_the_lines(tmp_path: Path) -> None:
-    """A point of a curve for each number, gaps where there is none, and the axes in words."""
+def test_curves_match_metrics(tmp_path: Path) -> None:
+    """A curve has a point for each number and gaps elsewhere; its alternative text names the axes."""
     figures = [{"ankle": 20.0, "pckh@0.5": 30.0}, None, {"ankle": 40.0, "pckh@0.5": None}, {"ankle": 80.0, "pckh@0.5": 70.0}]
     with (tmp_path / "metrics.jsonl").open("w") as file:
         for epoch, valid in enumerate(figures, 1):
             line = {"epoch": epoch, "step": epoch, "loss": None if epoch == 2 else 1.0 / epoch, "data_wait": 0.25}
             file.write(json.dumps(line | ({"valid": valid} if valid else {})) + "\n")
     page = write(tmp_path)
-    said = {one["aria-label"] for one in page.all("figure")}
-    assert "Loss, mean of the epoch: loss from 1 to 0.25" in said
-    assert "Accuracy on the validation split, percent: pckh@0.5 from 30 to 70" in said
-    assert "Accuracy of parts on the validation split, percent: ankle from 20 to 80" in said
-    assert "Waiting for data, percent of the time: waiting from 25 to 25" in said
+    labels = {figure["aria-label"] for figure in page.all("figure")}
+    assert "Loss, mean of the epoch: loss from 1 to 0.25" in labels
+    assert "Accuracy on the validation split, percent: pckh@0.5 from 30 to 70" in labels
+    assert "Accuracy of parts on the validation split, percent: ankle from 20 to 80" in labels
+    assert "Waiting for data, percent of the time: waiting from 25 to 25" in labels
     drawn = re.search(r"<figcaption>Accuracy of parts.*?</svg>", page.source, re.DOTALL)
     assert drawn is not None
     curve = re.search(r'<path d="([^"]*)"[^>]*stroke: var\(--line-0\)', drawn[0])
@@ -318,31 +321,31 @@ def test_curves_are_the_lines(tmp_path: Path) -> None:
     assert steps[1, 1] == pytest.approx(2 * steps[0, 1], rel=1e-3) and steps[0, 1] < 0, "20, 40 and 80 percent, upwards"
 
 
-# ---- what is missing or broken ----
+# ---- missing or broken parts ----
 
 
-@pytest.mark.parametrize("gone", ["config.yaml", "metrics.jsonl", "best.pt", "checkpoint.pt", "events"])
-def test_any_part_may_be_missing(ran: Path, gone: str) -> None:
-    shutil.rmtree(ran / gone) if (ran / gone).is_dir() else (ran / gone).unlink()
+@pytest.mark.parametrize("missing", ["config.yaml", "metrics.jsonl", "best.pt", "checkpoint.pt", "events"])
+def test_any_part_may_be_missing(ran: Path, missing: str) -> None:
+    shutil.rmtree(ran / missing) if (ran / missing).is_dir() else (ran / missing).unlink()
     page = write(ran)
-    said = {"config.yaml": "There is no config.yaml", "metrics.jsonl": "There is no metrics.jsonl"}.get(gone)
-    assert said is None or said in page.text
-    assert ("checkpoint.pt" if gone == "best.pt" else "best.pt") in page.cells
+    note = {"config.yaml": "There is no config.yaml", "metrics.jsonl": "There is no metrics.jsonl"}.get(missing)
+    assert note is None or note in page.text
+    assert ("checkpoint.pt" if missing == "best.pt" else "best.pt") in page.cells
 
 
-@pytest.mark.parametrize("left", ["config.yaml", "metrics.jsonl", "best.pt", "checkpoint.pt"])
-def test_any_part_is_enough(ran: Path, tmp_path: Path, left: str) -> None:
+@pytest.mark.parametrize("remaining", ["config.yaml", "metrics.jsonl", "best.pt", "checkpoint.pt"])
+def test_any_part_is_enough(ran: Path, tmp_path: Path, remaining: str) -> None:
     (tmp_path / "one").mkdir()
-    shutil.copy(ran / left, tmp_path / "one")
-    assert left in write(tmp_path / "one").cells
+    shutil.copy(ran / remaining, tmp_path / "one")
+    assert remaining in write(tmp_path / "one").cells
 
 
-def test_broken_lines_are_named_and_left_out(ran: Path) -> None:
+def test_broken_lines_are_listed_and_omitted(ran: Path) -> None:
     path = ran / "metrics.jsonl"
     good = path.read_text()
     path.write_text(good + '[1, 2]\n{"epoch": "x", "step": 1}\n\n' + "[" * 100_000 + '\n{"epoch": 3, "st')
     page = write(ran)
-    assert "metrics.jsonl, lines 4, 5, 7 and 1 more: not what training writes" in page.text
+    assert "metrics.jsonl, lines 4, 5, 7 and 1 more: not JSON with epoch and step, omitted" in page.text
     epochs = [line["epoch"] for line in read_run(ran).lines]
     path.write_text(good)
     assert epochs == [line["epoch"] for line in lines(ran)] == [1, 2, 3]
@@ -361,7 +364,7 @@ def test_a_broken_part_is_a_note(ran: Path, broken: str, content: bytes) -> None
 
 
 def test_values_that_training_never_writes(ran: Path) -> None:
-    """Words where numbers are meant, numbers beyond all bounds, lists of lists: shown or left out, never a traceback."""
+    """Text instead of numbers, huge numbers, nested lists: shown or omitted, never a traceback."""
     (ran / "metrics.jsonl").write_text(
         '{"epoch": 1, "step": 5, "loss": "high", "lr": [1], "images_per_s": 0, "valid": {"pck@0.2": "x", "epe_px": 1e308}}\n'
         '{"epoch": 2, "step": 4, "loss": NaN, "lr": {"a": 1}, "images_per_s": -1, "valid": [1]}\n'
@@ -372,25 +375,25 @@ def test_values_that_training_never_writes(ran: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.write_text("x"), "is a file"),
         (lambda path: path.mkdir(), "is empty"),
-        (lambda path: (path.mkdir(), (path / "notes.txt").write_text("x")), "is no run's folder"),
+        (lambda path: (path.mkdir(), (path / "notes.txt").write_text("x")), "is not the folder of a run"),
     ],
 )
-def test_no_run_is_one_sentence(tmp_path: Path, command: Command, make: Callable[[Path], object], said: str) -> None:
+def test_no_run_is_one_sentence(tmp_path: Path, command: Command, make: Callable[[Path], object], message: str) -> None:
     make(tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
     done = command("hgfast/report.py", tmp_path / "run")
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert message in done.stderr and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--out", "{run}/config.yaml"], "must end in .html"),
         (["--out", "{run}/best.pt/page.html"], "cannot make the folder"),
@@ -400,9 +403,9 @@ def test_no_run_is_one_sentence(tmp_path: Path, command: Command, make: Callable
         (["--record", "[x.json]"], "did you mean --records"),
     ],
 )
-def test_bad_flags_are_one_sentence(ran: Path, flags: list[str], said: str) -> None:
+def test_bad_flags_are_one_sentence(ran: Path, flags: list[str], message: str) -> None:
     before = (ran / "config.yaml").read_bytes()
-    with pytest.raises(HgfastError, match=re.escape(said)):
+    with pytest.raises(HgfastError, match=re.escape(message)):
         write(ran, *[flag.replace("{run}", str(ran)) for flag in flags])
     assert (ran / "config.yaml").read_bytes() == before and not (ran / "report.html").exists()
 
@@ -423,7 +426,7 @@ def test_an_evaluation_that_fails_says_why(ran: Path, tmp_path: Path, command: C
         write(ran, "--evaluate")
 
 
-# ---- what belongs to the run, and what does not ----
+# ---- files of this run and of others ----
 
 
 def test_flags_of_the_data_change_what_the_run_has(ran: Path) -> None:
@@ -431,7 +434,7 @@ def test_flags_of_the_data_change_what_the_run_has(ran: Path) -> None:
 
     def chosen(*words: str) -> Any:
         config = report.parse(report.ReportConfig, [str(ran), *words], positional="folder")
-        return report.data_choice(config, trained_on, report.given(words))
+        return report.merge_data_config(config, trained_on, report.explicit_flags(words))
 
     assert (chosen().versions, str(chosen().data)) == (["gs", "hom"], trained_on["data"])
     assert str(chosen("--data", "other").data) == "other" and chosen("--data", "other").versions == ["gs", "hom"]
@@ -442,7 +445,7 @@ def test_flags_of_the_data_change_what_the_run_has(ran: Path) -> None:
         chosen()
 
 
-def test_exports_are_told_apart_by_their_checkpoint(ran: Path, tmp_path: Path) -> None:
+def test_exports_of_other_checkpoints(ran: Path, tmp_path: Path) -> None:
     export(ran, ran / "best.pt")
     export(tmp_path, ran / "best.pt", "other.onnx", checkpoint_sha256="1" * 64)
     spoiled = export(ran, ran / "best.pt", "spoiled.onnx")
@@ -458,10 +461,10 @@ def test_exports_are_told_apart_by_their_checkpoint(ran: Path, tmp_path: Path) -
 
 def test_records_of_this_run_carry_no_warning(ran: Path, tmp_path: Path) -> None:
     record = json.loads(LATENCY.read_text())
-    for command, said in ((f"python bench/latency.py --checkpoint {ran}/best.pt", False), ("python bench/latency.py", True)):
+    for command, warns in ((f"python bench/latency.py --checkpoint {ran}/best.pt", False), ("python bench/latency.py", True)):
         (ran / "latency.json").write_text(json.dumps({**record, "command": command}))
         page = write(ran)
-        assert ("not of this run" in page.text) == said
+        assert ("not of this run" in page.text) == warns
         assert "record of a benchmark" in page.cells
     copy = shutil.copy(ran / "best.pt", tmp_path / "copy.pt")
     made = export(tmp_path, ran / "best.pt", "made.onnx")
@@ -482,136 +485,146 @@ def test_an_evaluation_older_than_the_checkpoint_says_so(ran: Path) -> None:
     assert "exp/another/best.pt, not of this run" in write(ran).text
 
 
-def test_pictures_too_many_too_large_or_none(ran: Path) -> None:
+def test_images_too_many_too_large_or_invalid(ran: Path) -> None:
     (ran / "found").mkdir()
     for number in range(15):
         cv2.imwrite(str(ran / f"found/{number:02}.png"), np.full((40, 60, 3), 10 * number, np.uint8))
-    (ran / "found/broken.jpg").write_bytes(b"no picture")
+    (ran / "found/broken.jpg").write_bytes(b"no image")
     (ran / "curve.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'><script>alert(1)</script></svg>")
     (ran / "worst.png").write_bytes(b"\x89PNG" + bytes(9 << 20))
     notes: list[str] = []
-    shown = galleries(ran, set(), notes)
+    shown = find_galleries(ran, set(), notes)
     assert [gallery.source for gallery in shown] == ["curve.svg", *(f"found/{n:02}.png" for n in range(12))]
-    assert any("worst.png is not shown" in note for note in notes) and any("more pictures" in note for note in notes)
+    assert any("worst.png is not shown" in note for note in notes) and any("more images" in note for note in notes)
     page = write(ran)
     assert "<script" not in page.source
 
 
-def test_a_sheet_that_is_not_full_has_no_black_pieces(tmp_path: Path) -> None:
-    sheet = np.zeros((2 * TILE, 8 * TILE, 3), np.uint8)
-    sheet[:TILE], sheet[TILE:, : 2 * TILE] = 200, 100
+def test_partial_grid_drops_empty_tiles(tmp_path: Path) -> None:
+    sheet = np.zeros((2 * TILE_SIZE, 8 * TILE_SIZE, 3), np.uint8)
+    sheet[:TILE_SIZE], sheet[TILE_SIZE:, : 2 * TILE_SIZE] = 200, 100
     cv2.imwrite(str(tmp_path / "sheet.jpg"), sheet)
-    (gallery,) = galleries(tmp_path, set(), [])
-    assert [(picture.width, picture.height) for picture in gallery.pictures] == [(2 * TILE, TILE)] * 5
+    (gallery,) = find_galleries(tmp_path, set(), [])
+    assert [(image.width, image.height) for image in gallery.images] == [(2 * TILE_SIZE, TILE_SIZE)] * 5
 
 
-# ---- everything from files is only text ----
+# ---- content of files is escaped ----
 
 
 def test_names_and_values_are_escaped(ran: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run <b>&amp;\"' "
     shutil.copytree(ran, folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "exp": EVIL, "dataset": EVIL, "data": f'"{EVIL}'}))
-    line = {**lines(folder)[-1], "valid": {EVIL: 0.5, f"pck {EVIL} $\\frac$": 0.25, "]]>": 0.1}, EVIL: EVIL}
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({**config, "exp": MALICIOUS, "dataset": MALICIOUS, "data": f'"{MALICIOUS}'})
+    )
+    line = {**lines(folder)[-1], "valid": {MALICIOUS: 0.5, f"pck {MALICIOUS} $\\frac$": 0.25, "]]>": 0.1}, MALICIOUS: MALICIOUS}
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     (folder / "<img src=x onerror=alert(1)>.txt").write_text("x")
     record = json.loads(LATENCY.read_text())
-    record["rows"][0][EVIL] = record["rows"][0]["way"] = EVIL
-    (folder / "record.json").write_text(json.dumps({**record, "command": EVIL, "conclusions": [EVIL], "revision": EVIL}))
-    joint = [{"joint": EVIL, "pck@0.2": 0.5, "epe_px": 1.0}]
-    result = {"checkpoint": EVIL, "dataset": EVIL, "split": EVIL, "rows": [{"method": EVIL, EVIL: 1}], "joints": joint}
+    record["rows"][0][MALICIOUS] = record["rows"][0]["way"] = MALICIOUS
+    (folder / "record.json").write_text(
+        json.dumps({**record, "command": MALICIOUS, "conclusions": [MALICIOUS], "revision": MALICIOUS})
+    )
+    joint = [{"joint": MALICIOUS, "pck@0.2": 0.5, "epe_px": 1.0}]
+    result = {
+        "checkpoint": MALICIOUS,
+        "dataset": MALICIOUS,
+        "split": MALICIOUS,
+        "rows": [{"method": MALICIOUS, MALICIOUS: 1}],
+        "joints": joint,
+    }
     (folder / "result.json").write_text(json.dumps(result))
-    (folder / "broken.json").write_text(EVIL)
+    (folder / "broken.json").write_text(MALICIOUS)
     page = write(folder)
     assert not page.all("script") and len(page.all("img")) == page.source.count('<img src="data:')
-    assert page.cells.count(EVIL) >= 4 and "<img src=x onerror=alert(1)>.txt" in page.cells
-    assert page.text.count(EVIL) > 12
+    assert page.cells.count(MALICIOUS) >= 4 and "<img src=x onerror=alert(1)>.txt" in page.cells
+    assert page.text.count(MALICIOUS) > 12
 
 
 def test_the_events_of_a_run_that_was_continued(tmp_path: Path) -> None:
-    picture = np.full((TILE, 3 * TILE, 3), 90, np.uint8)
+    image = np.full((TILE_SIZE, 3 * TILE_SIZE, 3), 90, np.uint8)
     for step, shade in ((10, 90), (20, 200)):
-        log = Logbook(tmp_path, step - 10)
-        log.picture(step, "valid/grid", picture // 90 * shade)
+        log = RunLogger(tmp_path, step - 10)
+        log.log_image(step, "valid/grid", image // 90 * shade)
         log.close()
     found = read_events(tmp_path)
-    step, encoded = found.pictures["valid/grid"]
+    step, encoded = found.images["valid/grid"]
     assert step == 20 and abs(int(cv2.imdecode(np.frombuffer(encoded, np.uint8), 0).mean()) - (200)) < 3
-    assert found.began is not None and found.ended is not None
-    assert 0 < found.ended - found.began < 60 and abs(found.began - datetime.now(timezone.utc).timestamp()) < 600
+    assert found.first_time is not None and found.last_time is not None
+    assert 0 < found.last_time - found.first_time < 60 and abs(found.first_time - datetime.now(timezone.utc).timestamp()) < 600
     last = sorted((tmp_path / "events").iterdir())[-1]
     last.write_bytes(last.read_bytes()[:-20])  # a kill
-    assert read_events(tmp_path).pictures["valid/grid"][0] == 10
+    assert read_events(tmp_path).images["valid/grid"][0] == 10
 
 
-# ---- words and columns ----
+# ---- formatting and columns ----
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "text"),
     [
         *((0.48722, "0.4872"), (3, "3"), (1672, "1\u2009672"), (19.5755, "19.58"), (1e-5, "1.00e-05"), (0.0, "0")),
         *((12345.6, "12\u2009346"), (-2.5, "-2.5"), (1e300, "1.00e+300"), (10**400, "–")),
         *((float("nan"), "–"), (float("inf"), "–")),
     ],
 )
-def test_numbers(value: float, said: str) -> None:
-    assert in_digits(value) == said
+def test_numbers(value: float, text: str) -> None:
+    assert format_number(value) == text
 
 
-def test_columns_that_say_nothing_are_left_out() -> None:
+def test_empty_columns_are_omitted() -> None:
     rows = [{"way": "a", "device": "cpu", "none": None, "ms": 1.5}, {"way": "b", "device": "cpu", "none": None, "ms": 1.5}]
-    found = table(rows, fold=True)
-    assert (found.head, found.rows, found.numeric) == (["way", "ms"], [["a", "1.5"], ["b", "1.5"]], [False, True])
+    found = table(rows, merge_constant=True)
+    assert (found.header, found.rows, found.numeric) == (["way", "ms"], [["a", "1.5"], ["b", "1.5"]], [False, True])
     assert found.caption == "In all rows: device cpu."
     assert table([]).rows == [] and bench_table([]).rows == []
 
 
-def test_joints_without_a_figure() -> None:
-    figure, rows = joints([{"joint": "wrist", "pckh@0.5": 25.0, "epe_px": None}, {"joint": "hip", "pckh@0.5": None}])
-    assert figure == "pckh@0.5" and [(row.name, row.share, row.error) for row in rows] == [
+def test_joints_without_a_metric() -> None:
+    metric, rows = joint_table([{"joint": "wrist", "pckh@0.5": 25.0, "epe_px": None}, {"joint": "hip", "pckh@0.5": None}])
+    assert metric == "pckh@0.5" and [(row.name, row.fraction, row.error) for row in rows] == [
         ("wrist", 0.25, "–"),
         ("hip", 0.0, "–"),
     ]
-    assert joints([]) == ("", []) and joints([{"joint": "a"}]) == ("", [])
+    assert joint_table([]) == ("", []) and joint_table([{"joint": "a"}]) == ("", [])
 
 
-def test_what_was_not_measured_is_said_by_reason() -> None:
+def test_skipped_rows_are_grouped_by_reason() -> None:
     rows = [
         {"way": "tensorrt", "precision": "fp32", "median_ms": None, "note": "no GPU"},
         {"way": "tensorrt", "precision": "fp16", "median_ms": None, "note": "no GPU"},
         {"way": "onnx", "precision": "fp32", "median_ms": 2.0, "note": ""},
     ]
-    assert left_out(rows) == ["Not measured, no GPU: tensorrt fp32, tensorrt fp16."]
+    assert skipped_reasons(rows) == ["Not measured, no GPU: tensorrt fp32, tensorrt fp16."]
     assert [row[0] for row in bench_table(rows).rows] == ["onnx"]
 
 
 def test_files_of_crowded_folders_are_counted(tmp_path: Path) -> None:
     (tmp_path / "many").mkdir()
-    for number in range(MANY + 1):
+    for number in range(MAX_LISTED + 1):
         (tmp_path / f"many/{number}.jpg").write_bytes(bytes(100))
     (tmp_path / "checkpoint-00000500.pt").write_bytes(bytes(1500))
-    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "broken").symlink_to("nowhere")
     (tmp_path / ".best.pt.77.writing").write_bytes(b"x")
-    found = {file.name: (file.size, file.what) for file in files(tmp_path, {}, tmp_path / "report.html")}
-    assert found["many/"] == (f"{100 * (MANY + 1) / 1000:.3g} kB", f"{MANY + 1} files")
-    assert found["checkpoint-00000500.pt"][0] == "1.5 kB" and "older state" in found["checkpoint-00000500.pt"][1]
-    assert "a link to nowhere" in found["gone"][1] and "remove it" in found[".best.pt.77.writing"][1]
+    found = {file.name: (file.size, file.description) for file in list_files(tmp_path, {}, tmp_path / "report.html")}
+    assert found["many/"] == (f"{100 * (MAX_LISTED + 1) / 1000:.3g} kB", f"{MAX_LISTED + 1} files")
+    assert found["checkpoint-00000500.pt"][0] == "1.5 kB" and "older training state" in found["checkpoint-00000500.pt"][1]
+    assert "a link to nowhere" in found["broken"][1] and "remove it" in found[".best.pt.77.writing"][1]
     assert len(found) == 4
 
 
 def test_without_matplotlib_the_rest_is_there(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "hgfast.report_charts", raising=False)
-    monkeypatch.delattr("hgfast.report_charts", raising=False)
+    monkeypatch.delitem(sys.modules, "hgfast.reporting.curves", raising=False)
+    monkeypatch.delattr("hgfast.reporting.curves", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = write(ran)
-    assert "There are no curves: the curves are drawn by matplotlib: pip install matplotlib" in page.text
+    assert "There are no curves: the curves require matplotlib: pip install matplotlib" in page.text
     assert not page.all("svg") and "best.pt" in page.cells
 
 
 def test_aliases_of_aliases_in_the_configuration_are_a_note(tmp_path: Path) -> None:
-    """As train.py refuses them: they are more values than anybody could show."""
+    """train.py refuses such a file too: it would expand to too many values."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     (tmp_path / "config.yaml").write_text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Training from the command line to the checkpoint: runs, resumes to the bit, shares work between ranks, refuses bad input."""
+"""Training from the command line to the checkpoint: bit-exact resuming, several ranks, bad input."""
 
 from __future__ import annotations
 
@@ -16,40 +16,42 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Command, Refusal, beside
-from foreign_nets import SeedNet, lived_in, prefixed
 
-from hgfast import checkpoints, distributed, load_model, training
-from hgfast.batch import Batch
-from hgfast.config import Config, DataChoice
-from hgfast.draw import read_image
+from hgfast import checkpoints, load_model
+from hgfast.architectures import PRESETS
+from hgfast.config import Config, DataConfig
 from hgfast.errors import HgfastError
-from hgfast.evaluation import Loader, predict
-from hgfast.inference import look
-from hgfast.logbook import Logbook
-from hgfast.model import PRESETS, Meta, StackedHourglass
-from hgfast.preprocessing import Preprocessing
+from hgfast.model import Meta, StackedHourglass
+from hgfast.normalization import Normalization
+from hgfast.pipelines.batch_plan import BatchPlan
+from hgfast.pipelines.datasets import open_loader, open_samples
+from hgfast.pipelines.readers.freihand import read_freihand
+from hgfast.pipelines.readers.mpii_h5 import read_mpii
+from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.train import main, train
-from hgfast.training import Trainer
-from pipelines.datasets import open_loader, open_samples
-from pipelines.freihand import read_freihand
-from pipelines.mpii import read_mpii
-from pipelines.plan import Plan
+from hgfast.training import distributed
+from hgfast.training.batch import Batch
+from hgfast.training.evaluator import Loader, predict
+from hgfast.training.run_logger import RunLogger
+from hgfast.training.trainer import Trainer
+from hgfast.visualization.draw import read_image
+from tests.conftest import Command, ErrorOf, shared_path
+from tests.foreign_nets import PrincetonNet, prefixed_state, with_random_statistics
 
 
-def small(data: Path, out: Path, epochs: int = 2) -> Config:
+def small_config(data: Path, out: Path, epochs: int = 2) -> Config:
     config = Config(data=data, out=out, exp="small", batch_size=16, threads=1, device="cpu", versions=["gs", "hom"])
     config.model.preset = "tiny"
     config.train.epochs, config.train.lr = epochs, 3e-3
     return config
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """The same weights, to the bit."""
+def equal_states(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Return whether two state dicts are bit-identical."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def lines(folder: Path) -> list[dict[str, float]]:
+def read_metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -61,7 +63,7 @@ def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command:
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "one"
     assert {f.name for f in folder.iterdir()} == {"checkpoint.pt", "best.pt", "config.yaml", "metrics.jsonl", "events"}
-    records = lines(folder)
+    records = read_metrics(folder)
     assert [r["epoch"] for r in records] == [1, 2, 3]
     assert records[-1]["loss"] < records[0]["loss"]
     assert all(0 <= r["data_wait"] <= 1 and r["images_per_s"] > 0 for r in records)
@@ -85,7 +87,7 @@ def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command:
     assert done.returncode == 2 and "the split evaluation has no annotations" in done.stderr
     words = ["hgfast/evaluate.py", folder / "checkpoint.pt", "--data", data, "--split", "evaluation"]
     done = command(*words)
-    assert done.returncode == 2 and "has no annotations: only --predictions" in done.stderr
+    assert done.returncode == 2 and "has no annotations: use --predictions" in done.stderr
     done = command(*words, "--predictions", tmp_path / "p.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "p.json").read_text())
@@ -93,8 +95,8 @@ def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command:
     assert np.array(found["samples"][0]["keypoints"]).shape == (21, 2)
 
 
-def test_people_from_pictures_to_a_prediction(people: Path, tmp_path: Path, command: Command) -> None:
-    """`--dataset mpii` in train, evaluate and predict, with a picture missing."""
+def test_people_end_to_end(people: Path, tmp_path: Path, command: Command) -> None:
+    """`--dataset mpii` in train, evaluate and predict, with an image missing."""
     data = tmp_path / "MPII"
     shutil.copytree(people, data)
     samples = read_mpii(data, "valid")
@@ -104,10 +106,10 @@ def test_people_from_pictures_to_a_prediction(people: Path, tmp_path: Path, comm
         "hgfast/train.py", *common, "--out", tmp_path, "--model.preset", "tiny", "--batch-size", 8, "--train.epochs", 2,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "more without their picture" in done.stdout
-    checkpoint = tmp_path / "mpii/checkpoint.pt"  # the experiment is called after the data set
+    assert "more without their image" in done.stdout
+    checkpoint = tmp_path / "mpii/checkpoint.pt"  # the experiment is named after the data set
     groups = {"head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "pckh@0.5", "pckh@0.1", "auc"}
-    assert all(groups <= set(r["valid"]) for r in lines(tmp_path / "mpii"))  # type: ignore[arg-type]
+    assert all(groups <= set(r["valid"]) for r in read_metrics(tmp_path / "mpii"))  # type: ignore[arg-type]
     assert "ankle" in done.stdout and "pckh@0.5" in done.stdout
 
     done = command(
@@ -124,9 +126,9 @@ def test_people_from_pictures_to_a_prediction(people: Path, tmp_path: Path, comm
     assert len(json.loads((tmp_path / "found/keypoints.json").read_text())["images"][0]["people"][0]["keypoints"]) == 16
 
 
-@pytest.mark.parametrize("loader", ["dali", "torch"])
+@pytest.mark.parametrize("loader", ["dali", "opencv"])
 def test_bad_files_never_end_a_run(hands: Path, tmp_path: Path, command: Command, loader: str) -> None:
-    """Files that rot are named and replaced; the check finds them, and then they are left out from the beginning."""
+    """Broken files are reported and replaced; the check finds them, and later runs skip them."""
     data = tmp_path / "FreiHAND"
     shutil.copytree(hands, data)
     last = len(read_freihand(hands, "train", ["gs"]))  # the first of the validation hands
@@ -139,17 +141,17 @@ def test_bad_files_never_end_a_run(hands: Path, tmp_path: Path, command: Command
     assert done.returncode == 0, done.stderr
     for file in bad:
         assert done.stderr.count(f"{file}") == 1
-    assert all(math.isfinite(r["valid"]["epe_px"]) for r in lines(tmp_path / "freihand"))  # type: ignore[index]
+    assert all(math.isfinite(r["valid"]["epe_px"]) for r in read_metrics(tmp_path / "freihand"))  # type: ignore[index]
 
     done = command("pipelines/check.py", *words)
     assert done.returncode == 1
     assert all(str(file.name) in done.stdout for file in bad)
     done = command("hgfast/train.py", *train_words)
     assert done.returncode == 0, done.stderr
-    assert "another picture" not in done.stderr
-    assert "2 more with a picture that cannot be read" in done.stdout
+    assert "another image" not in done.stderr
+    assert "2 more with an image that cannot be read" in done.stdout
     done = command("hgfast/evaluate.py", tmp_path / "freihand/best.pt", *words, "--split", "valid")
-    assert done.returncode == 0 and "1 more with a picture that cannot be read" in done.stdout
+    assert done.returncode == 0 and "1 more with an image that cannot be read" in done.stdout
 
 
 def test_training_from_the_crop_cache(people: Path, tmp_path: Path, command: Command) -> None:
@@ -166,24 +168,24 @@ def test_training_from_the_crop_cache(people: Path, tmp_path: Path, command: Com
         15,
     ]
     done = command("hgfast/train.py", *words, "--out", tmp_path)
-    assert done.returncode == 2 and "pipelines/cache.py with the same flags" in done.stderr
+    assert done.returncode == 2 and "hgfast cache with the same flags" in done.stderr
     done = command("pipelines/cache.py", *words)
     assert done.returncode == 0, done.stderr
     for name, extra in (("whole", ["--cache", "null"]), ("crops", [])):
         done = command("hgfast/train.py", *words, *extra, "--out", tmp_path, "-e", name, "--train.epochs", 2, "--batch-size", 8)
         assert done.returncode == 0, done.stderr
-    losses = [[r["loss"] for r in lines(tmp_path / name)] for name in ("whole", "crops")]
+    losses = [[r["loss"] for r in read_metrics(tmp_path / name)] for name in ("whole", "crops")]
     assert losses[0] == pytest.approx(losses[1], rel=0.01) and losses[0] != losses[1]
 
 
-def test_own_points_in_coco_format(tmp_path: Path, command: Command) -> None:
-    """A triangle's corners, drawn here: `--dataset coco` from a JSON file to a prediction."""
+def test_train_on_coco(tmp_path: Path, command: Command) -> None:
+    """The corners of synthetic triangles: `--dataset coco` from a JSON file to a prediction."""
     rng, images, rows = np.random.default_rng(1), [], []
     for number in range(24):
         points = rng.uniform(20, 80, (3, 2)).round(1)
-        picture = np.zeros((100, 120, 3), np.uint8)
-        cv2.fillPoly(picture, [points.astype(int)], (200, 120, 60))
-        cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+        image = np.zeros((100, 120, 3), np.uint8)
+        cv2.fillPoly(image, [points.astype(int)], (200, 120, 60))
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
         images.append({"id": number, "file_name": f"{number}.png", "width": 120, "height": 100})
         rows.append({"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "bbox": [10, 10, 80, 80],
                      "keypoints": [v for x, y in points.tolist() for v in (x, y, 2)]})  # fmt: skip
@@ -204,73 +206,77 @@ def test_own_points_in_coco_format(tmp_path: Path, command: Command) -> None:
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_five_real_people_are_learnt_by_heart_and_predicted(tmp_path: Path, command: Command) -> None:
+def test_overfit_five_real_people(tmp_path: Path, command: Command) -> None:
     """PCKh@0.5 is 100 on them, and predict.py, given the same square, finds what evaluation found."""
-    data = beside("fixtures/mpii")
+    data = shared_path("fixtures/mpii")
     done = command(
         "hgfast/train.py", "--config", "configs/overfit.yaml", "--dataset", "mpii", "--data", data, "--skip-missing",
-        "--train.split", "valid", "--train.valid-split", "valid", "--train.epochs", 150, "--train.valid-every", 150,
+        "--train.split", "valid", "--train.valid-split", "valid", "--train.epochs", 150, "--train.val-interval", 150,
         "--out", tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert lines(tmp_path / "overfit")[-1]["valid"]["pckh@0.5"] == 100  # type: ignore[index]
+    assert read_metrics(tmp_path / "overfit")[-1]["valid"]["pckh@0.5"] == 100  # type: ignore[index]
     model, samples = load_model(tmp_path / "overfit/best.pt"), read_mpii(data, "valid", skip_missing=True)
     for row, path in enumerate(samples.paths):
-        found = look(model, read_image(path), samples.centre[row, None], samples.side[row, None])[0][0, :, :2]
-        off = np.linalg.norm(found - samples.keypoints[row], axis=1)[samples.labelled[row]]
+        found = predict_crops(model, read_image(path), samples.center[row, None], samples.side[row, None])[0][0, :, :2]
+        off = np.linalg.norm(found - samples.keypoints[row], axis=1)[samples.labeled[row]]
         assert (off < 0.2 * samples.reference[row]).all()
 
 
 def test_resume_within_an_epoch(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that ended in the middle of an epoch goes on with the samples that the epoch still had."""
-    config = small(hands, tmp_path)
-    config.train.max_iters, config.train.valid_every = 0.003, 1
-    train(config, distributed.start("cpu"))
+    """A run that ended in the middle of an epoch resumes with the epoch's remaining samples."""
+    config = small_config(hands, tmp_path)
+    config.train.max_iters, config.train.val_interval = 0.003, 1
+    train(config, distributed.init_distributed("cpu"))
     seen: list[int] = []
-    step = Trainer.step
+    step = Trainer.train_step
 
     def spy(self: Trainer, batch: Batch) -> torch.Tensor:
         seen.extend(batch.index.tolist())
         return step(self, batch)
 
-    monkeypatch.setattr(Trainer, "step", spy)
+    monkeypatch.setattr(Trainer, "train_step", spy)
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path), "-m", "0.006"])
     main()
     samples = open_samples(config, "train")
-    plan = Plan(samples, 64, config.batch_size, augment=config.augment, seed=config.seed)
+    plan = BatchPlan(samples, 64, config.batch_size, augment=config.augment, seed=config.seed)
     assert plan.steps == 6
     assert seen == [i for n in (3, 4, 5) for i in plan.batch(0, n).index]
-    assert [r["step"] for r in lines(tmp_path / "small")] == [3, 6]
+    assert [r["step"] for r in read_metrics(tmp_path / "small")] == [3, 6]
 
 
 def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run broken off after two of four epochs and continued ends with the weights of one that was not."""
-    ranks = distributed.start("cpu")
+    """A run that is interrupted after two of four epochs and resumed ends with the weights of an uninterrupted run."""
+    ranks = distributed.init_distributed("cpu")
     torch.set_num_threads(1)
-    whole = train(small(hands, tmp_path / "whole", 4), ranks)
+    whole = train(small_config(hands, tmp_path / "whole", 4), ranks)
 
-    report = Logbook.epoch
+    report = RunLogger.log_epoch
 
-    def break_off(self: Logbook, record: dict[str, float], shown: Sequence[str] | None) -> None:
-        report(self, record, shown)
+    def interrupt(self: RunLogger, record: dict[str, float], console_metrics: Sequence[str] | None) -> None:
+        report(self, record, console_metrics)
         if record["epoch"] == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Logbook, "epoch", break_off)
+    monkeypatch.setattr(RunLogger, "log_epoch", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(small(hands, tmp_path / "parts", 4), ranks)
-    monkeypatch.setattr(Logbook, "epoch", report)
+        train(small_config(hands, tmp_path / "parts", 4), ranks)
+    monkeypatch.setattr(RunLogger, "log_epoch", report)
     with (tmp_path / "parts/small/metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "st')  # killed while writing
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path / "parts")])
     main()
 
     one, other = (checkpoints.read(folder / "checkpoint.pt") for folder in (whole, tmp_path / "parts/small"))
-    assert same(one["weights"], other["weights"]) and same(one["ema"], other["ema"]) and not same(one["weights"], one["ema"])
+    assert (
+        equal_states(one["weights"], other["weights"])
+        and equal_states(one["ema"], other["ema"])
+        and not equal_states(one["weights"], one["ema"])
+    )
     assert one["training"]["ema_updates"] == other["training"]["ema_updates"] == one["training"]["step"]
     best, other_best = (checkpoints.read(folder / "best.pt") for folder in (whole, tmp_path / "parts/small"))
-    assert best["epoch"] == other_best["epoch"] and same(best["weights"], other_best["weights"])
-    losses = [[(r["loss"], r["valid"]) for r in lines(folder)] for folder in (whole, tmp_path / "parts/small")]
+    assert best["epoch"] == other_best["epoch"] and equal_states(best["weights"], other_best["weights"])
+    losses = [[(r["loss"], r["valid"]) for r in read_metrics(folder)] for folder in (whole, tmp_path / "parts/small")]
     assert losses[0] == losses[1]
     monkeypatch.setattr(sys, "argv", ["train.py", "--continue", "small", "--out", str(tmp_path / "parts")])
     with pytest.raises(HgfastError, match=r"has done its .* steps"):
@@ -278,14 +284,12 @@ def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("decay", [0.999, 0.0])
-def test_validation_measures_the_average_and_leaves_training_as_it_was(
-    hands: Path, tmp_path: Path, decay: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small(hands, tmp_path)
+def test_validation_uses_ema(hands: Path, tmp_path: Path, decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(hands, tmp_path)
     config.train.ema = decay
-    trainer = bare_trainer(config, tmp_path, hands)
+    trainer = make_bare_trainer(config, tmp_path, hands)
     measured: list[np.ndarray] = []
-    trainer.measure = lambda points: measured.append(points) or {"x": 0.0}  # type: ignore[func-returns-value]
+    trainer.compute_metrics = lambda points: measured.append(points) or {"x": 0.0}  # type: ignore[func-returns-value]
     others: list[np.ndarray] = []
 
     def watched(network: StackedHourglass, *rest: Any) -> np.ndarray:
@@ -293,55 +297,55 @@ def test_validation_measures_the_average_and_leaves_training_as_it_was(
         before = {name: value.clone() for name, value in model.state_dict().items()}
         assert all(module.training for module in model.modules())
         found = predict(network, *rest)
-        assert same(before, model.state_dict())
+        assert equal_states(before, model.state_dict())
         assert all(module.training for module in model.modules())
         others.append(predict(copy.deepcopy(model), *rest))
         if trainer.ema:
-            assert np.array_equal(found, predict(copy.deepcopy(trainer.ema.network), *rest))
+            assert np.array_equal(found, predict(copy.deepcopy(trainer.ema.module), *rest))
         return found
 
-    monkeypatch.setattr(training, "predict", watched)
+    monkeypatch.setattr("hgfast.training.trainer.predict", watched)
     trainer.fit()
     assert len(measured) == len(others) == 2
     assert all(np.array_equal(one, other) == (decay == 0) for one, other in zip(measured, others))
 
 
 def test_checkpoint_holds_both_networks_and_best_the_validated_one(hands: Path, tmp_path: Path) -> None:
-    trainer = bare_trainer(small(hands, tmp_path), tmp_path, hands)
+    trainer = make_bare_trainer(small_config(hands, tmp_path), tmp_path, hands)
     assert trainer.ema
     averages = []
     for epoch, figure in ((1, 0.5), (2, 0.4)):
-        trainer._epoch(epoch - 1, 0)
-        averages.append({name: value.clone() for name, value in trainer.ema.network.state_dict().items()})
-        trainer._save(epoch, {"x": figure})
+        trainer._train_epoch(epoch - 1, 0)
+        averages.append({name: value.clone() for name, value in trainer.ema.module.state_dict().items()})
+        trainer._save_checkpoint(epoch, {"x": figure})
     checkpoint, best = (checkpoints.read(tmp_path / name) for name in ("checkpoint.pt", "best.pt"))
-    assert same(checkpoint["ema"], averages[1]) and same(checkpoint["weights"], trainer.model.state_dict())
+    assert equal_states(checkpoint["ema"], averages[1]) and equal_states(checkpoint["weights"], trainer.model.state_dict())
     assert set(checkpoint) - set(best) == {"ema", "training"}
-    assert same(best["weights"], averages[0]) and not same(averages[0], averages[1])
-    assert same(load_model(tmp_path / "checkpoint.pt").state_dict(), averages[1])
+    assert equal_states(best["weights"], averages[0]) and not equal_states(averages[0], averages[1])
+    assert equal_states(load_model(tmp_path / "checkpoint.pt").state_dict(), averages[1])
 
 
-def test_without_an_average_training_and_files_are_as_they_were(hands: Path, tmp_path: Path) -> None:
-    """The average takes no part in training: the same steps lead to the same weights."""
+def test_training_without_ema(hands: Path, tmp_path: Path) -> None:
+    """The EMA does not affect training: the same steps lead to the same weights."""
     torch.set_num_threads(1)
     contents = []
     for decay in (0.0, 0.999):
-        config = small(hands, tmp_path / f"{decay}")
+        config = small_config(hands, tmp_path / f"{decay}")
         config.train.ema = decay
-        folder = train(config, distributed.start("cpu"))
+        folder = train(config, distributed.init_distributed("cpu"))
         contents.append(checkpoints.read(folder / "checkpoint.pt"))
     without, averaged = contents
     assert set(averaged) - set(without) == {"ema"}
     assert set(averaged["training"]) - set(without["training"]) == {"ema_updates"}
-    assert same(without["weights"], averaged["weights"])
+    assert equal_states(without["weights"], averaged["weights"])
     best = checkpoints.read(tmp_path / "0.0/small/best.pt")
-    assert best["epoch"] != without["epoch"] or same(best["weights"], without["weights"])
+    assert best["epoch"] != without["epoch"] or equal_states(best["weights"], without["weights"])
 
 
-def test_going_on_from_a_file_without_an_average_begins_one(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small(hands, tmp_path, 1)
+def test_resume_without_ema_starts_one(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(hands, tmp_path, 1)
     config.train.ema = 0.0
-    path = train(config, distributed.start("cpu")) / "checkpoint.pt"
+    path = train(config, distributed.init_distributed("cpu")) / "checkpoint.pt"
     content = checkpoints.read(path)
     found: list[Trainer] = []
     monkeypatch.setattr(Trainer, "fit", lambda self: found.append(self))
@@ -350,14 +354,14 @@ def test_going_on_from_a_file_without_an_average_begins_one(hands: Path, tmp_pat
     main()
     average = found[0].ema
     assert average is not None and (average.updates, average.decay) == (0, 0.9)
-    assert same(average.network.state_dict(), content["weights"])
+    assert equal_states(average.module.state_dict(), content["weights"])
 
     checkpoints.save(content | {"ema": content["weights"] | {"stem.0.weight": torch.zeros(1)}}, path)
     with pytest.raises(HgfastError, match=r"cannot be continued \(.*size mismatch") as caught:
         main()
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(sys, "argv", [*words, "0"])
-    main()  # an average that is not wanted is not looked at
+    main()  # an unused EMA is ignored
     assert found[1].ema is None
 
 
@@ -374,7 +378,7 @@ def test_ranks_agree(hands: Path, tmp_path: Path, command: Command, ranks: int) 
     assert result["validated"] == [result["valid"]]
     assert not result["unused"]
     # the first step's gradient, BatchNorm held still: the ranks' average equals one process with the whole batch, whether
-    # they take their shares whole or in parts; with BatchNorm alive every rank has statistics of its own
+    # ranks process their shares whole or in parts; with BatchNorm in training mode every rank has its own statistics
     assert result["gradient_norm"] > 0.01
     assert result["gradient_off"] < 1e-5 * result["gradient_norm"]
     assert result["gradient_in_parts_off"] < 1e-5 * result["gradient_norm"]
@@ -385,33 +389,33 @@ def test_ranks_agree(hands: Path, tmp_path: Path, command: Command, ranks: int) 
 
 
 def test_schedule_warms_up_and_ends_at_zero(hands: Path, tmp_path: Path) -> None:
-    config = small(hands, tmp_path)
-    trainer = bare_trainer(config, tmp_path, hands)
-    trainer.steps_in_all = 1000
+    config = small_config(hands, tmp_path)
+    trainer = make_bare_trainer(config, tmp_path, hands)
+    trainer.total_steps = 1000
     config.train.warmup = 0.1
-    rates = [trainer._rate_at(step) for step in range(1000)]
+    rates = [trainer._learning_rate_at(step) for step in range(1000)]
     assert np.argmax(rates) == pytest.approx(100, abs=1)
     assert max(rates) == pytest.approx(config.train.lr)
     assert rates[0] < 0.02 * config.train.lr
     assert rates[-1] < 1e-5 * config.train.lr
     assert rates[550] == pytest.approx(config.train.lr / 2)
     config.train.max_minutes = 2.0
-    trainer.step_number, trainer.seconds = 10, 66.0  # more of the time is gone than of the steps
+    trainer.global_step, trainer.seconds = 10, 66.0  # more of the time has passed than of the steps
     assert trainer.progress == pytest.approx(0.55)
 
 
-def bare_trainer(config: Config, folder: Path, hands: Path) -> Trainer:
-    samples = open_samples(DataChoice(data=hands, versions=["gs"]), "train")
-    ranks = distributed.start("cpu")
-    loader: Loader = open_loader(samples, 64, config.batch_size, Preprocessing(), ranks, threads=1)
-    model = checkpoints.build(PRESETS["tiny"], Meta(samples.skeleton, Preprocessing(), 64, "logits", "dark", 0.0))
+def make_bare_trainer(config: Config, folder: Path, hands: Path) -> Trainer:
+    samples = open_samples(DataConfig(data=hands, versions=["gs"]), "train")
+    ranks = distributed.init_distributed("cpu")
+    loader: Loader = open_loader(samples, 64, config.batch_size, Normalization(), ranks, threads=1)
+    model = checkpoints.build_model(PRESETS["tiny"], Meta(samples.skeleton, Normalization(), 64, "logits", "dark", 0.0))
     return Trainer(config, model, loader, loader, lambda _: {"x": 0.0}, "x", folder, ranks)
 
 
 def test_time_limit_ends_a_run(hands: Path, tmp_path: Path) -> None:
-    config = small(hands, tmp_path, epochs=10_000)
+    config = small_config(hands, tmp_path, epochs=10_000)
     config.train.max_minutes = 0.03
-    records = lines(train(config, distributed.start("cpu")))
+    records = read_metrics(train(config, distributed.init_distributed("cpu")))
     assert len(records) < 10_000
     assert "valid" in records[-1]
 
@@ -419,35 +423,35 @@ def test_time_limit_ends_a_run(hands: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("amp", ["off", pytest.param("bf16", marks=pytest.mark.bf16)])
 def test_both_losses_learn(hands: Path, tmp_path: Path, loss: str, amp: str) -> None:
-    config = small(hands, tmp_path, epochs=4)
+    config = small_config(hands, tmp_path, epochs=4)
     config.loss.name, config.train.amp = loss, amp  # type: ignore[assignment]
-    records = lines(train(config, distributed.start("cpu")))
+    records = read_metrics(train(config, distributed.init_distributed("cpu")))
     assert all(math.isfinite(r["loss"]) for r in records)
     assert records[-1]["loss"] < records[0]["loss"]
-    assert load_model(tmp_path / "small/checkpoint.pt").meta.kind == {"mse": "gaussian", "cross_entropy": "logits"}[loss]
+    assert load_model(tmp_path / "small/checkpoint.pt").meta.heatmap_kind == {"mse": "gaussian", "cross_entropy": "logits"}[loss]
 
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_eight_real_pictures_are_learnt_by_heart(real_freihand: Path, tmp_path: Path, command: Command) -> None:
+def test_overfit_eight_real_images(real_freihand: Path, tmp_path: Path, command: Command) -> None:
     done = command(
         "hgfast/train.py", "--config", "configs/overfit.yaml", "--data", real_freihand, "--out", tmp_path,
-        "--train.epochs", 200, "--train.valid-every", 200,
+        "--train.epochs", 200, "--train.val-interval", 200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert lines(tmp_path / "overfit")[-1]["valid"]["epe_px"] < 2  # type: ignore[index]
+    assert read_metrics(tmp_path / "overfit")[-1]["valid"]["epe_px"] < 2  # type: ignore[index]
 
 
 def test_a_run_is_not_overwritten_by_accident(hands: Path, tmp_path: Path) -> None:
-    ranks = distributed.start("cpu")
-    train(small(hands, tmp_path, 1), ranks)
+    ranks = distributed.init_distributed("cpu")
+    train(small_config(hands, tmp_path, 1), ranks)
     with pytest.raises(HgfastError, match=r"continue it with -c small.*--overwrite"):
-        train(small(hands, tmp_path, 1), ranks)
+        train(small_config(hands, tmp_path, 1), ranks)
 
 
 BAD = [
     (["--data", "nowhere"], "no such folder): unpack FreiHAND_pub_v2.zip"),
-    (["--data", "nowhere"], "synthetic.py freihand --out nowhere"),
+    (["--data", "nowhere"], "hgfast synthetic freihand --out nowhere"),
     (["--data", "{hands}/training"], "training_K.json is missing"),
     (["--data", "{hands}/training_K.json"], "no FreiHAND data in"),
     ([], "--data DIR is missing"),
@@ -469,23 +473,23 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "sentence"), BAD)
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    words: list[str], sentence: str, hands: Path, tmp_path: Path, refusal: Refusal
+    words: list[str], sentence: str, hands: Path, tmp_path: Path, error_of: ErrorOf
 ) -> None:
     if "cuda" in words and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    assert sentence in refusal(main, "--out", tmp_path, *(w.format(hands=hands) for w in words))
+    assert sentence in error_of(main, "--out", tmp_path, *(w.format(hands=hands) for w in words))
     assert not list(tmp_path.iterdir())
 
 
 def test_bad_input_from_the_shell(command: Command, tmp_path: Path) -> None:
     done = command("hgfast/train.py", "--data", tmp_path)
     assert done.returncode == 2
-    assert "synthetic.py freihand --out" in done.stderr
+    assert "hgfast synthetic freihand --out" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_continuing_with_another_network_or_name_is_refused(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(small(hands, tmp_path, 1), distributed.start("cpu"))
+    train(small_config(hands, tmp_path, 1), distributed.init_distributed("cpu"))
     start = ["train.py", "-c", "small", "--out", str(tmp_path), "--train.epochs", "3"]
     for words, sentence in (
         (["--model.input-size", "96"], "another network than"),
@@ -504,19 +508,19 @@ def test_continuing_with_another_network_or_name_is_refused(hands: Path, tmp_pat
 
 
 def test_training_starts_from_another_projects_weights(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Architecture and normalisation are the file's, the loss and the input's size the run's; and it can be continued."""
+    """Architecture and normalization are the file's, loss and input size the run's; and the run can be resumed."""
     torch.manual_seed(2)
-    theirs = lived_in(SeedNet(2, 16, 21, depth=3))
-    torch.save({"state_dict": prefixed(theirs, "model.module.")}, tmp_path / "theirs.pt")
-    config = small(hands, tmp_path, 1)
+    theirs = with_random_statistics(PrincetonNet(2, 16, 21, depth=3))
+    torch.save({"state_dict": prefixed_state(theirs, "model.module.")}, tmp_path / "theirs.pt")
+    config = small_config(hands, tmp_path, 1)
     config.model.preset = "hg2"  # the default
     config.weights, config.model.input_size, config.train.lr = tmp_path / "theirs.pt", 64, 1e-12
     config.train.weight_decay = config.train.ema = 0.0
-    train(config, distributed.start("cpu"))
+    train(config, distributed.init_distributed("cpu"))
     model = load_model(tmp_path / "small/checkpoint.pt")
     assert (model.arch.stacks, model.arch.depth, model.meta.input_size) == (2, 3, 64)
-    assert model.meta.preprocessing == Preprocessing((0.5,) * 3, (0.5,) * 3)
-    assert (model.meta.kind, model.meta.shift) == ("logits", 0)
+    assert model.meta.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
+    assert (model.meta.heatmap_kind, model.meta.shift) == ("logits", 0)
     assert torch.allclose(model.last.score.weight, dict(theirs.named_parameters())["outs.1.conv.weight"], atol=1e-6)
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path), "--train.epochs", "2"])
     main()
@@ -524,13 +528,13 @@ def test_training_starts_from_another_projects_weights(hands: Path, tmp_path: Pa
 
 
 def test_weights_and_flags_that_contradict_each_other(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save({"state_dict": SeedNet(1, 16, 21, depth=3).state_dict()}, tmp_path / "theirs.pt")
-    config = small(hands, tmp_path, 1)
+    torch.save({"state_dict": PrincetonNet(1, 16, 21, depth=3).state_dict()}, tmp_path / "theirs.pt")
+    config = small_config(hands, tmp_path, 1)
     config.weights = tmp_path / "theirs.pt"
-    with pytest.raises(HgfastError, match="and --model says something else"):  # the preset is tiny
-        train(config, distributed.start("cpu"))
+    with pytest.raises(HgfastError, match="--model contradicts the architecture"):  # the preset is tiny
+        train(config, distributed.init_distributed("cpu"))
     config.weights = None
-    train(config, distributed.start("cpu"))
+    train(config, distributed.init_distributed("cpu"))
     words = ["train.py", "-c", "small", "--out", str(tmp_path), "--train.epochs", "2", "--weights", str(tmp_path / "theirs.pt")]
     for more, sentence in (([], "another network"), (["--model.preset", "hg8"], "another network")):
         monkeypatch.setattr(sys, "argv", [*words, *more])
@@ -540,19 +544,19 @@ def test_weights_and_flags_that_contradict_each_other(hands: Path, tmp_path: Pat
 
 
 def test_weights_of_other_joints_are_refused(hands: Path, tmp_path: Path) -> None:
-    torch.save({"state_dict": SeedNet(1, 16, 16).state_dict()}, tmp_path / "theirs.pt")
-    config = small(hands, tmp_path, 1)
+    torch.save({"state_dict": PrincetonNet(1, 16, 16).state_dict()}, tmp_path / "theirs.pt")
+    config = small_config(hands, tmp_path, 1)
     config.model.preset = "hg2"
     config.weights, config.model.input_size = tmp_path / "theirs.pt", 64
     with pytest.raises(HgfastError, match="predicts 16 joints, the data have 21"):
-        train(config, distributed.start("cpu"))
+        train(config, distributed.init_distributed("cpu"))
     assert not (tmp_path / "small").exists()
 
 
 def test_continuing_with_other_joints_is_refused_and_changes_nothing(
     hands: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = train(small(hands, tmp_path, 1), distributed.start("cpu"))
+    folder = train(small_config(hands, tmp_path, 1), distributed.init_distributed("cpu"))
     before = (folder / "config.yaml").read_bytes()
     words = ["-c", "small", "--out", str(tmp_path), "--dataset", "mpii", "--data", str(people), "--train.epochs", "3"]
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
@@ -561,25 +565,27 @@ def test_continuing_with_other_joints_is_refused_and_changes_nothing(
     assert (folder / "config.yaml").read_bytes() == before
 
 
-def test_figures_that_are_not_there_are_null_and_best_is_written_all_the_same(hands: Path, tmp_path: Path) -> None:
-    trainer = bare_trainer(small(hands, tmp_path, 1), tmp_path, hands)
+def test_nan_metrics_are_null(hands: Path, tmp_path: Path) -> None:
+    trainer = make_bare_trainer(small_config(hands, tmp_path, 1), tmp_path, hands)
     for figure, epoch in ((math.nan, 1), (0.5, 2), (math.nan, 3), (0.4, 4)):
-        trainer.log.epoch({"epoch": epoch, "step": 0, "loss": 1.0, "images_per_s": 1.0, "data_wait": 0.0, "valid": {"x": figure}})
-        trainer._save(epoch, {"x": figure})
-    trainer.log.close()
+        trainer.logger.log_epoch(
+            {"epoch": epoch, "step": 0, "loss": 1.0, "images_per_s": 1.0, "data_wait": 0.0, "valid": {"x": figure}}
+        )
+        trainer._save_checkpoint(epoch, {"x": figure})
+    trainer.logger.close()
     assert checkpoints.read(tmp_path / "best.pt")["epoch"] == 2
-    assert [record["valid"]["x"] for record in lines(tmp_path)] == [None, 0.5, None, 0.4]  # type: ignore[index]
+    assert [record["valid"]["x"] for record in read_metrics(tmp_path)] == [None, 0.5, None, 0.4]  # type: ignore[index]
 
 
 def test_a_fresh_start_leaves_nothing_of_the_old_run(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = distributed.start("cpu")
-    train(small(hands, tmp_path, 1), ranks)
+    ranks = distributed.init_distributed("cpu")
+    train(small_config(hands, tmp_path, 1), ranks)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "_epoch", killed)
-    config = small(hands, tmp_path, 1)
+    monkeypatch.setattr(Trainer, "_train_epoch", killed)
+    config = small_config(hands, tmp_path, 1)
     config.overwrite = True
     with pytest.raises(KeyboardInterrupt):
         train(config, ranks)
@@ -590,7 +596,7 @@ def test_a_fresh_start_leaves_nothing_of_the_old_run(hands: Path, tmp_path: Path
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("amp", ["bf16", "fp16", "off"])
 def test_training_on_a_gpu(hands: Path, tmp_path: Path, amp: str) -> None:
-    config = small(hands, tmp_path, epochs=4)
+    config = small_config(hands, tmp_path, epochs=4)
     config.device, config.train.amp = "cuda", amp  # type: ignore[assignment]
-    records = lines(train(config, distributed.start("cuda")))
+    records = read_metrics(train(config, distributed.init_distributed("cuda")))
     assert records[-1]["loss"] < records[0]["loss"]

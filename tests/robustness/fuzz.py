@@ -1,17 +1,15 @@
-"""Thousands of broken files, thrown at everything that reads one: each must end in an answer or in one sentence.
+"""Fuzz all file readers with thousands of broken files: each must give a result or one error sentence.
 
-    python tests/robustness/fuzz.py --cases 20000 --seed 0
+    python -m tests.robustness.fuzz --cases 20000 --seed 0
 
-Files are broken by their form (values replaced, lengths that cannot be, arrays of another shape) and by their bytes, and opened
-in processes that are watched: a traceback, a crash, a hang or more than 2 GB is told with the case's number, and
-`--first N --cases 1` with the same seed repeats it. Every fifth case is an exported network or its sidecar; `--only exports`
-leaves out all others. The exit code is 1 if any went wrong.
-What may enter: handing out cases, and the table.
+Files are mutated by structure (replaced values, impossible lengths, arrays of another shape) and by bytes, and opened in
+monitored processes: a traceback, a crash, a hang or more than 2 GB is reported with the number of the case, which
+`--first N --cases 1` with the same seed repeats. Every fifth case is an exported network or its sidecar; `--only exports` runs
+only those. The exit code is 1 if a case went wrong.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,46 +21,42 @@ from typing import Any, Literal
 from tabulate import tabulate
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).parent))  # where Python looks for the modules beside a script
-
-import exports
-import kinds
-from watched import Case, watch
-
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run
-from hgfast.files import prepare_file, to_json, write_text
+from hgfast.errors import HgfastError, run_main
+from hgfast.fileio.files import prepare_file, to_json, write_text
+from tests.robustness import exports, fuzz_targets
+from tests.robustness.resource_monitor import Case, run_monitored
 
-EXPORTS = 5  # every so manieth case is one
+EXPORTS = 5  # every fifth case is an export
 Progress = Callable[[Iterable[Case], int], Iterable[Case]]
 
 
 @dataclass(kw_only=True)
 class FuzzConfig:
-    """One round of broken files."""
+    """Settings of the fuzzer."""
 
     cases: int = 20000
-    """how many"""
+    """number of cases"""
     first: int = 0
-    """number of the first; with --only the first of that sort from there on"""
+    """number of the first case; with --only the first of that kind from there on"""
     seed: int = 0
-    """with a case's number decides what is broken in it, but for exports, where the number does alone"""
+    """random seed; with the number of a case it determines the mutation, except for exports, which depend on the number only"""
     only: Literal["all", "files", "exports"] = "all"
-    """files that are read, exported networks, or both"""
+    """data files, exported networks, or both"""
     processes: int = 2
-    """that open files side by side"""
+    """processes that open files"""
     json: Path | None = None
-    """file to write the table to, and what went wrong"""
+    """write the table and the failures to this file"""
 
     def validate(self) -> None:
-        """Raise `HgfastError` for what is out of its range."""
+        """Raise `HgfastError` for values out of range."""
         if self.cases < 1 or self.first < 0 or self.processes < 1 or self.seed < 0:
             raise HgfastError("--cases and --processes must be at least 1, --first and --seed at least 0")
 
 
-def kind_of(number: int) -> str:
-    """What a case breaks."""
-    return exports.kind_of(number // EXPORTS) if is_export(number) else kinds.name_of(number)
+def target_of(number: int) -> str:
+    """Return the kind of file of a case."""
+    return exports.kind_of(number // EXPORTS) if is_export(number) else fuzz_targets.target_name(number)
 
 
 def is_export(number: int) -> bool:
@@ -70,8 +64,8 @@ def is_export(number: int) -> bool:
 
 
 def start(prepared: Path, seed: int, good: dict[str, Path]) -> Callable[[int], str]:
-    """What a process does with a case."""
-    read = kinds.start(prepared, seed)
+    """Return the function that runs a case in a process."""
+    read = fuzz_targets.start(prepared, seed)
     show = exports.start(good) if good else None
 
     def work(number: int) -> str:
@@ -80,31 +74,31 @@ def start(prepared: Path, seed: int, good: dict[str, Path]) -> Callable[[int], s
     return work
 
 
-def throw(config: FuzzConfig, folder: Path, progress: Progress = lambda found, _: found) -> list[Case]:
-    """What came of the cases, by number."""
+def run_cases(config: FuzzConfig, folder: Path, progress: Progress = lambda found, _: found) -> list[Case]:
+    """Run the cases and return their outcomes by number."""
     wanted = (n for n in count(config.first) if config.only == "all" or is_export(n) == (config.only == "exports"))
     numbers = list(islice(wanted, config.cases))
     prepared, good = folder / "files", dict[str, Path]()
     prepared.mkdir()
-    kinds.prepare(prepared)
+    fuzz_targets.prepare(prepared)
     if config.only != "files":
         (folder / "exports").mkdir()
-        good = exports.originals(folder / "exports")
-    found = watch(start, (prepared, config.seed, good), numbers, config.processes)
+        good = exports.valid_exports(folder / "exports")
+    found = run_monitored(start, (prepared, config.seed, good), numbers, config.processes)
     return sorted(progress(found, len(numbers)), key=lambda case: case.number)
 
 
 def table(done: Sequence[Case]) -> list[dict[str, Any]]:
-    """A row for each kind, and one for all."""
+    """Return a row per kind, and one for all."""
     rows = []
-    for kind in [*sorted({kind_of(case.number) for case in done}), "all"]:
-        some = [case for case in done if kind in ("all", kind_of(case.number))]
+    for kind in [*sorted({target_of(case.number) for case in done}), "all"]:
+        some = [case for case in done if kind in ("all", target_of(case.number))]
         rows.append(
             {
                 "kind": kind,
                 "cases": len(some),
-                "refused": sum(case.found == "refused" for case in some),
-                "answered": sum(case.found == "answered" for case in some),
+                "refused": sum(case.outcome == "refused" for case in some),
+                "answered": sum(case.outcome == "answered" for case in some),
                 "wrong": sum(case.wrong for case in some),
                 "worst_mb": round(max(case.megabytes for case in some)),
                 "worst_s": round(max(case.seconds for case in some), 2),
@@ -120,10 +114,10 @@ def main() -> None:
         prepare_file(config.json, "--json")
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hgfast-fuzz-") as folder:
-        done = throw(config, Path(folder), lambda found, count: tqdm(found, total=count, disable=None, unit="case"))
-    wrong = {case.number: case.found for case in done if case.wrong}
+        done = run_cases(config, Path(folder), lambda found, count: tqdm(found, total=count, disable=None, unit="case"))
+    wrong = {case.number: case.outcome for case in done if case.wrong}
     for number, what in wrong.items():
-        print(f"case {number} ({kind_of(number)}): {what}")
+        print(f"case {number} ({target_of(number)}): {what}")
     rows, seconds = table(done), round(time.perf_counter() - began)
     print(tabulate(rows, headers="keys"))
     print(f"{len(done)} cases with seed {config.seed} in {seconds} s, {len(wrong)} went wrong", flush=True)
@@ -142,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

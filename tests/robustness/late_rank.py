@@ -1,4 +1,4 @@
-"""Run by torchrun in test_lives.py: ranks meet, the first dies; started again it comes late, and they must meet again."""
+"""Run by torchrun in test_kill_and_resume.py: rank 0 dies after the rendezvous; after the restart it joins late."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 
 import torch
 
-from hgfast import distributed
+from hgfast.training import distributed
 
 again = os.environ["TORCHELASTIC_RESTART_COUNT"] == "1"
 if again and os.environ["RANK"] == "0":
-    time.sleep(2)  # long enough for the others to find what is left of the first start
-ranks = distributed.start("cpu")
+    time.sleep(2)  # long enough for the others to find the store of the first start
+ranks = distributed.init_distributed("cpu")
 total = torch.ones(1)
 torch.distributed.all_reduce(total)
 if not again:
-    time.sleep(1)  # the other one has its sum before this one is gone
+    time.sleep(1)  # the other rank receives its sum before this one exits
     os._exit(1)
 print(f"RESULT {total.item():.0f}")
-distributed.stop()
+distributed.cleanup()

@@ -1,7 +1,6 @@
-"""Ways to break a valid file: bytes changed, lost, doubled or brought in from another, and values replaced by odd ones.
+"""Mutate valid files: change, delete, duplicate or splice bytes, and replace values by odd ones.
 
-Everything is made from a `random.Random`, so that a case's number is enough to make it again. What may enter: breaking content
-whose form is known; which files there are is for others.
+All mutations are determined by a `random.Random`, so the number of a case is enough to reproduce it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 import yaml
 
-ODD: list[Any] = [
+ODD_JSON_VALUES: list[Any] = [
     None,
     -1,
     0,
@@ -43,15 +42,15 @@ ODD: list[Any] = [
     [None] * 3,
     {"a": {}},
 ]
-"""What a value in JSON may be replaced by, where it must remain JSON that every reader takes."""
+"""Replacements for a JSON value that keep the file valid JSON for every parser."""
 HUGE = 2**40
 
 
-def odder(rng: random.Random) -> Any:
-    """A value that is in nobody's files."""
+def odd_value(rng: random.Random) -> Any:
+    """Return a value that valid files do not contain."""
     return rng.choice(
         (
-            rng.choice(ODD),
+            rng.choice(ODD_JSON_VALUES),
             math.nan,
             math.inf,
             -math.inf,
@@ -60,7 +59,7 @@ def odder(rng: random.Random) -> Any:
             HUGE,
             [0] * 10_000,
             "x" * 100_000,
-            nested(rng.choice((3, 40, 900))),
+            nested_list(rng.choice((3, 40, 900))),
             {str(number): number for number in range(1000)},
             "1e5",
             "0x10",
@@ -71,8 +70,8 @@ def odder(rng: random.Random) -> Any:
     )
 
 
-def nested(depth: int) -> list[Any]:
-    """Lists in lists."""
+def nested_list(depth: int) -> list[Any]:
+    """Return lists nested to this depth."""
     inner: list[Any] = []
     for _ in range(depth):
         inner = [inner]
@@ -82,8 +81,8 @@ def nested(depth: int) -> list[Any]:
 # ---- bytes ----
 
 
-def broken_bytes(data: bytes, rng: random.Random, reach: int | None = None) -> bytes:
-    """A few bytes of the first `reach` changed, lost or doubled, or the end cut off."""
+def mutate_bytes(data: bytes, rng: random.Random, reach: int | None = None) -> bytes:
+    """Change, delete or duplicate a few of the first `reach` bytes, or cut off the end."""
     found = bytearray(data)
     reach = len(found) if reach is None else reach
     for _ in range(rng.randint(1, 4)):
@@ -101,15 +100,15 @@ def broken_bytes(data: bytes, rng: random.Random, reach: int | None = None) -> b
     return bytes(found)
 
 
-def spliced(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """A piece of another file in the place of one of this, or between two."""
+def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """Replace or insert bytes of another file."""
     start, at = rng.randrange(len(other) or 1), rng.randrange(len(data) or 1)
     piece = other[start : start + rng.choice((1, 8, 64, 4096))]
     return data[:at] + piece + data[at + rng.choice((0, len(piece))) :]
 
 
-def odd_numbers(data: bytes, rng: random.Random, reach: int | None = None) -> bytes:
-    """Whole numbers of two or four bytes, in either order, replaced by ones that lengths and sizes should not be."""
+def mutate_integers(data: bytes, rng: random.Random, reach: int | None = None) -> bytes:
+    """Replace two- or four-byte integers, in either byte order, by values that are unusual for lengths and sizes."""
     found = bytearray(data)
     for _ in range(rng.randint(1, 3)):
         form = rng.choice((">H", "<H", ">I", "<I"))
@@ -122,19 +121,21 @@ def odd_numbers(data: bytes, rng: random.Random, reach: int | None = None) -> by
     return bytes(found)
 
 
-def any_bytes(data: bytes, others: Sequence[bytes], rng: random.Random, reach: int | None = None) -> bytes:
-    """One of the ways above."""
-    way = rng.randrange(4)
-    if way == 0:
-        return spliced(data, rng.choice(others), rng)
-    return odd_numbers(data, rng, reach) if way == 1 else broken_bytes(data, rng, reach)
+def mutate_any_bytes(data: bytes, others: Sequence[bytes], rng: random.Random, reach: int | None = None) -> bytes:
+    """Apply one of the mutations above."""
+    choice = rng.randrange(4)
+    if choice == 0:
+        return splice(data, rng.choice(others), rng)
+    return mutate_integers(data, rng, reach) if choice == 1 else mutate_bytes(data, rng, reach)
 
 
 # ---- values ----
 
 
-def broken_values(content: Any, rng: random.Random, odd: Callable[[random.Random], Any] = lambda rng: rng.choice(ODD)) -> Any:
-    """A value anywhere in plain content replaced, taken away or exchanged for its neighbour; a list made longer."""
+def mutate_values(
+    content: Any, rng: random.Random, odd: Callable[[random.Random], Any] = lambda rng: rng.choice(ODD_JSON_VALUES)
+) -> Any:
+    """Replace, delete or swap a value anywhere in nested lists and dicts, or lengthen a list."""
     inner = content
     while isinstance(inner, dict | list) and inner:
         keys: list[Any] = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
@@ -154,23 +155,23 @@ def broken_values(content: Any, rng: random.Random, odd: Callable[[random.Random
     return content
 
 
-def broken_json(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
+def mutate_json(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
     if rng.random() < 0.3:
-        return any_bytes(data, others, rng)
+        return mutate_any_bytes(data, others, rng)
     content = json.loads(data)
     for _ in range(rng.randint(1, 2)):
-        content = broken_values(content, rng, odder)
+        content = mutate_values(content, rng, odd_value)
     with contextlib.suppress(ValueError, RecursionError):  # more digits or nesting than Python writes
         return json.dumps(content).encode()
     return data
 
 
-def broken_yaml(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
+def mutate_yaml(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
     if rng.random() < 0.3:
-        return any_bytes(data, others, rng)
+        return mutate_any_bytes(data, others, rng)
     content = yaml.safe_load(data)
     for _ in range(rng.randint(1, 2)):
-        content = broken_values(content, rng, odder)
+        content = mutate_values(content, rng, odd_value)
     with contextlib.suppress(ValueError, RecursionError):
         text = yaml.safe_dump(content, sort_keys=False)
         tags = ("!!int", "!!float", "!!bool", "!!timestamp", "!!binary", "!!set", "!!omap", "!!python/name:os.system", "&a *a")
@@ -178,58 +179,58 @@ def broken_yaml(data: bytes, others: Sequence[bytes], rng: random.Random) -> byt
     return data
 
 
-def odd_array(rng: random.Random, like: np.ndarray[Any, Any]) -> Any:
-    """An array in the place of another: of other values, another type or shape."""
+def mutate_array(rng: random.Random, like: np.ndarray[Any, Any]) -> Any:
+    """Return an array with other values, another type or another shape than `like`."""
     numbers = like.dtype.kind in "fiu"
-    way = rng.randrange(9)
-    if way < 3 and numbers and like.size:
+    choice = rng.randrange(9)
+    if choice < 3 and numbers and like.size:
         values = like.astype(np.float64).copy()
         values.flat[rng.randrange(values.size)] = rng.choice((math.nan, math.inf, -math.inf, -1, 0, 0.5, 1e308, -1e30))
         return values
-    if way == 3:
+    if choice == 3:
         return like[:0] if like.ndim else like
-    if way == 4:
+    if choice == 4:
         return like[..., None]
-    if way == 5:
+    if choice == 5:
         return np.array(rng.choice((3.5, b"x", True, 7)))
-    if way == 6:
+    if choice == 6:
         return np.full(like.shape, rng.choice((b"x", True, -7, 2**62, np.float16(2), 1j)))
-    if way == 7:
+    if choice == 7:
         return like.T
     return np.concatenate([like, like]) if like.ndim else like
 
 
-def broken_h5(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
+def mutate_h5(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
     if rng.random() < 0.5:
-        return any_bytes(data, others, rng, rng.choice((None, 2048)))
+        return mutate_any_bytes(data, others, rng, rng.choice((None, 2048)))
     memory = io.BytesIO(data)
     with h5py.File(memory, "r+") as file:
         name = rng.choice(list(file))
-        like, way = file[name][()], rng.randrange(10)
+        like, choice = file[name][()], rng.randrange(10)
         del file[name]
-        if way == 0:
+        if choice == 0:
             file.create_dataset(name, (HUGE, *like.shape[1:]), like.dtype, chunks=True)
-        elif way == 1:
+        elif choice == 1:
             file.create_dataset(name, like.shape, "f8", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
-        elif way == 2:
+        elif choice == 2:
             file[name] = h5py.ExternalLink("/etc/passwd", "/x")
-        elif way == 3:
+        elif choice == 3:
             file[name] = h5py.SoftLink(f"/{name}")
-        elif way == 4:
+        elif choice == 4:
             layout = h5py.VirtualLayout(like.shape, "f8")
             layout[...] = h5py.VirtualSource("elsewhere.h5", name, like.shape)
             file.create_virtual_dataset(name, layout)
-        elif way == 5:
+        elif choice == 5:
             file.create_group(name)
-        elif way == 6:
+        elif choice == 6:
             file.create_dataset(name, data=["x" * 1000] * max(1, len(like) if like.ndim else 1), dtype=h5py.string_dtype())
-        elif way < 9:
-            file[name] = odd_array(rng, like)
+        elif choice < 9:
+            file[name] = mutate_array(rng, like)
     return memory.getvalue()
 
 
-def broken_mat(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
-    """Of variables that are compressed, what is in them."""
+def mutate_mat(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
+    """Mutate the content of compressed variables, or any bytes."""
     at = 128
     found = bytearray(data[:at])
     while at + 8 <= len(data):
@@ -237,26 +238,28 @@ def broken_mat(data: bytes, others: Sequence[bytes], rng: random.Random) -> byte
         body = data[at + 8 : at + 8 + length]
         if kind == 15:
             inner = zlib.decompress(body)
-            inner = any_bytes(inner, [inner, *others], rng, rng.choice((None, 400))) if rng.random() < 0.9 else inner
+            inner = mutate_any_bytes(inner, [inner, *others], rng, rng.choice((None, 400))) if rng.random() < 0.9 else inner
             body = zlib.compress(inner, 1)
         found += struct.pack("<II", kind, len(body)) + body
         at += 8 + length
     if len(found) == len(data) or rng.random() < 0.1:
-        return any_bytes(data, others, rng, rng.choice((None, 600)))
+        return mutate_any_bytes(data, others, rng, rng.choice((None, 600)))
     return bytes(found)
 
 
-def broken_numpy(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
-    """Bytes of a .npy, of its header above all; of a .npz those of its parts, put together again."""
+def mutate_numpy(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
+    """Mutate a .npy file, mostly its header; of a .npz file mutate a part and zip it again."""
     if data.startswith(b"PK") and rng.random() < 0.7:
-        return rezipped(data, lambda part: odd_header(part, rng) if rng.random() < 0.6 else part, rng)
-    return odd_header(data, rng) if rng.random() < 0.6 and data.startswith(b"\x93") else any_bytes(data, others, rng)
+        return rezip(data, lambda part: mutate_npy_header(part, rng) if rng.random() < 0.6 else part, rng)
+    return (
+        mutate_npy_header(data, rng) if rng.random() < 0.6 and data.startswith(b"\x93") else mutate_any_bytes(data, others, rng)
+    )
 
 
-def odd_header(data: bytes, rng: random.Random) -> bytes:
-    """A .npy file that claims another shape or type, or has other bytes."""
+def mutate_npy_header(data: bytes, rng: random.Random) -> bytes:
+    """Return a .npy file whose header claims another shape or type, or with other bytes."""
     if rng.random() < 0.4 or not data.startswith(b"\x93NUMPY"):
-        return broken_bytes(data, rng, 128)
+        return mutate_bytes(data, rng, 128)
     memory, body = io.BytesIO(), data[10 + struct.unpack("<H", data[8:10])[0] :]
     shapes: list[tuple[int, ...]] = [(HUGE,), (2**31, 2**31, 2**31), (0,), (), (3, 3), (0, HUGE)]
     header = {
@@ -268,33 +271,33 @@ def odd_header(data: bytes, rng: random.Random) -> bytes:
     return memory.getvalue() + body
 
 
-def rezipped(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
-    """A zip file of which one part is changed and its checksum right again; or lost, compressed, or there twice."""
+def rezip(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
+    """Change, remove, compress or replace one part of a zip file, with a valid checksum."""
     memory = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(memory, "w") as new:
         parts = old.infolist()
-        chosen, way = rng.choice([parts[0], rng.choice(parts)]), rng.randrange(12)
+        chosen, choice = rng.choice([parts[0], rng.choice(parts)]), rng.randrange(12)
         for part in parts:
             content = old.read(part)
-            if part is chosen and way == 0:
+            if part is chosen and choice == 0:
                 continue
-            kind = zipfile.ZIP_DEFLATED if part is chosen and way == 1 else zipfile.ZIP_STORED
-            if part is chosen and way == 2:
+            kind = zipfile.ZIP_DEFLATED if part is chosen and choice == 1 else zipfile.ZIP_STORED
+            if part is chosen and choice == 2:
                 content, kind = bytes(2**20), zipfile.ZIP_DEFLATED
-            content = change(content) if part is chosen and way > 2 else content
+            content = change(content) if part is chosen and choice > 2 else content
             new.writestr(zipfile.ZipInfo(part.filename), content, kind)  # without the time of day
     return memory.getvalue()
 
 
-def broken_checkpoint(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
-    """Bytes of the file, of its pickle, or values of what it describes."""
-    way = rng.randrange(4)
-    if way == 0 or not data.startswith(b"PK"):
-        return any_bytes(data, others, rng, rng.choice((None, 2048)))
-    if way < 3:
-        return rezipped(data, lambda part: any_bytes(part, [part], rng), rng)
+def mutate_checkpoint(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
+    """Mutate bytes of the file, of its pickle, or values of its content."""
+    choice = rng.randrange(4)
+    if choice == 0 or not data.startswith(b"PK"):
+        return mutate_any_bytes(data, others, rng, rng.choice((None, 2048)))
+    if choice < 3:
+        return rezip(data, lambda part: mutate_any_bytes(part, [part], rng), rng)
     content = torch.load(io.BytesIO(data), weights_only=True)
-    content = odd_tensors(content, rng) if rng.random() < 0.4 else broken_values(content, rng, odder)
+    content = mutate_tensors(content, rng) if rng.random() < 0.4 else mutate_values(content, rng, odd_value)
     memory = io.BytesIO()
     try:
         torch.save(content, memory)
@@ -303,8 +306,8 @@ def broken_checkpoint(data: bytes, others: Sequence[bytes], rng: random.Random) 
     return memory.getvalue()
 
 
-def odd_tensors(content: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """Weights with one that is of another kind, shape or size."""
+def mutate_tensors(content: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """Replace a weight by one of another type, shape or size."""
     weights = content.get("weights") or content.get("state_dict") or content.get("model") or content
     name = rng.choice([key for key, value in weights.items() if isinstance(value, torch.Tensor)])
     value = weights[name]

@@ -1,7 +1,4 @@
-"""Training runs in processes of their own, which tests start, hinder and end.
-
-What may enter: starting hgfast/train.py, and finding and ending its processes.
-"""
+"""Start hgfast/train.py in tests, and find and end its processes."""
 
 from __future__ import annotations
 
@@ -14,35 +11,34 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from usage import children, command_line, family
-
 from hgfast import checkpoints
+from tests.robustness.usage import children, command_line, process_tree
 
 ROOT = Path(__file__).parents[2]
-WAIT = 600.0  # seconds after which a run counts as hung, on a busy machine too
+TIMEOUT_SECONDS = 600.0  # seconds after which a run counts as hung, on a busy machine too
 
 
-def words(hands: Path, out: Path) -> list[object]:
+def train_flags(hands: Path, out: Path) -> list[object]:
     """The flags of a run called "run": the tiny network, six steps an epoch, a checkpoint every 17 steps and every 3 epochs."""
     return [
         "--data", hands, "--out", out, "-e", "run", "--model.preset", "tiny", "--batch-size", 16, "--versions", "[gs,hom]",
-        "--threads", 1, "--device", "cpu", "--train.amp", "off", "-m", "0.04", "--train.save-steps", 17, "--train.valid-every", 3,
+        "--threads", 1, "--device", "cpu", "--train.amp", "off", "-m", "0.04", "--train.save-steps", 17,
+        "--train.val-interval", 3,
     ]  # fmt: skip
 
 
 def saved_step(out: Path) -> int:
-    """The step of the run's checkpoint, which must be whole."""
+    """Return the step of the run's checkpoint, which must be valid."""
     path = out / "run/checkpoint.pt"
     content = checkpoints.read(path)
-    checkpoints.restore(content, path)
+    checkpoints.model_from_checkpoint(content, path)
     return int(content["training"]["step"])
 
 
-class Run:
-    """One job: train.py alone (`ranks` 0), or so many ranks under torchrun, which starts them again after `restarts` failures.
-    What it prints is in the files `out` and `err`.
+class TrainProcess:
+    """One job: train.py alone (`ranks` 0), or ranks under torchrun with up to `restarts` restarts. `out`, `err`: its output.
 
-    torchrun gives ranks that do not end by themselves ten seconds.
+    torchrun kills ranks that do not exit within ten seconds.
     """
 
     def __init__(self, folder: Path, *words: object, ranks: int = 0, restarts: int = 0, output: Path | None = None) -> None:
@@ -70,32 +66,32 @@ class Run:
         return self._err.read_text()
 
     def errors(self) -> list[str]:
-        """The sentences of what ended with exit code 2."""
+        """Return the error sentences."""
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
     def tracebacks(self) -> int:
-        """How many there are, before torchrun says which of its ranks failed, with one of its own."""
+        """Return the number of tracebacks before that of torchrun itself about failed ranks."""
         return self.err.partition("failed (exitcode: ")[0].count("Traceback")
 
     def workers(self) -> list[int]:
-        """Processes that its loader, or what starts them for it, has started."""
+        """Return the worker processes of its loaders, which a fork server started."""
         helpers = [pid for pid in children(self.process.pid) if "multiprocessing.forkserver" in command_line(pid)]
         return [worker for helper in helpers for worker in children(helper)]
 
     def processes(self, mark: str) -> list[int]:
-        """Those of its processes, itself aside, whose command has these words."""
-        return [pid for pid in family(self.process.pid)[1:] if mark in command_line(pid)]
+        """Return its descendants whose command line contains `mark`."""
+        return [pid for pid in process_tree(self.process.pid)[1:] if mark in command_line(pid)]
 
     def wait_until(self, holds: Callable[[], object], what: str) -> None:
-        """Wait for something that must come while the run goes on."""
-        end = time.monotonic() + WAIT
+        """Wait for a condition that must hold before the run ends."""
+        end = time.monotonic() + TIMEOUT_SECONDS
         while not holds():
             assert self.process.poll() is None, f"the run ended before {what}:\n{self.out}\n{self.err}"
-            assert time.monotonic() < end, f"no {what} in {WAIT:g} seconds:\n{self.out}\n{self.err}"
+            assert time.monotonic() < end, f"no {what} in {TIMEOUT_SECONDS:g} seconds:\n{self.out}\n{self.err}"
             time.sleep(0.01)
 
-    def finish(self, seconds: float = WAIT) -> int:
-        """The exit code, once it has ended by itself, as it must in that time."""
+    def finish(self, seconds: float = TIMEOUT_SECONDS) -> int:
+        """Wait for the run to end by itself and return its exit code."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -104,9 +100,9 @@ class Run:
             self.end()
 
     def end(self) -> None:
-        """Whatever is left of it."""
+        """Kill all of its processes."""
         if self.process.poll() is None:
-            for pid in family(self.process.pid):
+            for pid in process_tree(self.process.pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()

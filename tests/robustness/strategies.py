@@ -1,7 +1,4 @@
-"""What hypothesis draws for the tests of properties: points, squares, skeletons, people, configurations.
-
-What may enter: strategies that several tests share.
-"""
+"""Hypothesis strategies that several tests share: points, squares, skeletons, texts."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ pixels = st.floats(-2000, 4000, width=32)
 sides = st.floats(2, 3000, width=32)
 angles = st.floats(-4, 4, width=32)
 sizes = st.integers(8, 300)
-words = st.text("abcdefghijklmnopqrstuvwxyzäßλ_ 0123456789", min_size=1, max_size=12).filter(lambda word: word.strip())
+texts = st.text("abcdefghijklmnopqrstuvwxyzäßλ_ 0123456789", min_size=1, max_size=12).filter(lambda word: word.strip())
 
 
 def points(shape: tuple[int, ...], low: float = -2000, high: float = 4000) -> st.SearchStrategy[NDArray[np.float64]]:
@@ -29,27 +26,27 @@ def points(shape: tuple[int, ...], low: float = -2000, high: float = 4000) -> st
 
 @st.composite
 def skeletons(draw: Any) -> Skeleton:
-    """Joints of any names, edges among them, pairs and groups; of the parts that may be left out any."""
-    joints = draw(st.lists(words, min_size=2, max_size=9, unique=True))
+    """Skeletons with any joint names, edges, flip pairs, groups and colors, the optional ones of which may be missing."""
+    joints = draw(st.lists(texts, min_size=2, max_size=9, unique=True))
     numbers = st.integers(0, len(joints) - 1)
     edges = draw(st.lists(st.tuples(numbers, numbers), max_size=6))
     order = draw(st.permutations(range(len(joints))))
     pairs = [tuple(order[2 * n : 2 * n + 2]) for n in range(draw(st.integers(0, len(joints) // 2)))]
     cut = draw(st.integers(0, len(joints)))
     groups = [(f"group {n}", tuple(part)) for n, part in enumerate((order[:cut], order[cut:])) if part]
-    colour = st.tuples(*[st.integers(0, 255)] * 3)
+    color = st.tuples(*[st.integers(0, 255)] * 3)
     return make_skeleton(
-        draw(words),
+        draw(texts),
         joints,
         edges,
-        pairs=draw(st.sampled_from([None, pairs])),
+        flip_pairs=draw(st.sampled_from([None, pairs])),
         groups=draw(st.sampled_from([(), groups])),
-        colours=draw(st.one_of(st.none(), st.lists(colour, min_size=len(edges), max_size=len(edges)))),
+        colors=draw(st.one_of(st.none(), st.lists(color, min_size=len(edges), max_size=len(edges)))),
     )
 
 
-def touch(folder: Path, names: Any) -> None:
-    """Empty files where a reader wants pictures."""
+def create_files(folder: Path, names: Any) -> None:
+    """Create empty files as images."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()

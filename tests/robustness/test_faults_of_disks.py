@@ -1,7 +1,7 @@
-"""Disks that are full or cannot be written: one sentence, nothing lost, and the run goes on once that is mended.
+"""Disks that are full or not writable: one sentence, no data is lost, and the run can be resumed.
 
-A Logbook and one process's checkpoint where files cannot grow: tests/hgfast/test_logbook.py, test_training.py.
-What may enter: faults of where a run writes to.
+tests/hgfast/training/test_run_logger.py and test_training.py test a RunLogger and the checkpoint of one process if files cannot
+grow.
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))  # where Python looks for the modules beside a script
-
-from runs import Run, saved_step, words
+from tests.robustness.runs import TrainProcess, saved_step, train_flags
 
 FULL = Path("/dev/full")
 
@@ -31,7 +28,7 @@ def system(name: str, *words: object) -> str:
     return done.stderr.strip() or f"{name} fails" if done.returncode else ""
 
 
-def must(name: str, *words: object) -> None:
+def run_ok(name: str, *words: object) -> None:
     """Skip the test where the command does not work: it needs leave that not everybody has."""
     if problem := system(name, *words):
         pytest.skip(problem)
@@ -42,13 +39,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 32 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    must("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", place)
+    run_ok("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", place)
     yield place
     assert not system("umount", "--lazy", place)
 
 
 @pytest.fixture
-def sealed(tmp_path: Path) -> Iterator[Path]:
+def read_only_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder that a test may make immutable."""
     folder = tmp_path / "out/run"
     folder.mkdir(parents=True)
@@ -72,68 +69,70 @@ def fill(disk: Path) -> Path:
 @pytest.mark.slow
 def test_a_disk_that_fills_up_under_two_ranks(hands: Path, tmp_path: Path, small_disk: Path) -> None:
     """A real one. The first rank says so, the other that it lost it; what is saved stays whole, config.yaml too."""
-    run = Run(tmp_path, *words(hands, small_disk), "-m", 100, "--train.save-steps", 3, ranks=2)
+    run = TrainProcess(tmp_path, *train_flags(hands, small_disk), "-m", 100, "--train.save-steps", 3, ranks=2)
     run.wait_until((small_disk / "run/checkpoint.pt").exists, "checkpoint")
     ballast = fill(small_disk)
     assert run.finish() != 0
     said = run.errors()
     assert any("cannot write" in line and "No space left on device" in line for line in said), run.err
     step = saved_step(small_disk)
-    assert any(f"step {step} is saved: go on with -c run" in line for line in said), run.err
+    assert any(f"step {step} is saved: resume with -c run" in line for line in said), run.err
     assert not run.tracebacks()
     assert not list(small_disk.glob("run/.*.writing"))
 
     config = (small_disk / "run/config.yaml").read_bytes()
-    again = Run(tmp_path, "-c", "run", "--out", small_disk)
+    again = TrainProcess(tmp_path, "-c", "run", "--out", small_disk)
     assert again.finish() == 2 and "cannot write to" in again.err and "Traceback" not in again.err
     assert (small_disk / "run/config.yaml").read_bytes() == config and saved_step(small_disk) == step
 
     ballast.unlink()
-    again = Run(tmp_path, "-c", "run", "--out", small_disk, "-m", (step + 4) / 1000)
+    again = TrainProcess(tmp_path, "-c", "run", "--out", small_disk, "-m", (step + 4) / 1000)
     assert again.finish() == 0, again.err
     assert saved_step(small_disk) == step + 4
 
 
 @pytest.mark.slow
-def test_a_folder_that_can_no_longer_be_written(hands: Path, tmp_path: Path, sealed: Path) -> None:
+def test_a_folder_that_can_no_longer_be_written(hands: Path, tmp_path: Path, read_only_folder: Path) -> None:
     """The folder is made immutable in mid-run, which binds root too, unlike permissions."""
-    run = Run(tmp_path, *words(hands, sealed.parent), "-m", 100, "--train.save-steps", 3, "--train.keep", 2)
-    run.wait_until((sealed / "checkpoint.pt").exists, "checkpoint")
+    run = TrainProcess(
+        tmp_path, *train_flags(hands, read_only_folder.parent), "-m", 100, "--train.save-steps", 3, "--train.keep-checkpoints", 2
+    )
+    run.wait_until((read_only_folder / "checkpoint.pt").exists, "checkpoint")
     try:
-        must("chattr", "+i", sealed)
+        run_ok("chattr", "+i", read_only_folder)
         code = run.finish()
     finally:
         run.end()
     assert code == 2 and "Operation not permitted" in run.err and "Traceback" not in run.err
-    step = saved_step(sealed.parent)
-    assert f"step {step} is saved: go on with -c run" in run.err
-    again = Run(tmp_path, "-c", "run", "--out", sealed.parent)
+    step = saved_step(read_only_folder.parent)
+    assert f"step {step} is saved: resume with -c run" in run.err
+    again = TrainProcess(tmp_path, "-c", "run", "--out", read_only_folder.parent)
     assert again.finish() == 2 and "cannot write to" in again.err and "choose another folder with --out" in again.err
-    must("chattr", "-i", sealed)
-    again = Run(tmp_path, "-c", "run", "--out", sealed.parent, "-m", (step + 4) / 1000)
+    run_ok("chattr", "-i", read_only_folder)
+    again = TrainProcess(tmp_path, "-c", "run", "--out", read_only_folder.parent, "-m", (step + 4) / 1000)
     assert again.finish() == 0, again.err
-    assert saved_step(sealed.parent) == step + 4
+    assert saved_step(read_only_folder.parent) == step + 4
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
 def test_output_that_cannot_be_printed(hands: Path, tmp_path: Path) -> None:
     """As with `> log` on a full disk."""
-    run = Run(tmp_path, *words(hands, tmp_path), output=FULL)
+    run = TrainProcess(tmp_path, *train_flags(hands, tmp_path), output=FULL)
     assert run.finish() == 2
-    assert "cannot write what is printed or written (No space left on device): free some space" in run.err
+    assert "cannot write the output (No space left on device): free some space" in run.err
     assert "Traceback" not in run.err and "Exception ignored" not in run.err
 
 
 def test_a_file_in_the_folders_place(hands: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    run = Run(tmp_path, *words(hands, tmp_path / "out"))
+    run = TrainProcess(tmp_path, *train_flags(hands, tmp_path / "out"))
     assert run.finish() == 2 and "choose another folder with --out" in run.err and "Traceback" not in run.err
 
 
 def test_older_checkpoints_that_cannot_be_copied_leave_no_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where links do not exist, the copy of the one before may not fit."""
-    from hgfast import kept
     from hgfast.errors import HgfastError
+    from hgfast.training import checkpoint_rotation
 
     def no_link(*_: object) -> None:
         raise OSError("no links here")
@@ -143,9 +142,9 @@ def test_older_checkpoints_that_cannot_be_copied_leave_no_halves(tmp_path: Path,
         raise OSError(28, os.strerror(28))
 
     (tmp_path / "checkpoint.pt").write_bytes(b"whole")
-    monkeypatch.setattr(kept.os, "link", no_link)
-    monkeypatch.setattr(kept.shutil, "copyfile", cut_short)
+    monkeypatch.setattr(checkpoint_rotation.os, "link", no_link)
+    monkeypatch.setattr(checkpoint_rotation.shutil, "copyfile", cut_short)
     with pytest.raises(HgfastError, match=r"cannot keep .*No space left"):
-        kept.write({"training": {"step": 9}}, tmp_path, keep=2, before=3)
+        checkpoint_rotation.write_checkpoint({"training": {"step": 9}}, tmp_path, keep_checkpoints=2, previous_step=3)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert (tmp_path / "checkpoint.pt").read_bytes() == b"whole"

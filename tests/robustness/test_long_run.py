@@ -1,7 +1,4 @@
-"""The long run in short: it sees a leak that is there, and none in a real run of two ranks.
-
-What may enter: tests of `long_run` and `usage`.
-"""
+"""`long_run` and `usage`: a simulated leak is detected, and a short real run of two ranks has none."""
 
 from __future__ import annotations
 
@@ -13,15 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parent))  # where Python looks for the modules beside a script
-
-from long_run import LIMITS, Sight, main, slopes
-from usage import Usage, usage
-
-from hgfast.draw import read_image
+from hgfast.visualization.draw import read_image
+from tests.robustness.long_run import LIMITS, Measurement, fit_slopes, main
+from tests.robustness.usage import Usage, measure_usage
 
 
-def sights(rise: dict[str, float], noise: float = 3000.0) -> list[Sight]:
+def measurements(rise: dict[str, float], noise: float = 3000.0) -> list[Measurement]:
     """Of 2 000 steps in 100 s, an epoch each 20 steps; what rises by so much in 1 000 steps, under noise and a warm-up."""
     rng, seen = np.random.default_rng(0), []
     for seconds in np.arange(0, 100, 0.5):
@@ -30,14 +24,14 @@ def sights(rise: dict[str, float], noise: float = 3000.0) -> list[Sight]:
         values = {name: warm if name.endswith("s_kb") else 50.0 for name in LIMITS}
         values["own_kb"] += noise * rng.standard_normal() + 40_000 * (rng.random() < 0.05)  # a checkpoint being written
         whole = {name: int(value + rise.get(name, 0.0) * step / 1000) for name, value in values.items()}
-        seen.append(Sight(float(seconds), int(step // 20 * 20), Usage(processes=4, **whole)))
-    return [*seen, Sight(100.0, 2000, Usage(0, 0, 0, 0, 0, 0))]
+        seen.append(Measurement(float(seconds), int(step // 20 * 20), Usage(processes=4, **whole)))
+    return [*seen, Measurement(100.0, 2000, Usage(0, 0, 0, 0, 0, 0))]
 
 
 @pytest.mark.parametrize("measure", LIMITS)
-def test_what_rises_is_seen_through_noise(measure: str) -> None:
-    assert all(row["flat"] for row in slopes(sights({})))
-    rows = {row["measure"]: row for row in slopes(sights({measure: 3 * LIMITS[measure]}))}
+def test_leak_is_detected_in_noise(measure: str) -> None:
+    assert all(row["flat"] for row in fit_slopes(measurements({})))
+    rows = {row["measure"]: row for row in fit_slopes(measurements({measure: 3 * LIMITS[measure]}))}
     assert [name for name, row in rows.items() if not row["flat"]] == [measure]
     row = rows[measure]
     assert row["rise"] == pytest.approx(3 * LIMITS[measure], rel=0.35)
@@ -59,13 +53,13 @@ def test_usage_of_a_family() -> None:
         )
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        seen.append(usage(process.pid))
+        seen.append(measure_usage(process.pid))
         process.communicate()
     little, much = seen
     assert little.processes == much.processes == 2 and little.threads == much.threads == 2
     assert much.descriptors - little.descriptors == 10
     assert 63 << 10 < much.own_kb - little.own_kb < 70 << 10
-    assert usage(process.pid).processes == 0
+    assert measure_usage(process.pid).processes == 0
 
 
 @pytest.mark.slow

@@ -21,17 +21,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from torch.distributed.run import get_args_parser
-
-sys.path.append(str(Path(__file__).parent))  # where Python looks for the modules beside a script
-
-from usage import family
 
 from hgfast import checkpoints
 from hgfast.cli import parse
 from hgfast.config import Config
-from hgfast.train import SHORT
+from hgfast.train import FLAG_ALIASES
+from tests.conftest import ROOT
+from tests.robustness.usage import process_tree
 
 SBATCH = ROOT / "configs/slurm.sbatch"
 TIMEOUT = 600.0
@@ -64,7 +61,7 @@ def words(hands: Path) -> list[str]:
     """A run of a few steps that does not depend on rounding modes."""
     return shlex.split(
         f"--data {hands} --device cpu --threads 1 --model.preset tiny --versions [gs] --batch-size 13 --train.epochs 2 "
-        "--train.amp off --train.lr 0.003 --train.valid-every 2 --seed 3"
+        "--train.amp off --train.lr 0.003 --train.val-interval 2 --seed 3"
     )
 
 
@@ -97,7 +94,7 @@ def start(line: Sequence[object], folder: Path, env: dict[str, str], log: Path) 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Kill what still runs, with everything it started: torchrun's workers are in process groups of their own."""
-    for pid in [pid for process in processes if process.poll() is None for pid in family(process.pid)]:
+    for pid in [pid for process in processes if process.poll() is None for pid in process_tree(process.pid)]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     for process in processes:
@@ -190,7 +187,7 @@ def test_two_machines_by_the_batch_file(hands: Path, tmp_path: Path, single: dic
     assert_equal(state(writer(nodes, "two")), single)
 
 
-def test_a_job_that_runs_out_of_time_queues_again_and_goes_on(tmp_path: Path) -> None:
+def test_job_requeues_at_time_limit_and_resumes(tmp_path: Path) -> None:
     """What configs/slurm.sbatch asks of Slurm and of torchrun, with stand-ins for both."""
     machines(tmp_path)
     env = slurm(tmp_path)
@@ -275,7 +272,7 @@ def test_launch_lines_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
         launcher = get_args_parser().parse_args(line)
         if launcher.nnodes != "1:1":
             several.append(launcher)
-        config = parse(Config, launcher.training_script_args, short=SHORT)
+        config = parse(Config, launcher.training_script_args, flag_aliases=FLAG_ALIASES)
         config.validate()
     assert {launcher.rdzv_backend for launcher in several} == {"static", "c10d"}
     for launcher in several:
@@ -284,11 +281,11 @@ def test_launch_lines_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_training_goes_on_after_the_signal(hands: Path, tmp_path: Path) -> None:
+def test_training_resumes_after_signal(hands: Path, tmp_path: Path) -> None:
     """The batch file and real ranks: asked to stop half-way, started once more, and every epoch done once."""
     machines(tmp_path)
     env = slurm(tmp_path) | {"OUT": str(tmp_path / "shared")}  # what all machines see
-    line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.valid-every", 1]
+    line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.val-interval", 1]
     first, saved = tmp_path / "printed-first", tmp_path / "shared/two/checkpoint.pt"
     with once_saved(line, tmp_path, env, first, saved) as job:
         job.send_signal(signal.SIGUSR1)
@@ -308,10 +305,10 @@ def test_a_rank_that_dies_is_started_again(hands: Path, tmp_path: Path) -> None:
     """Both torchrun start their ranks once more, which go on from the last checkpoint."""
     machines(tmp_path)
     env = slurm(tmp_path) | {"OUT": str(tmp_path / "shared")}
-    line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.valid-every", 1]
+    line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.val-interval", 1]
     printed, saved = tmp_path / "printed", tmp_path / "shared/two/checkpoint.pt"
     with once_saved(line, tmp_path, env, printed, saved) as job:
-        ranks = {environ["RANK"]: pid for pid in family(job.pid) if "RANK" in (environ := environment_of(pid))}
+        ranks = {environ["RANK"]: pid for pid in process_tree(job.pid) if "RANK" in (environ := environment_of(pid))}
         os.kill(ranks["1"], signal.SIGKILL)
         code = job.wait(TIMEOUT)
     assert code == 0, printed.read_text()[-6000:]

@@ -1,9 +1,9 @@
-"""What is written is read: data sets in every layout, skeletons, sidecars, configurations, checkpoints, whatever they hold."""
+"""Round trips of writing and reading: data sets in every layout, skeletons, sidecars, configurations, checkpoints."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,23 +14,25 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from kinds import release, structs
 from scipy.io import savemat
-from strategies import points, skeletons, touch
 
-from hgfast import checkpoints, load_model, sidecar
-from hgfast.checkpoints import build
+from hgfast import checkpoints, load_model
+from hgfast.architectures import PRESETS
+from hgfast.checkpoints import build_model
 from hgfast.cli import parse
 from hgfast.config import Config
-from hgfast.model import PRESETS, Meta
-from hgfast.preprocessing import Preprocessing
-from hgfast.sidecar import Batch, Port, Sidecar
+from hgfast.model import Meta
+from hgfast.normalization import Normalization
+from hgfast.pipelines.readers.coco import read_coco
+from hgfast.pipelines.readers.freihand import read_freihand
+from hgfast.pipelines.readers.mpii_h5 import read_mpii
+from hgfast.pipelines.readers.mpii_mat import read_mpii_mat, valid_names, valid_people
+from hgfast.pipelines.readers.skeleton_yaml import read_skeleton
+from hgfast.runtime import sidecar
+from hgfast.runtime.sidecar import BatchRange, Sidecar, TensorSpec
 from hgfast.skeletons import BODY16, Skeleton
-from pipelines.coco import read_coco
-from pipelines.freihand import read_freihand
-from pipelines.mpii import read_mpii
-from pipelines.mpii_mat import read_mpii_mat, valid_names, valid_people
-from pipelines.skeleton_files import read_skeleton
+from tests.robustness.fuzz_targets import release, structs
+from tests.robustness.strategies import create_files, points, skeletons
 
 counts = st.integers(1, 5)
 names = st.integers(0, 2).map("{:09d}.jpg".format)
@@ -47,15 +49,15 @@ def test_coco(data: st.DataObject, skeleton: Skeleton, count: int, offset: float
     seen[hidden] = 0
     low = data.draw(points((count,)))
     size = data.draw(points((count,), 1, 500))
-    pictures = [data.draw(st.sampled_from(["a.jpg", "sub/ü b.jpg", "sub/deep/c.jpg"])) for _ in range(count)]
+    images = [data.draw(st.sampled_from(["a.jpg", "sub/ü b.jpg", "sub/deep/c.jpg"])) for _ in range(count)]
     edges = [[a + 1, b + 1] for a, b in skeleton.edges]
     file = {
-        "images": [{"id": number, "file_name": name} for number, name in enumerate(dict.fromkeys(pictures))],
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(dict.fromkeys(images))],
         "categories": [{"id": 7, "name": skeleton.name, "keypoints": skeleton.joints, "skeleton": edges}],
         "annotations": [
             {
                 "id": 10 * row + 1,
-                "image_id": list(dict.fromkeys(pictures)).index(pictures[row]),
+                "image_id": list(dict.fromkeys(images)).index(images[row]),
                 "category_id": 7,
                 "bbox": [*low[row], *size[row]],
                 "keypoints": np.column_stack([where[row], seen[row]]).ravel().tolist(),
@@ -64,15 +66,15 @@ def test_coco(data: st.DataObject, skeleton: Skeleton, count: int, offset: float
         ],
     }
     with TemporaryDirectory() as folder:
-        touch(Path(folder) / "images", pictures)
+        create_files(Path(folder) / "images", images)
         (Path(folder) / "points.json").write_text(json.dumps(file))
         samples = read_coco(Path(folder) / "points.json", Path(folder) / "images", pixel_offset=offset, padding=1.5)
-        assert [Path(path).relative_to(Path(folder) / "images").as_posix() for path in samples.paths] == pictures
-    assert np.array_equal(samples.keypoints, where + offset) and np.array_equal(samples.labelled, seen > 0)
-    assert np.array_equal(samples.centre, low + size / 2) and np.array_equal(samples.side, 1.5 * size.max(1))
+        assert [Path(path).relative_to(Path(folder) / "images").as_posix() for path in samples.paths] == images
+    assert np.array_equal(samples.keypoints, where + offset) and np.array_equal(samples.labeled, seen > 0)
+    assert np.array_equal(samples.center, low + size / 2) and np.array_equal(samples.side, 1.5 * size.max(1))
     assert samples.row.tolist() == [10 * row + 1 for row in range(count)]
     assert samples.skeleton.joints == skeleton.joints and samples.skeleton.edges == skeleton.edges
-    assert [[a == b for b in samples.group] for a in samples.group] == [[a == b for b in pictures] for a in pictures]
+    assert [[a == b for b in samples.group] for a in samples.group] == [[a == b for b in images] for a in images]
 
 
 @given(data=st.data(), count=counts)
@@ -82,13 +84,13 @@ def test_mpii_as_h5_and_as_mat(data: st.DataObject, count: int) -> None:
     there = np.array(data.draw(st.lists(st.booleans(), min_size=count * 16, max_size=count * 16))).reshape(count, 16)
     there[:, 0] = True
     part[~there] = 0
-    centre = data.draw(points((count,), -100, 3000))
+    center = data.draw(points((count,), -100, 3000))
     scale = np.array(data.draw(st.lists(st.floats(0.125, 16, width=32), min_size=count, max_size=count)))
     head = np.array(data.draw(st.lists(st.floats(1, 300, width=32), min_size=count, max_size=count)))
-    pictures = sorted(data.draw(st.lists(names, min_size=count, max_size=count)))
-    person = [pictures[:row].count(name) for row, name in enumerate(pictures)]
+    images = sorted(data.draw(st.lists(names, min_size=count, max_size=count)))
+    person = [images[:row].count(name) for row, name in enumerate(images)]
     people: dict[str, list[dict[str, Any]]] = {}
-    for row, name in enumerate(pictures):
+    for row, name in enumerate(images):
         joints = [{"x": part[row, j, 0], "y": part[row, j, 1], "id": float(j)} for j in range(16) if there[row, j]]
         people.setdefault(name, []).append(
             {
@@ -97,27 +99,27 @@ def test_mpii_as_h5_and_as_mat(data: st.DataObject, count: int) -> None:
                 "x2": 5.0 + head[row] / 0.6,
                 "y2": 7.0,
                 "scale": scale[row] / 1.25,
-                "objpos": structs([{"x": centre[row, 0], "y": centre[row, 1] - 15 * scale[row] / 1.25}]),
+                "objpos": structs([{"x": center[row, 0], "y": center[row, 1] - 15 * scale[row] / 1.25}]),
                 "annopoints": structs([{"point": structs(joints)}]),
             }
         )
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        touch(root, [f"images/{name}" for name in pictures])
+        create_files(root, [f"images/{name}" for name in images])
         (root / "annot").mkdir()
         with h5py.File(root / "annot/valid.h5", "w") as file:
-            file["part"], file["visible"], file["center"] = part, there.astype(float), centre
-            file["scale"], file["normalize"], file["imgname"] = scale, head, np.array(pictures, "S13")
+            file["part"], file["visible"], file["center"] = part, there.astype(float), center
+            file["scale"], file["normalize"], file["imgname"] = scale, head, np.array(images, "S13")
             file["person"] = np.array(person, float)
         savemat(root / "release.mat", {"RELEASE": release(list(people.items()))}, do_compression=data.draw(st.booleans()))
         h5 = read_mpii(root, "valid")
         listed, chosen = valid_names(root / "annot/valid.h5"), valid_people(root / "annot/valid.h5")
-        mat = read_mpii_mat(root / "release.mat", root / "images", "valid", listed, chosen=chosen)
-    assert listed == pictures and chosen == list(zip(pictures, person))
+        mat = read_mpii_mat(root / "release.mat", root / "images", "valid", listed, only_people=chosen)
+    assert listed == images and chosen == list(zip(images, person))
     for samples in (h5, mat):
-        assert [Path(path).name for path in samples.paths] == pictures
-        assert np.array_equal(samples.labelled, there) and np.allclose(samples.keypoints, part - 0.5, rtol=0, atol=1e-9)
-        assert np.allclose(samples.centre, centre - 0.5, rtol=0, atol=1e-9) and np.allclose(samples.side, 200 * scale)
+        assert [Path(path).name for path in samples.paths] == images
+        assert np.array_equal(samples.labeled, there) and np.allclose(samples.keypoints, part - 0.5, rtol=0, atol=1e-9)
+        assert np.allclose(samples.center, center - 0.5, rtol=0, atol=1e-9) and np.allclose(samples.side, 200 * scale)
         assert np.allclose(samples.reference, head, rtol=1e-12) and samples.skeleton is BODY16
 
 
@@ -130,25 +132,25 @@ def test_freihand(data: st.DataObject, count: int) -> None:
     xyz = np.concatenate([(uv - 112) * (depth / focus)[:, None, None], np.broadcast_to(depth[:, None, None], (count, 21, 1))], -1)
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        touch(root / "training/rgb", [f"{number:08d}.jpg" for number in range(4 * count)])
+        create_files(root / "training/rgb", [f"{number:08d}.jpg" for number in range(4 * count)])
         (root / "training_K.json").write_text(json.dumps(k.tolist()))
         (root / "training_xyz.json").write_text(json.dumps(xyz.tolist()))
         samples = read_freihand(root, "all")
         assert [int(Path(path).stem) for path in samples.paths] == list(range(4 * count)) == samples.row.tolist()
     assert np.allclose(samples.keypoints, np.tile(uv, (4, 1, 1)), rtol=0, atol=1e-9)
-    assert samples.group.tolist() == [*range(count)] * 4 and samples.labelled.all()
+    assert samples.group.tolist() == [*range(count)] * 4 and samples.labeled.all()
 
 
 @given(skeleton=skeletons())
 def test_skeletons_as_plain_values_and_as_yaml(skeleton: Skeleton) -> None:
-    assert Skeleton.from_plain(json.loads(json.dumps(asdict(skeleton)))) == skeleton
+    assert Skeleton.from_dict(json.loads(json.dumps(skeleton.to_dict()))) == skeleton
     named = {"edges": [[skeleton.joints[joint] for joint in edge] for edge in skeleton.edges]}
-    pairs = [[skeleton.joints[a], skeleton.joints[b]] for a, b in enumerate(skeleton.swap) if a < b]
+    pairs = [[skeleton.joints[a], skeleton.joints[b]] for a, b in enumerate(skeleton.flip_indices) if a < b]
     groups = {name: [skeleton.joints[joint] for joint in members] for name, members in skeleton.groups}
     content = {"name": skeleton.name, "joints": list(skeleton.joints), **named, "flip_pairs": pairs, "groups": groups}
     with TemporaryDirectory() as folder:
         file = Path(folder) / "skeleton.yaml"
-        file.write_text(yaml.safe_dump({**content, "colours": [list(colour) for colour in skeleton.colours]}), "utf-8")
+        file.write_text(yaml.safe_dump({**content, "colors": [list(color) for color in skeleton.colors]}), "utf-8")
         assert read_skeleton(file) == skeleton
 
 
@@ -157,29 +159,29 @@ positive = st.floats(1e-3, 1e3)
 
 @given(data=st.data(), skeleton=skeletons(), lowest=st.integers(1, 4), more=st.integers(0, 4))
 def test_sidecars(data: st.DataObject, skeleton: Skeleton, lowest: int, more: int) -> None:
-    size, normalised = data.draw(st.sampled_from([32, 64, 256])), data.draw(st.booleans())
-    batch = Batch(lowest, lowest + more // 2, lowest + more)
+    size, normalized = data.draw(st.sampled_from([32, 64, 256])), data.draw(st.booleans())
+    batch = BatchRange(lowest, lowest + more // 2, lowest + more)
     number: int | str = "batch" if more else lowest
-    shape = (number, 3, size, size) if normalised else (number, size, size, 3)
+    shape = (number, 3, size, size) if normalized else (number, size, size, 3)
     written = Sidecar(
-        artefact="a.onnx",
+        artifact="a.onnx",
         sha256="",
-        kind="onnx",
+        export_format="onnx",
         precision=data.draw(st.sampled_from(["fp32", "fp16", "int8"])),
         skeleton=skeleton,
-        input=Port("images", "float32" if normalised else "uint8", shape, "NCHW" if normalised else "NHWC"),
-        outputs=(Port("keypoints", "float32", (number, len(skeleton.joints), 3), "x, y, score"),),
+        input=TensorSpec("images", "float32" if normalized else "uint8", shape, "NCHW" if normalized else "NHWC"),
+        outputs=(TensorSpec("keypoints", "float32", (number, len(skeleton.joints), 3), "x, y, score"),),
         input_size=size,
-        normalised=normalised,
+        normalized=normalized,
         mean=data.draw(st.tuples(*[st.floats(-1, 1)] * 3)),
         std=data.draw(st.tuples(*[positive] * 3)),
         batch=batch,
         stride=4,
-        maps=data.draw(st.sampled_from(["gaussian", "logits"])),
+        heatmap_kind=data.draw(st.sampled_from(["gaussian", "logits"])),
         decoder=data.draw(st.sampled_from(["argmax", "quarter", "dark"])),
         flip_test=data.draw(st.booleans()),
         pixel_offset=data.draw(st.sampled_from([0.0, -0.5, 0.5])),
-        shift=data.draw(st.floats(-1, 1)),
+        result_offset=data.draw(st.floats(-1, 1)),
         checkpoint="best.pt",
         checkpoint_sha256="0" * 64,
         versions={"torch": "2.0"},
@@ -187,14 +189,14 @@ def test_sidecars(data: st.DataObject, skeleton: Skeleton, lowest: int, more: in
         created="2026-11-26T00:00:00+00:00",
     )
     with TemporaryDirectory() as folder:
-        artefact = Path(folder) / "a.onnx"
-        artefact.write_bytes(data.draw(st.binary(max_size=64)))
-        written = replace(written, sha256=sidecar.checksum(artefact))
-        sidecar.write(written, artefact)
-        assert sidecar.read(artefact) == written
+        artifact = Path(folder) / "a.onnx"
+        artifact.write_bytes(data.draw(st.binary(max_size=64)))
+        written = replace(written, sha256=sidecar.sha256_of(artifact))
+        sidecar.write(written, artifact)
+        assert sidecar.read_sidecar(artifact) == written
 
 
-shares = st.lists(st.floats(0, 0.5), min_size=2, max_size=2)
+split_fractions = st.lists(st.floats(0, 0.5), min_size=2, max_size=2)
 folders = st.text("abcXYZ012 -_.äλ", min_size=1, max_size=12).filter(lambda name: name.strip(" .-") == name).map(Path)
 
 
@@ -204,7 +206,7 @@ def test_configurations_as_yaml(data: st.DataObject) -> None:
         dataset=data.draw(st.sampled_from(["freihand", "mpii", "coco"])),
         data=data.draw(st.none() | folders),
         images=data.draw(st.none() | folders),
-        shares=data.draw(st.none() | shares),
+        split_fractions=data.draw(st.none() | split_fractions),
         pixel_offset=data.draw(st.floats(-2, 2)),
         skip_missing=data.draw(st.booleans()),
         data_outside=data.draw(st.booleans()),
@@ -214,13 +216,13 @@ def test_configurations_as_yaml(data: st.DataObject) -> None:
         exp=data.draw(st.sampled_from(["a", "no", "1e5", "0x10", "12:30", "null", "~", "true", "ä λ"])),
     )
     config.train.lr = data.draw(st.floats(1e-12, 1e3))
-    config.train.drop_after = sorted(data.draw(st.lists(st.floats(1e-3, 1e4), max_size=3)))
+    config.train.lr_milestones = sorted(data.draw(st.lists(st.floats(1e-3, 1e4), max_size=3)))
     config.train.max_iters = data.draw(st.none() | st.floats(1e-3, 1e6))
     config.model.stem = data.draw(st.none() | st.tuples(*[st.integers(1, 99)] * 3))
     config.augment.flip = data.draw(st.none() | st.floats(0, 1))
     with TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
-        config.write(file)
+        config.write_yaml(file)
         assert parse(Config, ["--config", str(file)]) == config
 
 
@@ -232,11 +234,11 @@ def test_configurations_as_yaml(data: st.DataObject) -> None:
     decoder=st.sampled_from(["argmax", "quarter", "dark"]),
 )
 def test_checkpoints(skeleton: Skeleton, mean: Any, std: Any, shift: float, decoder: str) -> None:
-    meta = Meta(skeleton, Preprocessing(mean, std), 64, "logits", decoder, 0.5, shift=shift)
-    model = build(PRESETS["tiny"], meta)
+    meta = Meta(skeleton, Normalization(mean, std), 64, "logits", decoder, 0.5, shift=shift)
+    model = build_model(PRESETS["tiny"], meta)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "net.pt"
-        checkpoints.save(checkpoints.describe(model), file)
+        checkpoints.save(checkpoints.model_state(model), file)
         again = load_model(file)
     assert again.meta == meta and again.arch == model.arch
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())

@@ -1,7 +1,4 @@
-"""What a process and all those it has started hold: memory, open files, threads, and what lies in /dev/shm.
-
-What may enter: reading /proc. What is watched, and what is too much, is for others to say.
-"""
+"""Measure the resources of a process and its descendants from /proc: memory, open files, threads and /dev/shm."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ SHM = Path("/dev/shm")  # noqa: S108  # looked at, not written to
 
 @dataclass(frozen=True)
 class Usage:
-    """Of all processes together. own_kb: memory that is no file's, in which pages of several processes count once (Pss_Anon): of
-    files, libraries that is, each counts for less when somebody else on the machine has them too. rss_kb: all memory, in which
-    pages count for each process. shm_kb: of all files in /dev/shm, whoever made them."""
+    """Totals over all processes. own_kb: anonymous memory, in which shared pages count once (Pss_Anon); file-backed pages are
+    excluded because their share depends on other processes of the machine. rss_kb: resident memory, in which shared pages count
+    for each process. shm_kb: all files in /dev/shm, of any process."""
 
     processes: int
     own_kb: int
@@ -26,16 +23,16 @@ class Usage:
     shm_kb: int
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it, but for those that are dead."""
-    found = [pid]
-    for one in found:
-        found += children(one)
-    return [one for one in found if _state(one) not in ("Z", "X", "")]
+def process_tree(pid: int) -> list[int]:
+    """Return a process and its descendants that are alive."""
+    pids = [pid]
+    for parent in pids:
+        pids += children(parent)
+    return [member for member in pids if _state(member) not in ("Z", "X", "")]
 
 
 def children(pid: int) -> list[int]:
-    """Of all threads of a process."""
+    """Return the children of all threads of a process."""
     try:
         return [int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()]
     except OSError:
@@ -43,17 +40,17 @@ def children(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    """The words of its command, separated by blanks; "" where it is gone."""
+    """Return the command line of a process, separated by spaces; "" if it does not exist."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return ""
 
 
-def usage(pid: int) -> Usage:
-    """Of a process and its descendants; those that end meanwhile do not count."""
+def measure_usage(pid: int) -> Usage:
+    """Measure a process and its descendants; processes that end meanwhile do not count."""
     own = rss = descriptors = threads = processes = 0
-    for one in family(pid):
+    for one in process_tree(pid):
         try:
             memory = _numbers(Path(f"/proc/{one}/smaps_rollup"))
             tasks = _numbers(Path(f"/proc/{one}/status"))["Threads"]
@@ -69,22 +66,22 @@ def usage(pid: int) -> Usage:
 
 
 def shared_memory() -> int:
-    """kB that files in /dev/shm take, those that have no name any more included."""
+    """Return the kB of all files in /dev/shm, deleted ones included."""
     try:
-        room = os.statvfs(SHM)
+        stats = os.statvfs(SHM)
     except OSError:
         return 0
-    return (room.f_blocks - room.f_bfree) * room.f_frsize // 1024
+    return (stats.f_blocks - stats.f_bfree) * stats.f_frsize // 1024
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """The lines of a file in /proc that say a name and a number."""
+    """Return the lines of a file in /proc that consist of a name and a number."""
     pairs = (line.split() for line in file.read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) for words in pairs if len(words) > 1 and words[1].isdecimal()}
 
 
 def _state(pid: int) -> str:
-    """R, S, D, T, Z, …; "" where it is gone."""
+    """Return the state of a process, R, S, D, T, Z, …; "" if it does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):

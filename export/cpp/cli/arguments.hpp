@@ -1,4 +1,4 @@
-// hgfast_cli's command line.
+// Command line of hgfast_cli.
 #pragma once
 
 #include <string>
@@ -10,10 +10,10 @@ namespace cli {
 
 struct Arguments {
     std::string model;
-    std::vector<std::string> pictures;
-    bool raw = false;                                     ///< the files hold nothing but pixels; else they are JPEG
-    int raw_width = 0, raw_height = 0, raw_channels = 3;  ///< of such
-    std::vector<hgfast::Box> boxes;                       ///< none: the whole picture
+    std::vector<std::string> images;
+    bool raw = false;                                     ///< the files contain only pixels; else they are JPEG
+    int raw_width = 0, raw_height = 0, raw_channels = 3;  ///< of raw files
+    std::vector<hgfast::Box> boxes;                       ///< none: the whole image
     hgfast::Options options;
     hgfast::Order order = hgfast::Order::rgb;
     int repeat = 0;

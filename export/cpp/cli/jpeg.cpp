@@ -5,7 +5,7 @@
 
 #include <jpeglib.h>
 
-#include "picture.hpp"
+#include "image_file.hpp"
 
 namespace cli {
 namespace {
@@ -40,7 +40,7 @@ struct Decoder {
     Decoder& operator=(const Decoder&) = delete;
 };
 
-/// Up to the picture's size. False with a message in `decoder` on an error.
+/// Up to the image's size. False with a message in `decoder` on an error.
 bool open(Decoder& decoder, const std::string& bytes) {
     if (setjmp(decoder.errors.back) != 0) return false;
     jpeg_create_decompress(&decoder.info);
@@ -87,23 +87,23 @@ int orientation(const std::uint8_t* data, std::size_t size) {
 
 }  // namespace
 
-Picture read_jpeg(const std::string& path) {
+LoadedImage read_jpeg(const std::string& path) {
     const std::string bytes = read_file(path);
     Decoder decoder;
-    const auto fail = [&]() -> Picture {
+    const auto fail = [&]() -> LoadedImage {
         throw std::runtime_error(path + " is not a JPEG that can be read (" + decoder.errors.message.data() + ")");
     };
     if (!open(decoder, bytes)) return fail();
     const std::size_t count = std::size_t{decoder.info.output_width} * decoder.info.output_height;
     if (count == 0 || count > MOST_PIXELS) throw std::runtime_error(path + " has too many pixels");
-    Picture picture;
-    picture.width = static_cast<int>(decoder.info.output_width), picture.height = static_cast<int>(decoder.info.output_height);
-    picture.pixels.resize(count * 3);
+    LoadedImage image;
+    image.width = static_cast<int>(decoder.info.output_width), image.height = static_cast<int>(decoder.info.output_height);
+    image.pixels.resize(count * 3);
     int turn = 0;
     for (const jpeg_marker_struct* marker = decoder.info.marker_list; marker != nullptr && turn == 0; marker = marker->next)
         if (marker->marker == EXIF) turn = orientation(marker->data, marker->data_length);
-    if (!decode(decoder, picture.pixels.data())) return fail();
-    return oriented(picture, turn);
+    if (!decode(decoder, image.pixels.data())) return fail();
+    return oriented(image, turn);
 }
 
 }  // namespace cli

@@ -6,18 +6,18 @@
 
 namespace cli {
 
-Held held() {
-    Held found;
+ResourceUsage resource_usage() {
+    ResourceUsage usage;
     std::ifstream status("/proc/self/status");
     for (std::string word; status >> word;)
         if (word == "VmRSS:") {
-            status >> found.memory_kb;
+            status >> usage.memory_kb;
             break;
         }
     std::error_code error;
     for (std::filesystem::directory_iterator file("/proc/self/fd", error), end; !error && file != end; file.increment(error))
-        ++found.files;
-    return found;
+        ++usage.files;
+    return usage;
 }
 
 }  // namespace cli

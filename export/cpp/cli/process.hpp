@@ -1,16 +1,16 @@
-// What this process holds of the machine.
+// Memory and open files of this process.
 #pragma once
 
 #include <cstddef>
 
 namespace cli {
 
-struct Held {
+struct ResourceUsage {
     long memory_kb = 0;     ///< resident
     std::size_t files = 0;  ///< open descriptors
 };
 
-/// From /proc; zeros where there is none.
-Held held();
+/// Read from /proc; zeros if it does not exist.
+ResourceUsage resource_usage();
 
 }  // namespace cli

@@ -1,4 +1,4 @@
-// The least that an application needs: a model, a picture in memory (here a grey one), keypoints.
+// The least that an application needs: a model, an image in memory (here a gray one), keypoints.
 #include <hgfast/hgfast.hpp>
 #include <iostream>
 #include <vector>

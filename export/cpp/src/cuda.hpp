@@ -1,4 +1,4 @@
-// CUDA's things as C++ owns them.
+// RAII wrappers of CUDA resources.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,7 +11,7 @@
 
 namespace hgfast::cuda {
 
-/// Throws Failure (failed) unless a call went well. `what` was being done, for the message.
+/// Throw Failure (failed) if a call failed. what: its purpose, for the message.
 inline void check(cudaError_t error, const char* what) {
     if (error != cudaSuccess)
         throw Failure(Code::failed, std::string("CUDA failed to ") + what + " (" + cudaGetErrorString(error) + ")");
@@ -24,17 +24,17 @@ struct FreePinned {
     void operator()(void* memory) const noexcept { cudaFreeHost(memory); }
 };
 using Device = std::unique_ptr<void, FreeDevice>;
-using Pinned = std::unique_ptr<void, FreePinned>;  // host memory that copies run from and to without a detour
+using Pinned = std::unique_ptr<void, FreePinned>;  // page-locked host memory
 
 inline Device device_memory(std::size_t bytes) {
     void* memory = nullptr;
-    check(cudaMalloc(&memory, bytes), "get memory on the GPU");
+    check(cudaMalloc(&memory, bytes), "allocate GPU memory");
     return Device(memory);
 }
 
 inline Pinned pinned_memory(std::size_t bytes) {
     void* memory = nullptr;
-    check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "get pinned memory");
+    check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "allocate pinned memory");
     return Pinned(memory);
 }
 
@@ -45,7 +45,7 @@ using Stream = std::unique_ptr<CUstream_st, DestroyStream>;
 
 inline Stream make_stream() {
     cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make a stream");
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "create a stream");
     return Stream(stream);
 }
 
@@ -58,12 +58,12 @@ struct DestroyGraphExec {
 using Graph = std::unique_ptr<CUgraph_st, DestroyGraph>;
 using GraphExec = std::unique_ptr<CUgraphExec_st, DestroyGraphExec>;
 
-/// Makes a GPU the thread's own for a while, then again the one that was.
+/// Makes a GPU current in this thread, and restores the previous one.
 class OnDevice {
 public:
     explicit OnDevice(int device) {
-        check(cudaGetDevice(&before_), "ask for the GPU");
-        if (before_ != device) check(cudaSetDevice(device), "take the GPU");
+        check(cudaGetDevice(&before_), "query the GPU");
+        if (before_ != device) check(cudaSetDevice(device), "select the GPU");
         changed_ = before_ != device;
     }
     ~OnDevice() {

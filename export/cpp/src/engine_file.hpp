@@ -1,4 +1,4 @@
-// What the first bytes of a TensorRT plan tell without TensorRT and without a GPU; as hgfast/engine.py.
+// Checks of the header of a TensorRT plan, without TensorRT and without a GPU; like hgfast/runtime/tensorrt_engine.py.
 #pragma once
 
 #include "sidecar.hpp"
@@ -8,11 +8,11 @@ namespace hgfast {
 /// "TensorRT" or "TensorRT-RTX".
 const char* library_name(Kind kind);
 
-/// See that a plan is whole, for the library that the sidecar names, and of the version that the sidecar names.
+/// Check that a plan is complete, and for the library and version in the sidecar.
 /// Throws Failure (bad_model, wrong_version).
-void check_plan(const Artefact& artefact);
+void check_plan(const Artifact& artifact);
 
-/// See that a library of version major.minor.patch runs the plan. Throws Failure (wrong_version).
-void check_library(const Artefact& artefact, int major, int minor, int patch);
+/// Check that a library of version major.minor.patch runs the plan. Throws Failure (wrong_version).
+void check_library(const Artifact& artifact, int major, int minor, int patch);
 
 }  // namespace hgfast

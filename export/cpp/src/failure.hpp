@@ -1,4 +1,4 @@
-// How the inside of the library reports: exceptions, which session.cpp turns into a Status.
+// Internal exceptions, which session.cpp converts to a Status.
 #pragma once
 
 #include <stdexcept>
@@ -13,10 +13,10 @@ struct Failure : std::runtime_error {
     Code code;
 };
 
-/// A number as "%g" has it.
+/// Format a number with "%g".
 std::string number(double value);
 
-/// A message of some library, which may go on for pages, in one line of at most 300 letters.
+/// Shorten a message of a library to one line of at most 300 characters.
 std::string one_line(const std::string& text);
 
 }  // namespace hgfast

@@ -1,4 +1,4 @@
-// OpenVINO: runs an ONNX on a CPU, and needs no GPU.
+// OpenVINO: runs ONNX files on a CPU.
 #include <exception>
 #include <openvino/openvino.hpp>
 #include <vector>
@@ -11,12 +11,12 @@ namespace {
 
 class OpenVino final : public Runner {
 public:
-    OpenVino(const Artefact& artefact, const Options& options)
-        : path_(artefact.path), sidecar_(artefact.sidecar), device_(options.device.empty() ? "CPU" : options.device) {
+    OpenVino(const Artifact& artifact, const Options& options)
+        : path_(artifact.path), sidecar_(artifact.sidecar), device_(options.device.empty() ? "CPU" : options.device) {
         try {
-            const auto model = core_.read_model(artefact.bytes, ov::Tensor());
+            const auto model = core_.read_model(artifact.bytes, ov::Tensor());
             check(*model);
-            // by itself a CPU with bf16 would compute in that
+            // by default OpenVINO uses bf16 on CPUs that support it
             ov::AnyMap hints = {ov::hint::inference_precision(ov::element::f32),
                                 ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
             if (options.threads > 0 && device_ == "CPU") hints.emplace(ov::inference_num_threads(options.threads));
@@ -33,8 +33,8 @@ public:
     void* input(int count) override {
         if (!input_ || input_.get_shape()[0] != static_cast<std::size_t>(count)) {
             const auto side = static_cast<std::size_t>(sidecar_.input_size), images = static_cast<std::size_t>(count);
-            const auto type = sidecar_.normalised ? ov::element::f32 : ov::element::u8;
-            input_ = ov::Tensor(type, sidecar_.normalised ? ov::Shape{images, 3, side, side} : ov::Shape{images, side, side, 3});
+            const auto type = sidecar_.normalized ? ov::element::f32 : ov::element::u8;
+            input_ = ov::Tensor(type, sidecar_.normalized ? ov::Shape{images, 3, side, side} : ov::Shape{images, side, side, 3});
             request_.set_input_tensor(input_);
         }
         return input_.data();
@@ -59,12 +59,12 @@ public:
     }
 
 private:
-    /// See that the network takes and gives what the sidecar says.
+    /// Check that the inputs and outputs of the network match the sidecar.
     void check(const ov::Model& model) const {
         const auto side = static_cast<std::int64_t>(sidecar_.input_size), joints = static_cast<std::int64_t>(sidecar_.joints());
         const auto any = ov::Dimension::dynamic();
-        const auto takes = sidecar_.normalised ? ov::PartialShape{any, 3, side, side} : ov::PartialShape{any, side, side, 3};
-        const auto type = sidecar_.normalised ? ov::element::f32 : ov::element::u8;
+        const auto takes = sidecar_.normalized ? ov::PartialShape{any, 3, side, side} : ov::PartialShape{any, side, side, 3};
+        const auto type = sidecar_.normalized ? ov::element::f32 : ov::element::u8;
         if (model.inputs().size() != 1 || !model.input().get_partial_shape().compatible(takes) ||
             model.input().get_element_type() != type)
             throw Failure(Code::bad_model, path_ + " does not take what its sidecar says: export it again");
@@ -84,8 +84,8 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Runner> open_openvino(const Artefact& artefact, const Options& options) {
-    return std::make_unique<OpenVino>(artefact, options);
+std::unique_ptr<Runner> open_openvino(const Artifact& artifact, const Options& options) {
+    return std::make_unique<OpenVino>(artifact, options);
 }
 
 }  // namespace hgfast

@@ -15,7 +15,7 @@
 namespace hgfast {
 namespace {
 
-/// Run something that throws, and say what it threw.
+/// Run a function that may throw, and convert the exception to a Status.
 template <typename Work>
 Status reported(const Work& work) noexcept {
     try {
@@ -24,7 +24,7 @@ Status reported(const Work& work) noexcept {
     } catch (const Failure& failure) {
         return {failure.code, failure.what()};
     } catch (const std::bad_alloc&) {
-        return {Code::failed, "memory ran out"};  // short enough to need none
+        return {Code::failed, "memory ran out"};  // short enough to need no allocation
     } catch (const std::exception& error) {
         return {Code::failed, one_line(error.what())};
     } catch (...) {
@@ -37,30 +37,30 @@ bool built_with(Backend backend) {
     return std::find(all.begin(), all.end(), backend) != all.end();
 }
 
-Backend choose(const Artefact& artefact, Backend asked) {
-    const Kind kind = artefact.sidecar.kind;
+Backend choose(const Artifact& artifact, Backend asked) {
+    const Kind kind = artifact.sidecar.kind;
     if (kind == Kind::torchscript)
         throw Failure(Code::not_built,
-                      artefact.path + " is TorchScript, which LibTorch runs and this library does not: export an ONNX");
+                      artifact.path + " is TorchScript, which LibTorch runs and this library does not: export an ONNX");
     const Backend own = kind == Kind::onnx       ? Backend::openvino
                         : kind == Kind::tensorrt ? Backend::tensorrt
                                                  : Backend::tensorrt_rtx;
     if (asked != Backend::automatic && asked != own)
-        throw Failure(Code::bad_option, artefact.path + " is not for " + name(asked) + ": " + name(own) + " runs it");
+        throw Failure(Code::bad_option, artifact.path + " is not for " + name(asked) + ": " + name(own) + " runs it");
     return own;
 }
 
-std::unique_ptr<Runner> open_runner(const Artefact& artefact, const Options& options) {
-    const Backend backend = choose(artefact, options.backend);
-    if (backend != Backend::openvino) check_plan(artefact);
+std::unique_ptr<Runner> open_runner(const Artifact& artifact, const Options& options) {
+    const Backend backend = choose(artifact, options.backend);
+    if (backend != Backend::openvino) check_plan(artifact);
     if (!built_with(backend))
         throw Failure(Code::not_built,
-                      artefact.path + " needs " + name(backend) + ", which this library was built without: see its README");
+                      artifact.path + " needs " + name(backend) + ", which this library was built without: see its README");
 #if defined(HGFAST_WITH_OPENVINO)
-    if (backend == Backend::openvino) return open_openvino(artefact, options);
+    if (backend == Backend::openvino) return open_openvino(artifact, options);
 #endif
 #if defined(HGFAST_WITH_TENSORRT) || defined(HGFAST_WITH_TENSORRT_RTX)
-    if (backend != Backend::openvino) return open_tensorrt(artefact, options);
+    if (backend != Backend::openvino) return open_tensorrt(artifact, options);
 #endif
     throw Failure(Code::not_built, "no backend");
 }
@@ -69,12 +69,12 @@ void check_options(const Options& options) {
     if (!(options.padding > 0 && std::isfinite(options.padding)))
         throw Failure(Code::bad_option, "the padding " + number(options.padding) + " must be above 0");
     if (options.threads < 0 || options.threads > 1024)
-        throw Failure(Code::bad_option, std::to_string(options.threads) + " threads make no sense: give 1 to 1024, or 0");
+        throw Failure(Code::bad_option, std::to_string(options.threads) + " threads are invalid: give 1 to 1024, or 0");
 }
 
-Status closed() { return {Code::closed, "this session is closed: load another"}; }
+Status closed() { return {Code::closed, "session is closed; load a new one"}; }
 
-/// A crop's worth of work.
+/// One crop.
 struct Job {
     const Image* image;
     Square square;
@@ -108,9 +108,9 @@ const char* name(Backend backend) noexcept {
 }
 
 struct Session::Impl {
-    Impl(const Artefact& artefact, const Options& options)
-        : sidecar(artefact.sidecar), padding(options.padding), runner(open_runner(artefact, options)) {
-        // crops of nothing: what a runtime postpones to its first run is done or fails here
+    Impl(const Artifact& artifact, const Options& options)
+        : sidecar(artifact.sidecar), padding(options.padding), runner(open_runner(artifact, options)) {
+        // warm up with empty crops, so that errors of the first run occur here
         warm_up(sidecar.batch_min);
         if (sidecar.kind != Kind::onnx && sidecar.batch_opt != sidecar.batch_min) warm_up(sidecar.batch_opt);
     }
@@ -120,7 +120,7 @@ struct Session::Impl {
         runner->run(count);
     }
 
-    /// All jobs, in the parts that the network takes; a last part that is too small is filled up.
+    /// Run all jobs in batches that the network accepts; an incomplete last batch is padded.
     void run(const std::vector<Job>& jobs) {
         const std::lock_guard<std::mutex> turn(mutex);
         const auto most = static_cast<std::size_t>(sidecar.batch_max);
@@ -131,30 +131,30 @@ struct Session::Impl {
             for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
                 std::uint8_t* place = input + i * sidecar.crop_bytes();
                 if (i < used)
-                    look(jobs[start + i], place);
+                    write_crop(jobs[start + i], place);
                 else
                     std::memcpy(place, place - sidecar.crop_bytes(), sidecar.crop_bytes());
             }
             const float* keypoints = runner->run(count);
-            for (std::size_t i = 0; i < used; ++i, keypoints += 3 * sidecar.joints()) tell(jobs[start + i], keypoints);
+            for (std::size_t i = 0; i < used; ++i, keypoints += 3 * sidecar.joints()) store_result(jobs[start + i], keypoints);
         }
     }
 
-    /// Cut a job's crop to where the network takes it from.
-    void look(const Job& job, std::uint8_t* out) {
+    /// Write a job's crop to the network's input.
+    void write_crop(const Job& job, std::uint8_t* out) {
         const InputFromSource map = input_from_source(job.square, sidecar.input_size);
-        if (!sidecar.normalised) return warp(*job.image, map, sidecar.input_size, out);
+        if (!sidecar.normalized) return warp(*job.image, map, sidecar.input_size, out);
         const std::size_t plane = static_cast<std::size_t>(sidecar.input_size) * static_cast<std::size_t>(sidecar.input_size);
         crop.resize(plane * 3);
         warp(*job.image, map, sidecar.input_size, crop.data());
-        auto* values = reinterpret_cast<float*>(out);  // a runner's memory is aligned for what its network takes
+        auto* values = reinterpret_cast<float*>(out);  // a runner's memory is aligned for its input type
         for (std::size_t c = 0; c < 3; ++c)
             for (std::size_t i = 0; i < plane; ++i)
                 values[c * plane + i] = (static_cast<float>(crop[3 * i + c]) / 255 - sidecar.mean[c]) / sidecar.std[c];
     }
 
-    /// Bring keypoints (K, 3) in input pixels back to the picture.
-    void tell(const Job& job, const float* keypoints) const {
+    /// Convert keypoints (K, 3) from input pixels to image pixels.
+    void store_result(const Job& job, const float* keypoints) const {
         const InputFromSource map = input_from_source(job.square, sidecar.input_size);
         job.person->square = job.square.box();
         job.person->keypoints.resize(sidecar.skeleton->joints.size());
@@ -179,7 +179,7 @@ Session& Session::operator=(Session&&) noexcept = default;
 Status Session::load(const std::string& path, const Options& options, Session& out) noexcept {
     return reported([&] {
         check_options(options);
-        auto impl = std::make_unique<Impl>(read_artefact(path), options);
+        auto impl = std::make_unique<Impl>(read_artifact(path), options);
         out.impl_ = std::move(impl);
     });
 }

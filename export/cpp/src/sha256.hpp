@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4), for telling whether a sidecar belongs to a file.
+// SHA-256 (FIPS 180-4), to check that a sidecar belongs to a file.
 #pragma once
 
 #include <cstddef>

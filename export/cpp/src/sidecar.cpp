@@ -21,13 +21,13 @@ constexpr std::uintmax_t LARGEST_SIDECAR = 16u << 20, LARGEST_MODEL = std::uintm
 constexpr std::int64_t LARGEST_SIDE = 8192, MOST_JOINTS = 4096, MOST_EDGES = 65536, LARGEST_BATCH = 4096;
 constexpr double LARGEST_INPUT = 2.0 * (1u << 30), LARGEST_SHIFT = 1e6;  // bytes; pixels
 
-/// A value in the sidecar and where it is, "skeleton.joints.3".
+/// A value in the sidecar and its location, such as "skeleton.joints.3".
 class Field {
 public:
     Field(const json& value, std::string where, const std::string& path) : value_(value), where_(std::move(where)), path_(path) {}
 
     [[noreturn]] void complain(const std::string& what) const {
-        throw Failure(Code::bad_sidecar, "the sidecar " + path_ + " is not one of hgfast's (" +
+        throw Failure(Code::bad_sidecar, "the sidecar " + path_ + " is invalid (" +
                                              (where_.empty() ? "" : where_ + ": ") + what + "): export again");
     }
     Field operator[](const char* key) const {
@@ -57,15 +57,15 @@ public:
         if (!value_.is_number_integer()) complain("it is no whole number");
         const bool large = value_.is_number_unsigned() &&
                            value_.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-        const std::int64_t found = large ? std::numeric_limits<std::int64_t>::max() : value_.get<std::int64_t>();
-        if (found < least || found > most) complain("it is not from " + std::to_string(least) + " to " + std::to_string(most));
-        return static_cast<int>(found);
+        const std::int64_t result = large ? std::numeric_limits<std::int64_t>::max() : value_.get<std::int64_t>();
+        if (result < least || result > most) complain("it is not from " + std::to_string(least) + " to " + std::to_string(most));
+        return static_cast<int>(result);
     }
     double real(double least, double most) const {
         if (!value_.is_number()) complain("it is no number");
-        const double found = value_.get<double>();
-        if (!(found >= least && found <= most)) complain("it is not from " + number(least) + " to " + number(most));
-        return found;
+        const double result = value_.get<double>();
+        if (!(result >= least && result <= most)) complain("it is not from " + number(least) + " to " + number(most));
+        return result;
     }
     bool is(const char* word) const { return value_.is_string() && value_.get_ref<const std::string&>() == word; }
 
@@ -103,7 +103,7 @@ std::shared_ptr<const Skeleton> read_skeleton(const Field& field) {
     return skeleton;
 }
 
-/// See that a port's shape is the batch followed by `wanted`.
+/// Check that a port's shape is the batch followed by `wanted`.
 void check_port(const Field& port, const char* dtype, const std::array<int, 3>& wanted, std::size_t axes,
                 const Sidecar& sidecar) {
     if (!port["dtype"].is(dtype)) port["dtype"].complain(std::string("it is not ") + dtype);
@@ -120,7 +120,7 @@ void check_ports(const Field& all, Sidecar& sidecar) {
     const int side = sidecar.input_size;
     const Field input = all["input"], outputs = all["outputs"];
     sidecar.input = input["name"].text();
-    if (sidecar.normalised)
+    if (sidecar.normalized)
         check_port(input, "float32", {3, side, side}, 3, sidecar);
     else
         check_port(input, "uint8", {side, side, 3}, 3, sidecar);
@@ -152,7 +152,7 @@ Sidecar parse_sidecar(const std::string& text, const std::string& path) {
     const Field all(content, "", path);
     const Field format = all["format"];
     if (format.whole(std::numeric_limits<int>::min(), std::numeric_limits<int>::max()) != FORMAT)
-        throw Failure(Code::bad_sidecar, "the sidecar " + path + " is of another format than the " + std::to_string(FORMAT) +
+        throw Failure(Code::bad_sidecar, "the sidecar " + path + " has another format than the " + std::to_string(FORMAT) +
                                              " that this hgfast reads: export again");
     Sidecar sidecar;
     sidecar.kind = read_kind(all["kind"]);
@@ -161,7 +161,7 @@ Sidecar parse_sidecar(const std::string& text, const std::string& path) {
         all["sha256"].complain("it is not 64 hexadecimal digits");
     sidecar.skeleton = read_skeleton(all["skeleton"]);
     sidecar.input_size = all["input_size"].whole(1, LARGEST_SIDE);
-    sidecar.normalised = all["normalised"].flag();
+    sidecar.normalized = all["normalised"].flag();
     const Field mean = all["mean"], std = all["std"], batch = all["batch"];
     mean.size(3, 3), std.size(3, 3);
     for (std::size_t i = 0; i < 3; ++i) {
@@ -183,19 +183,19 @@ Sidecar parse_sidecar(const std::string& text, const std::string& path) {
     return sidecar;
 }
 
-Artefact read_artefact(const std::string& path) {
-    const std::string beside = path + ".json";
-    Artefact found;
-    found.path = path;
-    found.bytes =
-        read_file(path, LARGEST_MODEL, "there is no file " + path + ": make it with export/to_onnx.py or export/trt.py");
-    const std::string text = read_file(beside, LARGEST_SIDECAR,
-                                       path + " has no sidecar " + beside + ", without which nobody knows its joints: copy both");
-    found.sidecar = parse_sidecar(text, beside);
-    if (sha256(found.bytes.data(), found.bytes.size()) != found.sidecar.sha256)
+Artifact read_artifact(const std::string& path) {
+    const std::string sidecar_path = path + ".json";
+    Artifact artifact;
+    artifact.path = path;
+    artifact.bytes =
+        read_file(path, LARGEST_MODEL, "there is no file " + path + ": create it with hgfast export onnx or tensorrt");
+    const std::string text = read_file(sidecar_path, LARGEST_SIDECAR,
+                                       path + " has no sidecar " + sidecar_path + " in its folder, which is required: copy both");
+    artifact.sidecar = parse_sidecar(text, sidecar_path);
+    if (sha256(artifact.bytes.data(), artifact.bytes.size()) != artifact.sidecar.sha256)
         throw Failure(Code::other_sidecar,
-                      "the sidecar " + beside + " does not belong to " + path + " (another sha256): copy both, or export again");
-    return found;
+                      "the sidecar " + sidecar_path + " does not belong to " + path + " (another sha256): copy both, or export again");
+    return artifact;
 }
 
 }  // namespace hgfast

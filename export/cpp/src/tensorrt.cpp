@@ -29,10 +29,10 @@ constexpr const char* HEADERS = "TensorRT";
 constexpr const char* NAME = "TensorRT-RTX";
 #else
 constexpr const char* NAME = "TensorRT";
-constexpr std::size_t MOST_GRAPHS = 8;  // batch sizes whose graphs are kept
+constexpr std::size_t MOST_GRAPHS = 8;  // batch sizes whose graphs are cached
 #endif
 
-/// Keeps the last errors. There is one for the process, as TensorRT-RTX keeps the first that it gets.
+/// Collects the last errors. The process has one logger, because TensorRT-RTX keeps the first that it gets.
 class Listener final : public nvinfer1::ILogger {
 public:
     void log(Severity severity, const char* text) noexcept override {
@@ -42,10 +42,10 @@ public:
             if (lines_.size() == 3) lines_.pop_front();
             lines_.push_back(one_line(text));
         } catch (...) {
-            return;  // a message that there is no memory for
+            return;  // out of memory: drop the message
         }
     }
-    std::string heard() {
+    std::string take_errors() {
         const std::lock_guard<std::mutex> turn(mutex_);
         std::string all;
         for (const std::string& line : lines_) all += (all.empty() ? "" : "; ") + line;
@@ -59,25 +59,25 @@ private:
 };
 
 Listener& listener() {
-    static Listener& one = *new Listener;  // never destroyed: TensorRT may speak when the process ends
+    static Listener& one = *new Listener;  // never destroyed: TensorRT may log when the process ends
     return one;
 }
 
 [[noreturn]] void refuse(Code code, const std::string& what, const char* advice) {
-    throw Failure(code, what + " (" + listener().heard() + "): " + advice);
+    throw Failure(code, what + " (" + listener().take_errors() + "): " + advice);
 }
 
-/// The GPU that is asked for. Nothing of TensorRT is touched before: without a driver parts of it crash.
-int find_device(const Artefact& artefact, const Options& options) {
-    const std::string need = "running " + artefact.path + " needs an NVIDIA GPU";
+/// Return the requested GPU. This precedes all use of TensorRT, parts of which crash without a driver.
+int find_device(const Artifact& artifact, const Options& options) {
+    const std::string need = "running " + artifact.path + " needs an NVIDIA GPU";
     const std::string& asked = options.device;
     if (asked.size() > 4 || asked.find_first_not_of("0123456789") != std::string::npos)
-        throw Failure(Code::bad_option, "the device '" + one_line(asked) + "' is no GPU's number, which would be 0, 1 and so on");
+        throw Failure(Code::bad_option, "the device '" + one_line(asked) + "' is not the index of a GPU, such as 0 or 1");
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess) {
         const std::string why = cudaGetErrorString(error);
-        cudaGetLastError();  // or the application's next check would find it
+        cudaGetLastError();  // otherwise the application's next check would see the error
         throw Failure(Code::no_device,
                       need + ", and CUDA finds none that it can use (" + why + "): use a machine that has one, or an ONNX");
     }
@@ -130,17 +130,17 @@ struct Port {
 
 class TensorRt final : public Runner {
 public:
-    TensorRt(const Artefact& artefact, const Options& options, int device)
-        : path_(artefact.path), sidecar_(artefact.sidecar), device_(device), on_(device) {
+    TensorRt(const Artifact& artifact, const Options& options, int device)
+        : path_(artifact.path), sidecar_(artifact.sidecar), device_(device), on_(device) {
         stream_ = static_cast<cudaStream_t>(options.stream);
         own_ = cuda::make_stream();
         if (stream_ == nullptr) stream_ = own_.get();
-        listener().heard();
+        listener().take_errors();
         runtime_ =
             own(nvinfer1::createInferRuntime(listener()), std::string(NAME) + " does not start", "install its libraries again");
-        // such a plan carries the runtime of the version that built it
+        // such a plan contains the runtime of the version that built it
         if (sidecar_.version_compatible) runtime_->setEngineHostCodeAllowed(true);
-        engine_ = own(runtime_->deserializeCudaEngine(artefact.bytes.data(), artefact.bytes.size()),
+        engine_ = own(runtime_->deserializeCudaEngine(artifact.bytes.data(), artifact.bytes.size()),
                       std::string(NAME) + " cannot load " + path_, "build it on this machine");
         check_profile();
         find_ports();
@@ -157,11 +157,11 @@ public:
 
     ~TensorRt() override {
         try {
-            on_.guard = std::make_unique<cuda::OnDevice>(device_);  // until all members below it are gone
+            on_.guard = std::make_unique<cuda::OnDevice>(device_);  // until all members below are destroyed
         } catch (const std::exception&) {
-            return;  // a GPU that is lost has nothing to give back
+            return;  // nothing to free on a lost GPU
         }
-        cudaStreamSynchronize(stream_);  // nothing may be running in what is about to go
+        cudaStreamSynchronize(stream_);  // no work may use the resources that are freed next
     }
 
     void* input(int) override { return host_input_.get(); }
@@ -200,7 +200,7 @@ private:
     std::size_t keypoint_bytes() const { return sizeof(float) * 3 * static_cast<std::size_t>(sidecar_.joints()); }
 
     [[noreturn]] void differs(const std::string& what) const {
-        throw Failure(Code::bad_model, path_ + " " + what + ", as its sidecar does not say: export it again");
+        throw Failure(Code::bad_model, path_ + " " + what + ", unlike its sidecar: export it again");
     }
 
     void find_ports() {
@@ -221,7 +221,7 @@ private:
         }
         if (keypoints_ == 0) differs("gives no keypoints");
         const auto side = static_cast<std::int64_t>(sidecar_.input_size);
-        if (sidecar_.normalised)
+        if (sidecar_.normalized)
             check_port(0, nvinfer1::DataType::kFLOAT, {3, side, side});
         else
             check_port(0, nvinfer1::DataType::kUINT8, {side, side, 3});
@@ -262,12 +262,12 @@ private:
     Shape& shape_for(int count) {
         for (auto found = shapes_.begin(); found != shapes_.end(); ++found)
             if (found->count == count) {
-                shapes_.splice(shapes_.begin(), shapes_, found);  // the one used last is dropped last
+                shapes_.splice(shapes_.begin(), shapes_, found);  // least recently used is evicted first
                 return shapes_.front();
             }
-        listener().heard();
+        listener().take_errors();
 #if defined(HGFAST_WITH_TENSORRT_RTX)
-        // it captures graphs itself, as it exchanges kernels while it runs; one context does for all shapes
+        // TensorRT-RTX captures graphs itself, because it replaces kernels at run time; one context serves all shapes
         if (shapes_.empty()) {
             Shape made;
             made.context = own(make_context(), path_ + " cannot start", "free memory on the GPU");
@@ -295,19 +295,19 @@ private:
         dims.d[0] = count;
         shape.count = 0;
         if (!shape.context->setInputShape(ports_[0].name.c_str(), dims))
-            refuse(Code::bad_model, path_ + " takes no batch of " + std::to_string(count), "give what its sidecar names");
+            refuse(Code::bad_model, path_ + " does not accept a batch of " + std::to_string(count), "see its sidecar");
         for (const Port& port : ports_)
             if (!shape.context->setTensorAddress(port.name.c_str(), port.memory.get()))
                 refuse(Code::bad_model, path_ + " takes no memory for " + port.name, "build it again");
         shape.count = count;
     }
 
-    /// Copy in, run, copy out.
+    /// Enqueue the copy to the GPU, the network, and the copy from the GPU.
     void enqueue(Shape& shape, cudaStream_t stream) {
         const auto count = static_cast<std::size_t>(shape.count);
         cuda::check(cudaMemcpyAsync(ports_[0].memory.get(), host_input_.get(), sidecar_.crop_bytes() * count,
                                     cudaMemcpyHostToDevice, stream),
-                    "copy pictures");
+                    "copy images");
         if (!shape.context->enqueueV3(stream)) refuse(Code::failed, path_ + " failed", "build it again on this machine");
         cuda::check(cudaMemcpyAsync(host_keypoints_.get(), ports_[keypoints_].memory.get(), keypoint_bytes() * count,
                                     cudaMemcpyDeviceToHost, stream),
@@ -319,17 +319,17 @@ private:
 #if defined(TRT_MAJOR_RTX) && NV_TENSORRT_VERSION >= 10200
         const auto config = own(engine_->createRuntimeConfig(), path_ + " cannot start", "build it again on this machine");
         const bool graphs = config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE);
-        graphs_ = graphs ? "CUDA graphs by TensorRT-RTX" : "no CUDA graphs (" + listener().heard() + ")";
+        graphs_ = graphs ? "CUDA graphs by TensorRT-RTX" : "no CUDA graphs (" + listener().take_errors() + ")";
         return engine_->createExecutionContext(config.get());
-#else  // TensorRT-RTX before 1.2, or TensorRT's headers, with which it is not run
+#else  // TensorRT-RTX before 1.2, or headers of TensorRT, which never get here
         graphs_ = "no CUDA graphs (TensorRT-RTX has them from 1.2 on)";
         return engine_->createExecutionContext();
 #endif
     }
 #else
-    /// Run once, as TensorRT wants before a capture, then capture. An engine that cannot be captured runs without; `about` tells.
+    /// Run once, as TensorRT requires before a capture, then capture. If the capture fails, run without; `about` says so.
     void capture(Shape& shape) {
-        const cudaStream_t stream = own_.get();  // a stream from outside may be one that captures nothing
+        const cudaStream_t stream = own_.get();  // the caller's stream may not support capture
         enqueue(shape, stream);
         cuda::check(cudaStreamSynchronize(stream), "run the network");
         cudaGraph_t found = nullptr;
@@ -365,7 +365,7 @@ private:
     std::size_t keypoints_ = 0;  // which of them
     cuda::Pinned host_input_, host_keypoints_;
 #if !defined(HGFAST_WITH_TENSORRT_RTX)
-    cuda::Device shared_;  // the contexts' scratch memory, used by one at a time
+    cuda::Device shared_;  // workspace that all contexts share
     std::int64_t shared_bytes_ = 0;
 #endif
     std::list<Shape> shapes_;
@@ -374,12 +374,12 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Runner> open_tensorrt(const Artefact& artefact, const Options& options) {
+std::unique_ptr<Runner> open_tensorrt(const Artifact& artifact, const Options& options) {
     const std::int32_t version = getInferLibVersion();  // major * 10000 + minor * 100 + patch; asks no GPU
-    check_library(artefact, version / 10000, version / 100 % 100, version % 100);
-    const int device = find_device(artefact, options);
+    check_library(artifact, version / 10000, version / 100 % 100, version % 100);
+    const int device = find_device(artifact, options);
     check_headers(version);
-    return std::make_unique<TensorRt>(artefact, options, device);
+    return std::make_unique<TensorRt>(artifact, options, device);
 }
 
 }  // namespace hgfast

@@ -9,9 +9,9 @@ namespace hgfast {
 namespace {
 
 constexpr double SHRINK_BELOW = 0.75;  // input pixels a source pixel; from there on interpolation alone would skip too much
-constexpr float GRAIN = 1e-2F;         // shrunk pixels: a sliver narrower than this at a region's end is rounding
+constexpr float EPSILON = 1e-2F;         // shrunk pixels: a sliver narrower than this at a region's end is rounding
 
-/// A picture's pixels as RGB, whatever its form.
+/// An image's pixels as RGB, whatever its form.
 class Pixels {
 public:
     explicit Pixels(const Image& image)
@@ -43,7 +43,7 @@ struct Part {
     std::array<double, 2> begin{};
 };
 
-/// What an input shows of one axis of the picture, and the grid of shrunk pixels there. Single precision, as in Python.
+/// What an input shows of one axis of the image, and the grid of shrunk pixels there. Single precision, as in Python.
 struct Axis {
     float low, high;    // of the region, not clipped
     float start, end;   // of the pixels that are cut out
@@ -56,9 +56,9 @@ struct Axis {
         const auto limit = static_cast<float>(pixels);
         start = std::clamp(std::floor(low), 0.0F, limit - 1);
         end = std::min(std::max(std::ceil(high), start + 1), limit);
-        float first = std::floor((start - low) * ratio + GRAIN);
-        if (low < end) first = std::max(0.0F, first);  // a picture beside the region stays beside it
-        const float last = std::ceil((std::min(high, end) - low) * ratio - GRAIN);
+        float first = std::floor((start - low) * ratio + EPSILON);
+        if (low < end) first = std::max(0.0F, first);  // an image outside the region stays outside
+        const float last = std::ceil((std::min(high, end) - low) * ratio - EPSILON);
         count = static_cast<std::size_t>(std::clamp(last - first, 1.0F, static_cast<float>(2 * size + 2)));
         begin = low + first / ratio;
     }
@@ -72,7 +72,7 @@ struct Weights {
     std::vector<float> values;
 };
 
-/// Triangles around the centres of shrunk pixels; the border is repeated.
+/// Triangles around the centers of shrunk pixels; the border is repeated.
 std::vector<Weights> triangles(const Axis& axis, float ratio) {
     const float support = 1 / ratio;
     const auto pixels = static_cast<std::ptrdiff_t>(axis.pixels());
@@ -80,15 +80,15 @@ std::vector<Weights> triangles(const Axis& axis, float ratio) {
     std::vector<Weights> all(axis.count);
     std::vector<double> found;
     for (std::size_t i = 0; i < axis.count; ++i) {
-        const double centre = begin + (static_cast<double>(i) + 0.5) * static_cast<double>(support);
-        const auto from = static_cast<std::ptrdiff_t>(std::floor(centre - static_cast<double>(support)));
-        const auto to = static_cast<std::ptrdiff_t>(std::ceil(centre + static_cast<double>(support)));
+        const double center = begin + (static_cast<double>(i) + 0.5) * static_cast<double>(support);
+        const auto from = static_cast<std::ptrdiff_t>(std::floor(center - static_cast<double>(support)));
+        const auto to = static_cast<std::ptrdiff_t>(std::ceil(center + static_cast<double>(support)));
         const auto inside = [&](std::ptrdiff_t cell) { return std::clamp<std::ptrdiff_t>(cell, 0, pixels - 1); };
         const std::ptrdiff_t first = inside(from), last = inside(to - 1);
         found.assign(static_cast<std::size_t>(last - first + 1), 0.0);
         double sum = 0;
         for (std::ptrdiff_t cell = from; cell < to; ++cell) {
-            const double away = std::abs(static_cast<double>(cell) + 0.5 - centre);
+            const double away = std::abs(static_cast<double>(cell) + 0.5 - center);
             const double weight = std::max(0.0, 1 - away / static_cast<double>(support));
             found[static_cast<std::size_t>(inside(cell) - first)] += weight;
             sum += weight;
@@ -137,11 +137,11 @@ Part shrink(const Pixels& pixels, const Axis& across, const Axis& down, float ra
         }
         std::uint8_t* out = &part.pixels[y * part.width * 3];
         for (std::size_t x = 0; x < part.width; ++x) {
-            std::array<float, 3> colour{};
+            std::array<float, 3> color{};
             const float* from = &sum[columns[x].first * 3];
             for (std::size_t k = 0; k < columns[x].values.size(); ++k)
-                for (std::size_t c = 0; c < 3; ++c) colour[c] = fused(columns[x].values[k], from[3 * k + c], colour[c]);
-            for (std::size_t c = 0; c < 3; ++c) out[3 * x + c] = to_byte(colour[c]);
+                for (std::size_t c = 0; c < 3; ++c) color[c] = fused(columns[x].values[k], from[3 * k + c], color[c]);
+            for (std::size_t c = 0; c < 3; ++c) out[3 * x + c] = to_byte(color[c]);
         }
     }
     return part;
@@ -161,7 +161,7 @@ Tap tap(float position) {
 
 /// OpenCV's warpAffine with INTER_LINEAR as of 4.12 and 5: single precision, multiply-adds fused, black outside.
 void interpolate(const Part& part, const InputFromSource& map, int size, std::uint8_t* out) {
-    // the map of the part's pixel centres to the input's, inverted as OpenCV does it
+    // the map of the part's pixel centers to the input's, inverted as OpenCV does it
     const double scale = map.scale * part.scale;
     const double inverse = scale * (1 / (scale * scale));
     std::array<float, 2> shift{};

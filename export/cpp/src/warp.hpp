@@ -1,4 +1,4 @@
-// One crop of a picture as the network takes it: what hgfast.geometry.warp does, with the same rounding.
+// Crop an image for the network, with the same result as hgfast.geometry.warp.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace hgfast {
 
-/// Fill `out` (size, size, 3), uint8 RGB, black outside the picture. A picture that is shrunk below three quarters is cut and
-/// shrunk by a triangular filter first; then it is read with bilinear interpolation.
+/// Fill `out` (size, size, 3), uint8 RGB, black outside the image. An image that is shrunk below three quarters is cropped and
+/// downscaled by a triangular filter first; then it is resampled bilinearly.
 void warp(const Image& image, const InputFromSource& map, int size, std::uint8_t* out);
 
 }  // namespace hgfast

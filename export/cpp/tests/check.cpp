@@ -93,22 +93,22 @@ void exchange(json& content, Random& random) {
 
 int fuzz(const std::string& model, const std::string& folder, int count, unsigned seed) {
     Random random(seed);
-    const std::string whole = read(model), beside = read(model + ".json");
+    const std::string whole = read(model), sidecar_text = read(model + ".json");
     const std::string copy = folder + "/" + std::filesystem::path(model).filename().string();
     std::map<std::string, int> seen;
     const std::vector<std::uint8_t> pixels(32 * 24 * 3, 99);
     for (int i = 0; i < count; ++i) {
-        std::string bytes = whole, text = beside;
+        std::string bytes = whole, text = sidecar_text;
         const std::size_t way = below(random, 4);
         if (way == 0) {
             mangle(text, text.size(), random);
         } else if (way == 1) {
-            json content = json::parse(beside);
+            json content = json::parse(sidecar_text);
             exchange(content, random);
             text = content.dump();
-        } else {  // a broken model whose checksum is right, or nobody would look at it
+        } else {  // a broken model with a correct checksum, so that it is read
             mangle(bytes, way == 2 ? 200 : bytes.size(), random);
-            json content = json::parse(beside);
+            json content = json::parse(sidecar_text);
             content["sha256"] = hgfast::sha256(bytes.data(), bytes.size());
             text = content.dump();
         }

@@ -1,0 +1,1 @@
+"""Measurement, records, and the networks and images that are measured."""

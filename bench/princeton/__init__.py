@@ -1,0 +1,1 @@
+"""princeton-vl/pytorch_stacked_hourglass re-implemented, as a baseline."""

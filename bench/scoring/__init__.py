@@ -1,0 +1,1 @@
+"""Predictions, ground truth and submissions of pckh.py."""

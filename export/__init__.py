@@ -1,0 +1,1 @@
+"""Export checkpoints as ONNX, TorchScript and TensorRT engines."""

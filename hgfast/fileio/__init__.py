@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes, image headers, YAML, zip archives, videos."""

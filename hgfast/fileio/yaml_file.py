@@ -1,0 +1,67 @@
+"""Safe reading of YAML files: plain values only, and a limit on their number.
+
+An alias stands for a copy of its anchor, so a few lines of nested aliases may expand to billions of values: the values are
+counted before the file is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hgfast.errors import HgfastError
+
+MAX_BYTES = 2**20
+"""Largest size of a file."""
+MAX_VALUES = 50_000
+"""Largest number of values, with aliases expanded."""
+
+
+def read_yaml(path: Path, description: str, max_values: int = MAX_VALUES) -> Any:
+    """Read a file as `yaml.safe_load` does.
+
+    Args:
+        path: the file.
+        description: description of the file for error messages, such as "the configuration".
+        max_values: largest number of values, with aliases expanded.
+
+    Raises:
+        HgfastError: the file does not exist, is not YAML, or is too large.
+    """
+    where = f"{description} {path}"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise HgfastError(f"{where} has more than {MAX_BYTES} bytes: choose another file")
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise HgfastError(f"{where} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise HgfastError(f"{where} is not valid YAML: it is not text in UTF-8") from error
+    try:
+        if _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {}) > max_values:
+            raise HgfastError(f"{where} holds more than {max_values} values, with aliases expanded: simplify it")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]  # the errors besides YAMLError come from values that contradict their tags
+        raise HgfastError(f"{where} is not valid YAML: {reason}") from error
+
+
+def _count_values(node: yaml.Node | None, counts: dict[int, int]) -> int:
+    """Count the values of a node, up to a little above `MAX_VALUES`. Raises ValueError for a node that contains itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) in counts:
+        if not counts[id(node)]:
+            raise ValueError("an alias refers to a value that contains it")
+        return counts[id(node)]
+    counts[id(node)] = 0
+    parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    total = 1
+    for part in parts:
+        total += _count_values(part, counts)
+        if total > MAX_VALUES:
+            break
+    counts[id(node)] = total
+    return total

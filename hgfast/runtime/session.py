@@ -1,0 +1,193 @@
+"""Run an exported network in an application, without torch: images in, keypoints in image pixels out.
+
+from hgfast.runtime import Session
+
+with Session("best.fp32.onnx") as session:
+    people = session(image, boxes=[(120, 40, 300, 420)], padding=1.25)
+    print(people.to_json())
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hgfast.errors import HgfastError
+from hgfast.geometry import crop_matrices, transform_points, warp
+from hgfast.runtime.backends import Artifact, DeviceOptions, RuntimeName
+from hgfast.runtime.boxes import crop_squares, squares_to_boxes
+from hgfast.runtime.results import Poses
+from hgfast.runtime.sidecar import HEATMAPS, KEYPOINTS, Sidecar
+from hgfast.skeletons import Skeleton
+
+Image = NDArray[np.uint8]
+
+
+class Session:
+    """An exported network, warmed up. Threads may share a session: they crop in parallel and take turns in the network. A process
+    may have several sessions.
+
+    Args:
+        path: an exported ONNX, TorchScript or TensorRT file, with its sidecar in the same folder.
+        runtime: onnxruntime, openvino, torch, tensorrt or tensorrt_rtx; None takes the first that is installed and runs the file.
+        threads: CPU threads; None is one per core.
+        bgr: images have OpenCV's channel order, blue first.
+        device: index of the GPU, for runtimes that use one.
+        stream: handle of a CUDA stream of that GPU, which must outlive the session; None creates one. Results are on the host and
+            complete when a call returns.
+        bf16: let OpenVINO compute fp32 operations in bf16, if the CPU supports it; faster, but some keypoints change.
+
+    Raises:
+        HgfastError: the file or its sidecar is missing, broken or of another version, the two do not belong together, the runtime
+            or the GPU is missing, or the network has no keypoints output.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        runtime: RuntimeName | None = None,
+        *,
+        threads: int | None = None,
+        bgr: bool = False,
+        device: int = 0,
+        stream: int | None = None,
+        bf16: bool = False,
+    ) -> None:
+        self._artifact: Artifact | None = Artifact(Path(path), runtime, DeviceOptions(threads, device, stream, bf16))
+        self.sidecar: Sidecar = self._artifact.sidecar
+        self.runtime = self._artifact.runtime
+        self._bgr, self._lock = bgr, threading.Lock()
+        if KEYPOINTS not in [port.name for port in self.sidecar.outputs]:
+            self.close()
+            raise HgfastError(f"{path} gives no keypoints: export it with --outputs keypoints")
+        size, batch = self.sidecar.input_size, self.sidecar.batch
+        try:
+            for count in sorted({batch.min, batch.opt} if self.sidecar.builder else {batch.min}):
+                self._run_network(np.zeros((count, size, size, 3), np.uint8))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def skeleton(self) -> Skeleton:
+        return self.sidecar.skeleton
+
+    @property
+    def heatmap_kind(self) -> str:
+        return self.sidecar.heatmap_kind
+
+    @property
+    def result_offset(self) -> float:
+        return self.sidecar.result_offset
+
+    @overload
+    def __call__(self, image: Image, boxes: ArrayLike | None = None, *, padding: float = 1.0) -> Poses: ...
+
+    @overload
+    def __call__(
+        self, image: Sequence[Image], boxes: Sequence[ArrayLike | None] | None = None, *, padding: float = 1.0
+    ) -> list[Poses]: ...
+
+    def __call__(self, image: Any, boxes: Any = None, *, padding: float = 1.0) -> Poses | list[Poses]:
+        """Predict the keypoints of one image or of each image in a list.
+
+        Args:
+            image: (H, W, 3) uint8 RGB (BGR with `bgr`), gray (H, W), or (H, W, 4), whose alpha channel is ignored.
+            boxes: (P, 4) x, y, width, height in pixels, one per person; None: the whole image. For a list of images, a list of
+                boxes. Crops are split into batches that the network accepts.
+            padding: side of the square crop divided by the longer side of its box; 1.25 for tight boxes. A whole image is not
+                padded.
+
+        Raises:
+            HgfastError: an image has another shape or type, a box is not finite, has no area or lies outside, or the session is
+                closed.
+        """
+        if isinstance(image, np.ndarray):
+            return self._predict_images([image], [boxes], padding)[0]
+        images = list(image)
+        boxes_per_image = [None] * len(images) if boxes is None else list(boxes)
+        if len(boxes_per_image) != len(images):
+            raise HgfastError(f"there are {len(images)} images and boxes for {len(boxes_per_image)}: give one entry per image")
+        return self._predict_images(images, boxes_per_image, padding)
+
+    def predict_crops(
+        self, image: Image, boxes: ArrayLike | None = None, padding: float = 1.0
+    ) -> tuple[Poses, NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Like a call with one image, but also return the crops (P, S, S, 3) and, if the network has that output, the heatmaps
+        (P, K, S / stride, S / stride)."""
+        rgb, size = self._to_rgb(image), self.sidecar.input_size
+        center, side = crop_squares(rgb, boxes, padding)
+        matrices = crop_matrices(center, side, size)
+        crops = (
+            np.stack([warp(rgb, matrix, size) for matrix in matrices])
+            if len(matrices)
+            else np.empty((0, size, size, 3), np.uint8)
+        )
+        outputs = self._run_network(crops) if len(crops) else {KEYPOINTS: self._empty_keypoints()}
+        return self._to_poses(outputs[KEYPOINTS], matrices, squares_to_boxes(center, side)), crops, outputs.get(HEATMAPS)
+
+    def close(self) -> None:
+        """Free the resources of the runtime. Repeated calls have no effect."""
+        artifact, self._artifact = self._artifact, None
+        if artifact is not None:
+            artifact.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _predict_images(self, images: Sequence[Any], boxes: Sequence[Any], padding: float) -> list[Poses]:
+        """Predict the people in each image. Cropping and inference proceed batch by batch, so that memory use stays constant."""
+        if not 0 < padding < float("inf"):
+            raise HgfastError(f"the padding {padding:g} must be above 0")
+        rgb_images = [self._to_rgb(image) for image in images]
+        squares = [crop_squares(rgb, boxes_per_image, padding) for rgb, boxes_per_image in zip(rgb_images, boxes)]
+        size, max_batch = self.sidecar.input_size, self.sidecar.batch.max
+        all_matrices = [crop_matrices(center, side, size) for center, side in squares]
+        crops = [(rgb, matrix) for rgb, matrices in zip(rgb_images, all_matrices) for matrix in matrices]
+        outputs = [self._empty_keypoints()]
+        for start in range(0, len(crops), max_batch):
+            batch = np.stack([warp(rgb, matrix, size) for rgb, matrix in crops[start : start + max_batch]])
+            outputs.append(self._run_network(batch)[KEYPOINTS])
+        ends = np.cumsum([len(matrices) for matrices in all_matrices])
+        results = zip(np.split(np.concatenate(outputs), ends[:-1]), all_matrices, squares)
+        return [self._to_poses(points, matrices, squares_to_boxes(*square)) for points, matrices, square in results]
+
+    def _empty_keypoints(self) -> NDArray[np.float32]:
+        return np.empty((0, len(self.skeleton.joints), 3), np.float32)
+
+    def _to_poses(self, keypoints: NDArray[np.float32], matrices: NDArray[np.float64], squares: NDArray[np.float64]) -> Poses:
+        """Convert keypoints (P, K, 3) from input pixels to source pixels."""
+        points = transform_points(keypoints[..., :2].astype(np.float64), np.linalg.inv(matrices)) + self.sidecar.result_offset
+        return Poses(points, keypoints[..., 2].astype(np.float64), squares, self.skeleton)
+
+    def _run_network(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Run the network on any positive number of crops (n, S, S, 3) RGB."""
+        artifact = self._artifact
+        if artifact is None:
+            raise HgfastError("session is closed; create a new one")
+        images: NDArray[Any] = crops
+        if self.sidecar.normalized:
+            mean, std = (np.array(values, np.float32) for values in (self.sidecar.mean, self.sidecar.std))
+            images = np.ascontiguousarray(((crops.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
+        with self._lock:
+            return artifact.all(images)
+
+    def _to_rgb(self, image: Any) -> Image:
+        """Convert an image that a call accepts to (H, W, 3) RGB."""
+        rgb = np.asarray(image)
+        if rgb.ndim == 2:
+            rgb = rgb[..., None]
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] not in (1, 3, 4) or not rgb.size:
+            raise HgfastError(f"an image must be (H, W, 3), (H, W) or (H, W, 4) uint8, not {np.shape(image)} {rgb.dtype}")
+        if rgb.shape[2] == 1:
+            return np.repeat(rgb, 3, axis=2)
+        return rgb[..., 2::-1] if self._bgr else rgb[..., :3]

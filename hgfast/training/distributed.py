@@ -1,0 +1,147 @@
+"""Ranks and collective operations; a single process is a world of size 1. The only module that calls torch.distributed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hgfast.errors import HgfastError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's rank, the number of ranks in the job and on this machine, and this rank's device."""
+
+    rank: int
+    world_size: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def init_distributed(device: str, timeout_minutes: float = 10.0) -> Ranks:
+    """Join the job that torchrun describes in the environment, or return a world of size 1.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+        timeout_minutes: timeout of this and all later collective operations.
+
+    Raises:
+        HgfastError: the device does not exist, or other ranks do not join in time.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if world > 1 and ":" in device:
+        raise HgfastError(f"--device {device} is one GPU for {world} ranks: use --device cuda, which gives each rank its own")
+    selected = select_device(device, local_rank)
+    if selected.type == "cuda":
+        torch.cuda.set_device(selected)
+    if world > 1:
+        backend = "nccl" if selected.type == "cuda" else "gloo"
+        with report_lost_peers(rank):
+            dist.init_process_group(
+                backend,
+                store=_rendezvous_store(world == local_world_size),
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(minutes=timeout_minutes),
+            )
+    return Ranks(rank, world, local_world_size, selected)
+
+
+def _rendezvous_store(single_node: bool) -> Any:
+    """Return torchrun's store.
+
+    On one machine the store outlives a restart, and restarted ranks would read the addresses of their predecessors: a prefix
+    separates the restarts. Several machines count restarts differently; docs/several-machines.md says what to set there.
+    """
+    store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # missing in the stubs, as PrefixStore
+    if not single_node:
+        return store
+    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
+
+
+def select_device(device: str, local_rank: int = 0) -> torch.device:
+    """Return the device; auto is this rank's GPU if any is visible, else the CPU. Raises `HgfastError` if it does not exist."""
+    gpus = torch.cuda.device_count()
+    try:
+        requested = torch.device(("cuda" if gpus else "cpu") if device == "auto" else device)
+    except RuntimeError:
+        requested = None
+    if requested is None or requested.type not in ("cpu", "cuda"):
+        raise HgfastError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N")
+    if requested.type == "cpu":
+        return requested
+    index = local_rank if requested.index is None else requested.index
+    if not 0 <= index < gpus:
+        raise HgfastError(
+            f"--device {device} on rank {local_rank}: {gpus or 'no'} GPUs are visible; use --device cpu, or fewer ranks"
+        )
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def report_lost_peers(rank: int) -> Iterator[None]:
+    """Raise `HgfastError` when a peer rank died or timed out."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, dist.DistError) and "gloo" not in text:
+            raise
+        reason = re.sub(r"^\[/\S+\] ", "", text).partition(". ")[0]  # without the source line of torch
+        raise HgfastError(
+            f"rank {rank} has lost contact with another rank, which ended or did not answer within "
+            f"--train.dist-timeout ({reason[:200]}): see the messages of that rank"
+        ) from error
+
+
+def cleanup() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Copy the main rank's buffers to all ranks (BatchNorm's running statistics, which differ between ranks)."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def all_gather(rows: Tensor) -> Tensor:
+    """Concatenate every rank's rows (n_rank, ...) in the order of ranks, on the CPU."""
+    rows = rows.cpu()
+    if not dist.is_initialized():
+        return rows
+    parts: list[Tensor | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows)
+    return torch.cat([part for part in parts if part is not None])
+
+
+def all_reduce_max(values: list[float], device: torch.device) -> list[float]:
+    """Return the element-wise maximum over all ranks."""
+    if not dist.is_initialized():
+        return values
+    reduced = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(reduced, dist.ReduceOp.MAX)
+    return [float(value) for value in reduced.cpu()]
+
+
+def all_reduce_sum(value: Tensor) -> float:
+    """Return the sum of a scalar over all ranks."""
+    value = value.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return float(value)

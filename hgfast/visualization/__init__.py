@@ -1,0 +1,1 @@
+"""Skeletons, heatmaps, charts and galleries drawn for people."""

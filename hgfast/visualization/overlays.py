@@ -1,0 +1,160 @@
+"""Visualize a network's predictions: metrics per joint, accuracy curves, and grids with heatmap overlays."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hgfast.errors import HgfastError
+from hgfast.geometry import crop_matrices, transform_points, warp
+from hgfast.metrics import PCK_THRESHOLDS, PCKH_THRESHOLDS, epe, keypoint_distances, normalized_pck_curve, pck, pckh, pckh_curve
+from hgfast.model import StackedHourglass
+from hgfast.runtime.torch_predictor import predict_crops
+from hgfast.training.evaluator import eval_mode, seen
+from hgfast.training.run_logger import RunLogger
+from hgfast.visualization.draw import (
+    Image,
+    add_caption,
+    draw_skeleton,
+    image_grid,
+    normalize_heatmaps,
+    overlay_heatmap,
+    read_image,
+)
+from hgfast.visualization.gallery import TILE_SIZE, SampleArrays, error_caption, select_evenly
+
+FloatArray = NDArray[np.float64]
+
+
+class AccuracyCurves(NamedTuple):
+    """Data for `hgfast.visualization.charts`: thresholds (T,), accuracies (T,) by name, the labels of both axes, the maximum."""
+
+    thresholds: FloatArray
+    accuracy: Mapping[str, FloatArray]
+    labels: tuple[str, str]
+    max_value: float
+
+
+def joint_metrics(samples: SampleArrays, predicted: FloatArray, use_head_size: bool) -> list[dict[str, Any]]:
+    """Return a row per joint: its name as "joint", "pckh@0.5" in percent if `use_head_size`, else "pck@0.2", and "epe_px".
+
+    Args:
+        predicted: (N, K, 2) in source pixels. Samples without a prediction (see `hgfast.training.evaluator`) do not count.
+        use_head_size: whether the reference lengths are head sizes, so that accuracy is PCKh.
+    """
+    true, labeled, reference = samples.keypoints, _evaluated_joints(samples, predicted), samples.reference
+    accuracy = (
+        {"pckh@0.5": pckh(predicted, true, labeled, reference, samples.skeleton).joints}
+        if use_head_size
+        else {"pck@0.2": pck(predicted, true, labeled, reference, 0.2).joints}
+    )
+    metrics = {**accuracy, "epe_px": epe(predicted, true, labeled).joints}
+    return [
+        {"joint": joint, **{name: float(values[k]) for name, values in metrics.items()}}
+        for k, joint in enumerate(samples.skeleton.joints)
+    ]
+
+
+def accuracy_curves(samples: SampleArrays, predictions: Mapping[str, FloatArray], use_head_size: bool) -> AccuracyCurves:
+    """Return for each method the total PCKh at `PCKH_THRESHOLDS` in percent, or the total PCK at `PCK_THRESHOLDS`. Arguments as
+    in `joint_metrics`."""
+    true, reference = samples.keypoints, samples.reference
+    accuracy = {}
+    for method, predicted in predictions.items():
+        labeled = _evaluated_joints(samples, predicted)
+        if use_head_size:
+            accuracy[method] = pckh_curve(predicted, true, labeled, reference, samples.skeleton).total
+        else:
+            accuracy[method] = normalized_pck_curve(predicted, true, labeled, reference).total
+    if use_head_size:
+        return AccuracyCurves(PCKH_THRESHOLDS, accuracy, ("distance / head size", "PCKh, percent"), 100.0)
+    return AccuracyCurves(PCK_THRESHOLDS, accuracy, ("distance / reference length", "PCK"), 1.0)
+
+
+def _evaluated_joints(samples: SampleArrays, predicted: FloatArray) -> NDArray[np.bool_]:
+    """Which joints (N, K) are labeled, in samples with a prediction."""
+    return samples.labeled & seen(predicted)[:, None]
+
+
+def validation_grid(model: StackedHourglass, samples: SampleArrays, count: int = 8) -> Image:
+    """Show `count` evenly spaced labeled samples, always the same: two per row, three tiles each.
+
+    The tiles are the ground truth, the prediction, and the maximum over the joints' normalized heatmaps. Only labeled joints are
+    drawn. An image that cannot be read has black tiles with a caption.
+
+    Args:
+        model: on any device, in any mode, which is restored.
+        samples: N samples, at least one of them labeled.
+    """
+    indices = select_evenly(np.flatnonzero(samples.labeled.any(1)), count)
+    with eval_mode(model):
+        tiles = [tile for sample in indices.tolist() for tile in _sample_tiles(model, samples, sample)]
+    return image_grid(tiles, 6 if len(indices) > 1 else 3)
+
+
+def _sample_tiles(model: StackedHourglass, samples: SampleArrays, sample: int) -> list[Image]:
+    """Return the three tiles of a sample."""
+    name, row_slice = f"row {samples.row[sample]}", slice(sample, sample + 1)
+    try:
+        image = read_image(samples.paths[sample])
+    except HgfastError:
+        placeholder = np.zeros((TILE_SIZE, TILE_SIZE, 3), np.uint8)
+        return [add_caption(placeholder, f"{name}: cannot be read"), placeholder, placeholder]
+    center, side, true, visible = (
+        samples.center[row_slice],
+        samples.side[row_slice],
+        samples.keypoints[row_slice],
+        samples.labeled[sample],
+    )
+    keypoints, _, heatmaps = predict_crops(model, image, center, side)
+    predicted, matrices = (
+        np.where(np.isfinite(keypoints[..., :2]), keypoints[..., :2], np.nan),
+        crop_matrices(center, side, TILE_SIZE),
+    )
+    crop = warp(image, matrices[0], TILE_SIZE)
+    ground_truth, prediction = (
+        draw_skeleton(crop, transform_points(points, matrices)[0], samples.skeleton, visible) for points in (true, predicted)
+    )
+    heat = overlay_heatmap(crop, normalize_heatmaps(heatmaps[0], model.meta.heatmap_kind).max(0))
+    mean_error = float(keypoint_distances(predicted, true)[0][visible].mean())
+    return [
+        add_caption(ground_truth, f"{name}: truth"),
+        add_caption(prediction, f"predicted, {error_caption(mean_error)}"),
+        add_caption(heat, "heatmaps"),
+    ]
+
+
+def log_validation(
+    samples: SampleArrays,
+    use_head_size: bool,
+    log: RunLogger,
+    step: int,
+    predicted: FloatArray,
+    network: StackedHourglass,
+    count: int = 8,
+) -> None:
+    """Log a validation to TensorBoard: scalars joints/NAME, the first metric of `joint_metrics`, and the images valid/curve, if
+    matplotlib is installed, and valid/grid.
+
+    Args:
+        samples: N samples of the validation split.
+        use_head_size: whether the reference lengths are head sizes, so that accuracy is PCKh.
+        step: of the validation.
+        predicted: (N, K, 2) in source pixels, from `hgfast.training.evaluator.predict`.
+        network: the validated network.
+    """
+    metrics = [tuple(row.values())[:2] for row in joint_metrics(samples, predicted, use_head_size)]
+    log.log_scalars(step, {f"joints/{name}": value for name, value in metrics if np.isfinite(value)})
+    try:
+        from hgfast.visualization import charts  # requires matplotlib, which is optional
+    except HgfastError:
+        log.warn_once("TensorBoard gets no accuracy curve, which requires matplotlib: pip install matplotlib")
+    else:
+        curve = charts.curve_image(*accuracy_curves(samples, {"network": predicted}, use_head_size), f"step {step}")
+        log.log_image(step, "valid/curve", curve, ".png")
+        gc.collect()  # figures have reference cycles, some 30 MB, which would otherwise stay until the next collection
+    log.log_image(step, "valid/grid", validation_grid(network, samples, count))

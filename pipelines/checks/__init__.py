@@ -1,0 +1,1 @@
+"""The parts of the file check: images, annotations, splits, the stored result."""

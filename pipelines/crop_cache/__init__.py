@@ -1,0 +1,1 @@
+"""The files of the crop cache, and how a crop is created."""

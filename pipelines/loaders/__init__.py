@@ -1,0 +1,1 @@
+"""Loaders of batches: DALI, and OpenCV in worker processes."""

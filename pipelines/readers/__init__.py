@@ -1,0 +1,1 @@
+"""Readers for each data set layout, and for the file formats that they use."""

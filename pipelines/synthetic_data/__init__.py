@@ -1,0 +1,1 @@
+"""Synthetic data sets: rendered images and their files in the layouts of real data sets."""

@@ -1,0 +1,1 @@
+"""Synthetic hands: skeletons, solids, shading, scenes, and the layout of FreiHAND."""

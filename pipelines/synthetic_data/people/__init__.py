@@ -1,0 +1,1 @@
+"""Synthetic people: bodies, clothes, scenes, and the layouts of MPII and COCO."""

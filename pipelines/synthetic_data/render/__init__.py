@@ -1,0 +1,1 @@
+"""The renderer of synthetic data: camera, light, depth buffer, backgrounds."""

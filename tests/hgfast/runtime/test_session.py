@@ -1,0 +1,200 @@
+"""An exported network in an application: beside the checkpoint's own way, on odd images, from threads, and without torch."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hgfast import checkpoints, load_model
+from hgfast.architectures import PRESETS
+from hgfast.checkpoints import build_model
+from hgfast.errors import HgfastError
+from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.to_onnx import make_onnx
+from hgfast.model import Meta
+from hgfast.normalization import Normalization
+from hgfast.pipelines.synthetic_data.images import render_images
+from hgfast.predict import PredictConfig, predict
+from hgfast.runtime.backends import DeviceOptions, make_run_fn
+from hgfast.runtime.session import Session
+from hgfast.runtime.torch_predictor import crop_squares, predict_crops
+from hgfast.skeletons import BODY16
+from hgfast.visualization.draw import write_image
+from tests.conftest import ROOT
+from tests.foreign_nets import with_random_statistics
+
+TOLERANCE = 0.02  # pixels of the source, times what a pixel of the input is there
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("session") / "net.pt"
+    torch.manual_seed(4)
+    meta = Meta(BODY16, Normalization((0.45, 0.5, 0.4), (0.25, 0.2, 0.3)), 64, "logits", "dark", -0.5, shift=0.125)
+    model = build_model(PRESETS["tiny"], meta)
+    with_random_statistics(model)
+    with torch.no_grad():
+        model.last.score.weight *= 20  # so that it is sure of some joints
+    checkpoints.save(checkpoints.model_state(model), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(network: Path) -> Path:
+    config = ExportConfig(checkpoint=network, batch="1:2:4", outputs="keypoints,heatmaps")
+    return make_onnx(config, config.load_model(), config.output_path("onnx")).path
+
+
+@pytest.fixture(scope="module")
+def session(exported: Path) -> Session:
+    return Session(exported, threads=1)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Any:
+    return render_images(240, 1)[0]
+
+
+CROPS = {"whole": (240, 240), "portrait": (240, 90), "landscape": (50, 240), "one pixel wide": (200, 1), "one pixel": (1, 1)}
+
+
+@pytest.mark.parametrize("shape", CROPS.values(), ids=CROPS.keys())
+@pytest.mark.parametrize("boxes", [None, [(10.5, 3, 30, 45)], [(-20, -10, 60, 30), (0, 0, 1, 1), (-5, 0, 500, 400)]])
+def test_the_same_as_the_checkpoint(session: Session, network: Path, photo: Any, shape: tuple[int, int], boxes: Any) -> None:
+    image = photo[: shape[0], : shape[1]]
+    most = 80 * max(shape)
+    boxes = [box for box in boxes or () if box[0] < shape[1] and box[1] < shape[0] and max(box[2:]) < most] or None
+    found = session(image, boxes, padding=1.25 if boxes else 1.0)
+    model = load_model(network)
+    wanted, _, _ = predict_crops(model, image, *crop_squares(image, boxes, 1.25 if boxes else 1.0))
+    assert len(found) == len(wanted) and found.scores.shape == wanted[..., 2].shape
+    sure = wanted[..., 2] > 0.1
+    apart = np.abs(found.keypoints - wanted[..., :2]).max(-1) / (found.squares[:, 2:3] / 64)
+    assert (apart[sure] < TOLERANCE).all() and np.abs(found.scores - wanted[..., 2]).max() < 1e-4
+
+
+def test_image_layouts(session: Session, exported: Path, photo: Any) -> None:
+    gray = np.ascontiguousarray(photo[..., 1])
+    plain = session(photo).keypoints
+    assert np.array_equal(session(np.dstack([photo, gray])).keypoints, plain)
+    assert np.array_equal(Session(exported, threads=1, bgr=True)(photo[..., ::-1]).keypoints, plain)
+    assert np.array_equal(session(gray).keypoints, session(np.dstack([gray] * 3)).keypoints)
+    large = cv2.resize(photo, (4000, 3000))
+    assert session(large).keypoints.shape == (1, 16, 2)
+
+
+def test_lists_go_in_parts(session: Session, photo: Any) -> None:
+    """Seven crops where the network takes four at once, one image having none."""
+    boxes = [None, [(0, 0, 50, 50)] * 3, [], [(10, 10, 90, 90), (20, 20, 60, 80), (0, 0, 240, 240)]]
+    found = session([photo] * 4, boxes)
+    assert [len(poses) for poses in found] == [1, 3, 0, 3]
+    for poses, own in zip(found, boxes):
+        assert np.allclose(poses.keypoints, session(photo, own).keypoints, atol=1e-3)
+    assert json.loads(found[2].to_json()) == {"joints": list(BODY16.joints), "people": []}
+    assert len(json.loads(found[1].to_json())["people"]) == 3
+    drawn = found[3].draw(photo, min_score=0.0)
+    assert drawn.shape == photo.shape and (drawn != photo).any()
+
+
+@pytest.mark.parametrize(
+    "image, boxes, words",
+    [
+        (np.zeros((4, 4, 3)), None, "an image must be"),
+        (np.zeros((4, 4, 2), np.uint8), None, "an image must be"),
+        (np.zeros((0, 4, 3), np.uint8), None, "an image must be"),
+        (np.zeros((9, 9, 3), np.uint8), [(0, 0, 0, 3)], "has no area"),
+        (np.zeros((9, 9, 3), np.uint8), [(0, np.nan, 3, 3)], "is not finite"),
+        (np.zeros((9, 9, 3), np.uint8), [(20, 0, 3, 3)], "lies outside"),
+        (np.zeros((9, 9, 3), np.uint8), [(0, 0, 1e6, 3)], "times as large"),
+        (np.zeros((9, 9, 3), np.uint8), [1, 2, 3], "rows of x, y, width and height"),
+        (np.zeros((9, 9, 3), np.uint8), "box", "rows of x, y, width and height"),
+        ([np.zeros((9, 9, 3), np.uint8)] * 2, [None], "one entry per image"),
+    ],
+)
+def test_invalid_input(session: Session, image: Any, boxes: Any, words: str) -> None:
+    with pytest.raises(HgfastError, match=words):
+        session(image, boxes)
+
+
+def test_threads_share_a_session(session: Session, photo: Any) -> None:
+    wanted = session(photo).keypoints
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: session(photo).keypoints, range(40)):
+            assert np.array_equal(found, wanted)
+
+
+def test_closed(exported: Path, photo: Any) -> None:
+    with Session(exported, threads=1) as one, Session(exported, "openvino", threads=1) as other:
+        assert np.allclose(one(photo).keypoints, other(photo).keypoints, atol=0.05)
+    one.close()
+    with pytest.raises(HgfastError, match="session is closed; create a new one"):
+        one(photo)
+
+
+def test_streams_and_devices_are_a_gpus(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for runtime in ("onnxruntime", "openvino"):
+        with pytest.raises(HgfastError, match="runs on the CPU: leave out device and stream"):
+            Session(exported, runtime, stream=7)  # type: ignore[arg-type]
+        with pytest.raises(HgfastError, match="runs on the CPU"):
+            Session(exported, runtime, device=1)  # type: ignore[arg-type]
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr("hgfast.runtime.tensorrt_engine.Engine", lambda *_, **options: given.append(options))
+    described: Any = None  # an engine looks at its sidecar, nobody before it does
+    make_run_fn(exported, described, "tensorrt", DeviceOptions(device=2, stream=77))
+    assert given == [{"stream": 77, "device": 2}]
+
+
+def test_memory_stays(session: Session, photo: Any) -> None:
+    """The most that the process ever held does not grow once it is warm."""
+    small = photo[:32, :32]
+    for _ in range(200):
+        session(small)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(1500):
+        session(small)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 5_000  # KiB
+
+
+def test_without_torch(exported: Path) -> None:
+    code = (
+        "import sys, numpy as np\nfrom hgfast.runtime import Session\n"
+        f"with Session({str(exported)!r}) as session:\n    print(session(np.zeros((9, 9, 3), np.uint8)).to_json()[:9])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_predict_takes_exported_networks_and_videos(exported: Path, network: Path, photo: Any, tmp_path: Path) -> None:
+    write_image(tmp_path / "photo.png", photo)
+    frames = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (240, 240))
+    for turn in range(5):
+        frames.write(np.ascontiguousarray(np.rot90(photo, turn)[..., ::-1]))
+    frames.release()
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    results = []
+    for number, checkpoint in enumerate((network, exported)):
+        out = tmp_path / f"out{number}"
+        result = predict(PredictConfig(checkpoint=checkpoint, images=[tmp_path], out=out, heatmaps=False))
+        image, film = sorted(result["images"], key=lambda entry: "frames" in entry)
+        assert film["frames"] == 5 and film["frames_per_s"] == 12
+        lines = [json.loads(line) for line in (out / film["keypoints"]).read_text().splitlines()]
+        assert [line["frame"] for line in lines] == list(range(5)) and (out / film["drawn"]).stat().st_size > 1000
+        assert [Path(entry["file"]).name for entry in result["failed"]] == ["broken.mp4"]
+        assert not [file for file in out.iterdir() if "writing" in file.name]
+        results.append([image["people"], *(line["people"] for line in lines)])
+    one, other = (np.array([[p["keypoints"] for p in people] for people in result]) for result in results)
+    sure = one[..., 2] > 0.1
+    assert np.abs(one - other)[sure].max() < 0.2
+    with pytest.raises(HgfastError, match="was exported without a flip test"):
+        predict(PredictConfig(checkpoint=exported, images=[tmp_path / "photo.png"], out=tmp_path / "no", flip_test=True))
