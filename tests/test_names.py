@@ -47,6 +47,7 @@ ALLOWED = {
     "tests/hgfast/test_old_files.py": {"--normalise", "--shares", "--loader torch"},  # an old record's command
     "tests/hgfast/test_cli.py": set(FLAGS),  # refused with the new name
     "tests/hgfast/test_train.py": set(FLAGS),
+    "tests/compare_revisions.py": set(FLAGS),  # runs older revisions too
     "docs/benchmarks.md": {"--normalise", "--loader torch"},  # generated from records of earlier revisions
 }
 
