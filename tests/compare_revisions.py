@@ -47,6 +47,8 @@ NAMES = {"torch": "opencv", "normalise": "normalize"}
 for _old, _new in {"forefinger": "index", "middle_finger": "middle", "ring_finger": "ring", "pinky_finger": "pinky"}.items():
     NAMES |= {_old: _new, **{f"{_old}{i}": f"{_new}_{part}" for i, part in enumerate(("mcp", "pip", "dip", "tip"), 1)}}
 NAMES |= {f"thumb{i}": f"thumb_{part}" for i, part in enumerate(("cmc", "mcp", "ip", "tip"), 1)}
+COORDINATES = "pixels of the upright {}, x right, y down, (0, 0) at the outer corner of the first pixel"
+NAMES[COORDINATES.format("picture")] = COORDINATES.format("image")  # a description in keypoints.json
 IGNORED = {"images_per_s", "network_images_per_s", "data_wait", "tflops", "memory_gb"}
 """Keys of metrics.jsonl that measure speed and memory."""
 
