@@ -441,7 +441,7 @@ def test_flags_of_the_data_change_what_the_run_has(ran: Path) -> None:
     everything = "[gs,hom,sample,auto]"  # the flag's own default, but not what the run was trained with
     assert chosen("--versions", everything).versions == ["gs", "hom", "sample", "auto"]
     trained_on["data"] = {"a": 1}
-    with pytest.raises(HgfastError, match=r"data in .*config\.yaml is no plain value"):
+    with pytest.raises(HgfastError, match=r"data in .*config\.yaml is not a plain value"):
         chosen()
 
 
