@@ -1,6 +1,6 @@
-"""Several machines, played by several torchrun on this one: the lines of the README and of configs/slurm.sbatch do what they say.
+"""Training on several machines, each simulated by a torchrun on this one, with the commands of the docs and configs/slurm.sbatch.
 
-Every machine has a folder of its own to start in, so what it writes under the relative exp/ is seen to be its own.
+Every simulated machine starts in its own folder, so the relative exp/ shows which one wrote.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.robustness.usage import process_tree
 SBATCH = ROOT / "configs/slurm.sbatch"
 TIMEOUT = 600.0
 BIN = Path(sys.executable).parent
-# stand-ins for Slurm's commands: every node is a folder here; requests are written down; scancel ends the stand-in for srun
+# fakes of Slurm's commands: every node is a folder, requests are appended to a file, and scancel ends the fake srun
 SRUN = """#!/bin/bash
 while [[ $1 == -* ]]; do shift; done
 trap 'kill -TERM $(jobs -p)' TERM
@@ -49,7 +49,7 @@ SCONTROL = '#!/bin/bash\nif [ "$1" = show ]; then echo 127.0.0.1; echo 127.0.0.2
 
 
 def machines(folder: Path) -> list[Path]:
-    """The folders of two machines, each of which sees the project."""
+    """Return the folders of two machines, each with a link to the project."""
     nodes = [folder / f"node-{n}" for n in range(2)]
     for node in nodes:
         node.mkdir(parents=True)
@@ -57,8 +57,8 @@ def machines(folder: Path) -> list[Path]:
     return nodes
 
 
-def words(hands: Path) -> list[str]:
-    """A run of a few steps that does not depend on rounding modes."""
+def run_flags(hands: Path) -> list[str]:
+    """Return the flags of a run of a few steps whose result does not depend on rounding modes."""
     return shlex.split(
         f"--data {hands} --device cpu --threads 1 --model.preset tiny --versions [gs] --batch-size 13 --train.epochs 2 "
         "--train.amp off --train.lr 0.003 --train.val-interval 2 --seed 3"
@@ -66,15 +66,15 @@ def words(hands: Path) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """One thread, and no name of this machine that has to be looked up."""
+    """Return an environment of one thread, without host names to resolve and without Slurm's variables."""
     slurm_free = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     quick = {"OMP_NUM_THREADS": "1", "PET_LOCAL_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "PATH": path}
     return {**slurm_free, **quick, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "10", **more}
 
 
-def together(lines: Sequence[Sequence[object]], folders: Sequence[Path], env: dict[str, str]) -> list[tuple[int, str]]:
-    """Run one line in each folder at the same time; exit codes and what was printed. Nothing outlives `TIMEOUT`."""
+def run_together(lines: Sequence[Sequence[object]], folders: Sequence[Path], env: dict[str, str]) -> list[tuple[int, str]]:
+    """Run one command in each folder at the same time; returns exit codes and outputs. Kills what runs longer than `TIMEOUT`."""
     logs = [folder / "printed" for folder in folders]
     started = []
     try:
@@ -93,7 +93,7 @@ def start(line: Sequence[object], folder: Path, env: dict[str, str], log: Path) 
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Kill what still runs, with everything it started: torchrun's workers are in process groups of their own."""
+    """Kill running processes with their descendants: torchrun's workers are in process groups of their own."""
     for pid in [pid for process in processes if process.poll() is None for pid in process_tree(process.pid)]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -113,7 +113,7 @@ def free_port(low: int = 20000, high: int = 29999) -> int:
 
 
 def tensors(value: Any, name: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts and lists, by their path."""
+    """Return the leaves of nested dicts and lists by path."""
     if isinstance(value, dict):
         return {k: v for key, item in value.items() for k, v in tensors(item, f"{name}/{key}").items()}
     if isinstance(value, (list, tuple)):
@@ -122,14 +122,14 @@ def tensors(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """Everything in a checkpoint that training has made: weights, their average, the optimizer's state, the step."""
+    """Return what training changes in a checkpoint: weights, their average, the optimizer's state, the step."""
     content = checkpoints.read(folder / "checkpoint.pt")
     training = {key: content["training"][key] for key in ("optimizer", "step", "best", "ema_updates")}
     return tensors({"weights": content["weights"], "ema": content["ema"], "training": training})
 
 
-def writer(nodes: Sequence[Path], name: str) -> Path:
-    """The experiment's folder on the one machine that has written anything."""
+def experiment_folder(nodes: Sequence[Path], name: str) -> Path:
+    """Return the experiment's folder; exactly one machine may have written one."""
     wrote = [node / "exp" for node in nodes if (node / "exp").exists()]
     assert len(wrote) == 1
     assert [folder.name for folder in wrote[0].iterdir()] == [name]
@@ -138,10 +138,10 @@ def writer(nodes: Sequence[Path], name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def single(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The state that two ranks on one machine reach."""
+    """The final state of two ranks on one machine."""
     folder = tmp_path_factory.mktemp("single")
-    line = [BIN / "torchrun", "--standalone", "--nproc-per-node", 2, ROOT / "hgfast/train.py", "-e", "one", *words(hands)]
-    ((code, printed),) = together([line], [folder], environment())
+    line = [BIN / "torchrun", "--standalone", "--nproc-per-node", 2, ROOT / "hgfast/train.py", "-e", "one", *run_flags(hands)]
+    ((code, printed),) = run_together([line], [folder], environment())
     assert code == 0, printed[-3000:]
     return state(folder / "exp/one")
 
@@ -157,18 +157,18 @@ def test_two_machines_static(hands: Path, tmp_path: Path, single: dict[str, Any]
     nodes, port = machines(tmp_path), free_port()
     lines = [
         [BIN / "torchrun", "--nnodes", 2, "--node-rank", n, "--nproc-per-node", 1, "--master-addr", "127.0.0.1", "--master-port",
-         port, "hgfast/train.py", "-e", "two", *words(hands)]
+         port, "hgfast/train.py", "-e", "two", *run_flags(hands)]
         for n in range(2)
     ]  # fmt: skip
-    done = together(lines, nodes, environment())
+    done = run_together(lines, nodes, environment())
     assert [code for code, _ in done] == [0, 0], "\n".join(printed[-3000:] for _, printed in done)
-    assert writer(nodes, "two").parent.parent == nodes[0]
+    assert experiment_folder(nodes, "two").parent.parent == nodes[0]
     assert "epoch 2:" in done[0][1] and "epoch" not in done[1][1]
     assert_equal(state(nodes[0] / "exp/two"), single)
 
 
 def slurm(folder: Path) -> dict[str, str]:
-    """The environment of a batch job on the machines in `folder`."""
+    """Return the environment of a batch job on the machines in `folder`."""
     bin_folder = folder / "bin"
     bin_folder.mkdir()
     for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
@@ -179,16 +179,16 @@ def slurm(folder: Path) -> dict[str, str]:
 
 
 def test_two_machines_by_the_batch_file(hands: Path, tmp_path: Path, single: dict[str, Any]) -> None:
-    """Elastic, by the very lines of configs/slurm.sbatch."""
+    """An elastic launch by configs/slurm.sbatch."""
     nodes = machines(tmp_path)
-    ((code, printed),) = together([["bash", SBATCH, "two", *words(hands)]], [tmp_path], slurm(tmp_path))
+    ((code, printed),) = run_together([["bash", SBATCH, "two", *run_flags(hands)]], [tmp_path], slurm(tmp_path))
     assert code == 0, printed[-3000:]
     assert printed.count("epoch 2:") == 1
-    assert_equal(state(writer(nodes, "two")), single)
+    assert_equal(state(experiment_folder(nodes, "two")), single)
 
 
 def test_job_requeues_at_time_limit_and_resumes(tmp_path: Path) -> None:
-    """What configs/slurm.sbatch asks of Slurm and of torchrun, with stand-ins for both."""
+    """What configs/slurm.sbatch requests from Slurm and torchrun, with fakes of both."""
     machines(tmp_path)
     env = slurm(tmp_path)
     torchrun = tmp_path / "bin/torchrun"
@@ -226,17 +226,17 @@ def test_job_requeues_at_time_limit_and_resumes(tmp_path: Path) -> None:
     for node in tmp_path.glob("node-*"):
         (node / "leave").touch()
     again = env | {"SLURM_RESTART_COUNT": "1", "SLURM_GPUS_ON_NODE": "8"}
-    ((code, printed),) = together([line], [tmp_path], again)
+    ((code, printed),) = run_together([line], [tmp_path], again)
     assert code == 0, printed
     given = (tmp_path / "node-0/words").read_text().splitlines()
     assert given[given.index("hgfast/train.py") + 1 :] == ["-c", "night", "--out", "exp"]
     launcher = get_args_parser().parse_args(given)
     assert (launcher.nproc_per_node, launcher.rdzv_id) == ("8", f"{env['SLURM_JOB_ID']}-1")
-    assert len((tmp_path / "asked").read_text().splitlines()) == 2  # done: nothing more was asked for
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2  # the job ended normally, so no further request
 
 
-def test_the_batch_file_fits_itself() -> None:
-    """One torchrun a machine, and time enough to save between the signal and the end."""
+def test_batch_file_is_consistent() -> None:
+    """One torchrun per machine, and enough time to save between the signal and the end."""
     text = SBATCH.read_text()
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.MULTILINE))
     assert int(asked["nodes"]) == 2 and int(asked["ntasks-per-node"]) == 1
@@ -249,8 +249,8 @@ def test_the_batch_file_fits_itself() -> None:
         assert (ROOT / name).is_file(), name
 
 
-def launch_lines() -> list[list[str]]:
-    """Every torchrun line of the pages, of the recipes and of the entry point's help, as the words after `torchrun`."""
+def launch_commands() -> list[list[str]]:
+    """Return every torchrun command of the docs, the recipes and the help of train.py, as the words after `torchrun`."""
     files = [
         ROOT / "README.md",
         ROOT / "hgfast/train.py",
@@ -262,10 +262,10 @@ def launch_lines() -> list[list[str]]:
     return [shlex.split(line.replace("\\\n", " "), comments=True) for lines in found for line in lines]
 
 
-def test_launch_lines_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By torchrun's own parser, and what follows the script by hgfast's."""
+def test_launch_commands_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchrun's own parser accepts them, and hgfast's parser the words after the script."""
     monkeypatch.chdir(ROOT)
-    lines = launch_lines()
+    lines = launch_commands()
     assert lines
     several = []
     for line in lines:
@@ -282,12 +282,12 @@ def test_launch_lines_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_training_resumes_after_signal(hands: Path, tmp_path: Path) -> None:
-    """The batch file and real ranks: asked to stop half-way, started once more, and every epoch done once."""
+    """The batch file with real ranks: stopped half-way and started again, every epoch runs once."""
     machines(tmp_path)
     env = slurm(tmp_path) | {"OUT": str(tmp_path / "shared")}  # what all machines see
-    line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.val-interval", 1]
+    line = ["bash", SBATCH, "two", *run_flags(hands), "--train.epochs", 12, "--train.val-interval", 1]
     first, saved = tmp_path / "printed-first", tmp_path / "shared/two/checkpoint.pt"
-    with once_saved(line, tmp_path, env, first, saved) as job:
+    with job_with_checkpoint(line, tmp_path, env, first, saved) as job:
         job.send_signal(signal.SIGUSR1)
         code = job.wait(TIMEOUT)
     assert code != 0, first.read_text()[-3000:]
@@ -295,34 +295,34 @@ def test_training_resumes_after_signal(hands: Path, tmp_path: Path) -> None:
     step = checkpoints.read(saved)["training"]["step"]
     assert f"stopped at step {step}, which is saved" in first.read_text()
     assert 0 < step < 12 * 4
-    ((code, printed),) = together([line], [tmp_path], env | {"SLURM_RESTART_COUNT": "1"})
+    ((code, printed),) = run_together([line], [tmp_path], env | {"SLURM_RESTART_COUNT": "1"})
     assert code == 0, printed[-3000:]
     assert_every_epoch_once(saved)
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_is_started_again(hands: Path, tmp_path: Path) -> None:
-    """Both torchrun start their ranks once more, which go on from the last checkpoint."""
+def test_dead_rank_is_restarted(hands: Path, tmp_path: Path) -> None:
+    """Both torchrun restart their ranks, which resume from the last checkpoint."""
     machines(tmp_path)
     env = slurm(tmp_path) | {"OUT": str(tmp_path / "shared")}
-    line = ["bash", SBATCH, "two", *words(hands), "--train.epochs", 12, "--train.val-interval", 1]
+    line = ["bash", SBATCH, "two", *run_flags(hands), "--train.epochs", 12, "--train.val-interval", 1]
     printed, saved = tmp_path / "printed", tmp_path / "shared/two/checkpoint.pt"
-    with once_saved(line, tmp_path, env, printed, saved) as job:
+    with job_with_checkpoint(line, tmp_path, env, printed, saved) as job:
         ranks = {environ["RANK"]: pid for pid in process_tree(job.pid) if "RANK" in (environ := environment_of(pid))}
         os.kill(ranks["1"], signal.SIGKILL)
         code = job.wait(TIMEOUT)
     assert code == 0, printed.read_text()[-6000:]
     assert len(ranks) == 2
-    # each torchrun counts its own restarts; a rank whose count is still 0 must not take the run for a new one
+    # each torchrun counts its own restarts; a rank whose count is 0 must not start a new run
     assert "checkpoint.pt exists" not in printed.read_text()
     assert_every_epoch_once(saved)
 
 
 @contextmanager
-def once_saved(
+def job_with_checkpoint(
     line: Sequence[object], folder: Path, env: dict[str, str], log: Path, saved: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A job that has written its first checkpoint; nothing of it is left afterwards."""
+    """Yield a job that has written its first checkpoint; kill what is left of it afterwards."""
     job = start(line, folder, env, log)
     try:
         deadline = time.monotonic() + TIMEOUT
@@ -334,7 +334,7 @@ def once_saved(
 
 
 def assert_every_epoch_once(saved: Path) -> None:
-    """All twelve, of four steps."""
+    """Twelve epochs of four steps."""
     assert checkpoints.read(saved)["training"]["step"] == 12 * 4
     epochs = [json.loads(record)["epoch"] for record in (saved.parent / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, 13))
