@@ -28,7 +28,7 @@ from hgfast.cli import parse
 from hgfast.config import AugmentConfig, DataConfig
 from hgfast.errors import HgfastError, run_main
 from hgfast.fileio.files import prepare_file
-from hgfast.pipelines.cache import build, use_cache
+from hgfast.pipelines.crop_cache.builder import build, use_cache
 from hgfast.pipelines.datasets import open_samples
 from hgfast.pipelines.samples import Samples
 

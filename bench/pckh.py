@@ -363,7 +363,7 @@ def print_report(results: Sequence[ScoredPredictions], truth: GroundTruth, not_r
         print(f"\n{body_tables(results)}", flush=True)
     else:
         print("\n" + tabulate([{"method": s.method, **s.flat} for s in results], headers="keys", floatfmt=".4f"))
-        print(DATASETS[truth.dataset].metric_note, flush=True)
+        print(DATASETS[truth.dataset].metric.note, flush=True)
     if len(results) + len(not_run) > 1 and results[0].network is not None:
         rows: list[Row] = [
             {"method": s.method, "what": s.network and s.network.description, **keypoint_distances(s, results[0])}

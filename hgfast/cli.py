@@ -178,8 +178,8 @@ def dispatch(
     argv: Sequence[str] | None = None,
     description: str = "",
     positional: bool = False,
-) -> None:
-    """Call the function that the first word names; its signature and docstring declare the flags.
+) -> Any:
+    """Call the function that the first word names, and return its value; its signature and docstring declare the flags.
 
     positional: parameters without a default are positional words instead of flags.
 
@@ -198,7 +198,7 @@ def dispatch(
         words[1:] = subparsers[words[0]].normalize_argv(words[1:])
     namespace = parser.parse_args(words)
     command = namespace.subcommand
-    commands[command](**namespace[command].as_dict())
+    return commands[command](**namespace[command].as_dict())
 
 
 def load_config_file(path: Path, groups: Iterable[str]) -> dict[str, Any]:

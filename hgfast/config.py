@@ -16,6 +16,8 @@ from hgfast.errors import HgfastError
 from hgfast.fileio.files import atomic_write
 from hgfast.validation import Range, check_ranges
 
+DatasetName = Literal["freihand", "mpii", "coco"]
+"""Each has a module of this name in `pipelines/readers/`."""
 CONFIG_FORMAT = 2
 """Written to config.yaml as `format`; files without it are of format 1."""
 RENAMED_KEYS = {
@@ -166,7 +168,7 @@ class LoadingConfig:
 class DataConfig:
     """Data set."""
 
-    dataset: Literal["freihand", "mpii", "coco"] = "freihand"
+    dataset: DatasetName = "freihand"
     """layout of the files: FreiHAND, MPII, or COCO keypoints, the format for your own data"""
     data: Path | None = None
     """the data set's root folder; for COCO see --annotations"""

@@ -24,7 +24,8 @@ from hgfast.config import DataConfig
 from hgfast.errors import HgfastError, run_main
 from hgfast.fileio.files import check_distinct_paths, format_json, prepare_file, to_json, write_text
 from hgfast.pipelines.baselines import mean_pose, nearest_thumbnail
-from hgfast.pipelines.datasets import DATASETS, coco_files, input_files, open_loader, usable_samples
+from hgfast.pipelines.datasets import DATASETS, input_files, open_loader, usable_samples
+from hgfast.pipelines.readers.base import image_folder
 from hgfast.pipelines.samples import Samples
 from hgfast.training.amp import resolve_amp, slow_precision
 from hgfast.training.distributed import Ranks, select_device
@@ -142,14 +143,15 @@ def check_config(config: EvaluateConfig) -> None:
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Evaluate a checkpoint on a split; the result has a row for the network and each baseline, and one for each joint."""
     check_config(config)
-    name, split = config.dataset, config.split or DATASETS[config.dataset].eval_split(config)
+    data_set = DATASETS[config.dataset]
+    split = config.split or data_set.eval_split(config)
     ranks = Ranks(0, 1, 1, select_device(config.device))
     model = load_model(config.checkpoint, ranks.device, config.decoder)
     check_skeleton = partial(
         check_joints, config.checkpoint, model.meta.skeleton, data_name="the data", advice="choose another --dataset"
     )
-    if (expected := DATASETS[name].skeleton) is not None:  # before the files are read
-        check_skeleton(expected)
+    if data_set.skeleton is not None:  # before the files are read
+        check_skeleton(data_set.skeleton)
     samples = usable_samples(config, split)
     check_skeleton(samples.skeleton)
     image_outputs = [flag for flag, file in OUTPUTS.items() if file.suffixes and getattr(config, flag)]
@@ -172,7 +174,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         predictions["nearest 16 x 16 thumbnail"] = nearest_thumbnail(train, samples)
     rows: list[dict[str, Any]] = []
     if annotated:
-        rows = [{"method": method, **DATASETS[name].metric_table(samples, points)} for method, points in predictions.items()]
+        rows = [{"method": method, **data_set.metrics(samples, points)} for method, points in predictions.items()]
     files = {"data": config.data, "annotations": config.annotations, "valid_annotations": config.valid_annotations}
     result = {
         "checkpoint": str(config.checkpoint),
@@ -180,8 +182,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         **{name: path and str(path) for name, path in files.items()},
         "split": split,
         "versions": config.versions,
-        "normalise": config.normalize if name == "coco" else None,
-        "padding": config.padding if name == "coco" else None,
+        "normalise": config.normalize if data_set.has_box_flags else None,
+        "padding": config.padding if data_set.has_box_flags else None,
         "loader": config.loader,
         "decoder": meta.decoder,
         "flip_test": config.flip_test,
@@ -190,7 +192,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         "unreadable": samples.unreadable + count - len(samples),
         "not_finite": count_non_finite(predictions["network"]),
         "rows": rows,
-        "joints": joint_metrics(samples, predictions["network"], DATASETS[name].uses_pckh) if annotated else [],
+        "joints": joint_metrics(samples, predictions["network"], data_set.metric) if annotated else [],
     }
     return Evaluation(result, samples, predictions)
 
@@ -198,7 +200,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 def predictions_to_json(config: EvaluateConfig, evaluation: Evaluation) -> str:
     """Format the network's keypoints as JSON in the data set's pixel coordinates, one sample per line; null if not finite."""
     result, samples = evaluation.result, evaluation.samples
-    folder = coco_files(config, result["split"])[1]  # FreiHAND's images are elsewhere and keep their plain names
+    folder = image_folder(config, result["split"])  # FreiHAND's images are elsewhere and keep their plain names
     points = (evaluation.predictions["network"] - samples.pixel_offset).round(3)
     rows = [
         {"row": row, "file": relative_image_name(path, folder), "keypoints": keypoints.tolist()}
@@ -222,11 +224,11 @@ def write_chart(flag: str, path: Path, evaluation: Evaluation) -> None:
     result, samples = evaluation.result, evaluation.samples
     checkpoint = "/".join(Path(result["checkpoint"]).parts[-2:])
     title = f"{checkpoint}: {len(samples)} samples of {result['dataset']}, split {result['split']}"
-    uses_pckh = DATASETS[result["dataset"]].uses_pckh
+    metric = DATASETS[result["dataset"]].metric
     if flag == "bars":
-        charts.draw_bars(path, result["joints"], samples.skeleton, 100.0 if uses_pckh else 1.0, title)
-        return
-    charts.draw_curves(path, *accuracy_curves(samples, evaluation.predictions, uses_pckh), title)
+        charts.draw_bars(path, result["joints"], samples.skeleton, metric.full, title)
+    else:
+        charts.draw_curves(path, *accuracy_curves(samples, evaluation.predictions, metric), title)
 
 
 def write_output(flag: str, path: Path, config: EvaluateConfig, evaluation: Evaluation) -> None:
@@ -268,7 +270,7 @@ def main() -> None:
     print(f"heatmaps decoded by {result['decoder']}")
     if result["rows"]:
         print(format_table(result["rows"]))
-        print(DATASETS[config.dataset].metric_note, flush=True)
+        print(DATASETS[config.dataset].metric.note, flush=True)
     for flag, path in output_paths(config).items():
         if result["rows"] or not OUTPUTS[flag].suffixes:
             write_output(flag, path, config, evaluation)

@@ -18,15 +18,15 @@ Projects use the same names for different definitions. The functions or keys of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hgfast.errors import HgfastError
-from hgfast.skeletons import Skeleton
+from hgfast.skeletons import BODY16, Skeleton
 
 FloatArray = NDArray[np.float64]
 Groups = Sequence[tuple[str, tuple[int, ...]]]
@@ -282,6 +282,74 @@ def flat_body_metrics(
     groups = {name: share for name, share in metrics["pckh@0.5"].items() if name != "total"}
     totals = {name: metrics[name]["total"] for name in ("pckh@0.5", "pckh@0.1", "auc")}
     return {**groups, **totals, "pooled16@0.5": metrics["pooled16@0.5"], "mean14@0.5": metrics["mean14@0.5"]}
+
+
+# ---- how a data set is scored ----
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How the accuracy on a data set is reported. The functions take predicted, true, labeled and reference, as described above.
+
+    table: (…, side (N,) of the crop square, skeleton) -> metrics by name. best: the one that selects best.pt, higher is better.
+    console: those that fit on a line of the console. note: their definitions. curve: (…, skeleton, thresholds) -> accuracy over
+    distance / reference. joint: name and threshold of the accuracy of single joints. labels: of the curve's axes. full: the
+    accuracy of perfect predictions.
+    """
+
+    table: Callable[[FloatArray, FloatArray, NDArray[np.bool_], FloatArray, Any, Skeleton], dict[str, float]]
+    best: str
+    console: tuple[str, ...]
+    note: str
+    curve: Callable[..., Curve]
+    joint: tuple[str, float]
+    labels: tuple[str, str]
+    full: float
+
+
+def _box_curve(
+    predicted: ArrayLike,
+    true: ArrayLike,
+    labeled: ArrayLike,
+    reference: ArrayLike,
+    skeleton: Skeleton,
+    thresholds: ArrayLike = PCK_THRESHOLDS,
+) -> Curve:
+    return normalized_pck_curve(predicted, true, labeled, reference, thresholds, skeleton.groups)
+
+
+PCKH = Metric(
+    table=lambda predicted, true, labeled, head, side, skeleton: flat_body_metrics(predicted, true, labeled, head, skeleton),
+    best="pckh@0.5",
+    console=(*(name for name, _ in BODY16.groups), "pckh@0.5", "pckh@0.1", "auc"),
+    note="PCKh in percent by the official rule, groups at 0.5 of the head; pelvis and thorax do not count; "
+    "AUC: 0 to 0.5; pooled16, mean14: princeton-vl's and bearpaw's totals",
+    curve=pckh_curve,
+    joint=("pckh@0.5", 0.5),
+    labels=("distance / head size", "PCKh, percent"),
+    full=100.0,
+)
+"""PCKh of bodies; the reference is the head size."""
+BOX_PCK = Metric(
+    table=lambda predicted, true, labeled, reference, side, skeleton: pck_metrics(predicted, true, labeled, reference),
+    best="pck@0.2",
+    console=("pck@0.05", "pck@0.1", "pck@0.2", "epe_px"),
+    note="PCK: of the longer side of the box, or of the distance that --normalize names; EPE: source pixels",
+    curve=_box_curve,
+    joint=("pck@0.2", 0.2),
+    labels=("distance / reference length", "PCK"),
+    full=1.0,
+)
+"""PCK of any skeleton."""
+HAND_PCK = replace(
+    BOX_PCK,
+    table=lambda predicted, true, labeled, reference, side, skeleton: hand_metrics(predicted, true, labeled, reference, side),
+    best="auc_0_30px",
+    console=("pck@0.05", "pck@0.1", "pck@0.2", "auc_0_30px", "epe_px"),
+    note="PCK: of the longer side of the hand's box, or of the image's; AUC, EPE: source pixels; "
+    "_mmpose, _freihand: by the definitions of those projects",
+)
+"""PCK, AUC and EPE of hands."""
 
 
 # ---- helpers ----

@@ -33,7 +33,7 @@ from hgfast.errors import HgfastError, run_main
 from hgfast.losses import heatmap_kind_of
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
-from hgfast.pipelines.cache import use_cache
+from hgfast.pipelines.crop_cache.builder import use_cache
 from hgfast.pipelines.datasets import DATASETS, figures, open_loader, usable_samples
 from hgfast.training import checkpoint_rotation, distributed
 from hgfast.training.amp import slow_precision
@@ -150,10 +150,10 @@ def train(config: Config, ranks: Ranks) -> Path:
     model.to(ranks.device)
 
     compute_metrics = partial(figures, config.dataset, valid_samples)
-    data_set = DATASETS[config.dataset]
-    trainer = Trainer(config, model, train_loader, valid_loader, compute_metrics, data_set.best_metric, folder, ranks)
-    trainer.on_validation = partial(log_validation, valid_samples, data_set.uses_pckh, trainer.logger)
-    trainer.console_metrics = data_set.console_metrics
+    metric = DATASETS[config.dataset].metric
+    trainer = Trainer(config, model, train_loader, valid_loader, compute_metrics, metric.best, folder, ranks)
+    trainer.on_validation = partial(log_validation, valid_samples, metric, trainer.logger)
+    trainer.console_metrics = metric.console
     if content is not None:
         trainer.resume(content, checkpoint)
     if ranks.is_main:
@@ -174,9 +174,7 @@ def train(config: Config, ranks: Ranks) -> Path:
             print(f"warning: --train.amp {trainer.amp}: {warning}", file=sys.stderr, flush=True)
     trainer.fit()
     if ranks.is_main and math.isfinite(trainer.best_value):
-        print(
-            f"{folder / 'best.pt'} is the network with the highest {data_set.best_metric}, {trainer.best_value:.4g}", flush=True
-        )
+        print(f"{folder / 'best.pt'} is the network with the highest {metric.best}, {trainer.best_value:.4g}", flush=True)
     return folder
 
 

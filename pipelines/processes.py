@@ -19,17 +19,14 @@ CHUNK_SIZE = 16
 """Jobs that a process receives at a time."""
 
 
-def map_with_progress(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None, unit: str, progress: bool
-) -> Iterator[Result]:
-    """Yield `function(job)` for all jobs in order, computed in this process or in several; show a progress bar."""
-    yield from tqdm(parallel_map(function, jobs, workers), total=len(jobs), unit=unit, disable=None if progress else True)
+def map_with_progress(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None, unit: str) -> Iterator[Result]:
+    """Yield `function(job)` for all jobs in order, computed in this process or in several; show a bar on a terminal."""
+    yield from tqdm(_parallel_map(function, jobs, workers), total=len(jobs), unit=unit, disable=None if jobs else True)
 
 
-def parallel_map(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None) -> Iterator[Result]:
-    """Yield `function(job)` for all jobs in order, as `map_with_progress` without the bar."""
+def _parallel_map(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None) -> Iterator[Result]:
     workers = min(workers or available_cores(), math.ceil(len(jobs) / CHUNK_SIZE))
-    if workers == 1:
+    if workers <= 1:
         yield from map(function, jobs)
         return
     context = multiprocessing.get_context("spawn")

@@ -48,7 +48,7 @@ def reset_rng(request: pytest.FixtureRequest) -> None:
 def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of `NUM_HANDS` synthetic hands in FreiHAND's layout."""
     out = tmp_path_factory.mktemp("hands") / "FreiHAND"
-    generate_freihand(out, NUM_HANDS, seed=5, workers=1, progress=False)
+    generate_freihand(out, NUM_HANDS, seed=5, workers=1)
     return out
 
 
@@ -56,7 +56,7 @@ def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of synthetic people in MPII's layout: 30 images for training, 10 for validation."""
     out = tmp_path_factory.mktemp("people") / "MPII"
-    generate_mpii(out, 30, seed=4, valid=10, workers=1, progress=False)
+    generate_mpii(out, 30, seed=4, valid=10, workers=1)
     return out
 
 

@@ -55,9 +55,9 @@ def make_sandbox(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for name in LINKED:
         (folder / name).symlink_to(ROOT / name)
-    generate_mpii(folder / "MPII", 10, seed=1, valid=6, workers=1, progress=False)
-    generate_freihand(folder / "FreiHAND", 24, seed=1, evaluation=8, workers=1, progress=False)
-    generate_coco(folder / "mine", 10, seed=2, valid=6, workers=1, progress=False)
+    generate_mpii(folder / "MPII", 10, seed=1, valid=6, workers=1)
+    generate_freihand(folder / "FreiHAND", 24, seed=1, evaluation=8, workers=1)
+    generate_coco(folder / "mine", 10, seed=2, valid=6, workers=1)
     for name in ("train.json", "val.json"):
         shutil.copy(folder / "mine" / name, folder / name)
     (folder / "DIR").symlink_to("mine/images")

@@ -23,8 +23,8 @@ from hgfast.errors import HgfastError
 from hgfast.fileio.files import prepare_folder
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
-from hgfast.pipelines.synthetic import generate_mpii
 from hgfast.pipelines.synthetic_data.images import render_images
+from hgfast.pipelines.synthetic_data.people.mpii_layout import generate_mpii
 from hgfast.runtime import sidecar as sidecars
 from hgfast.runtime.sidecar import sha256_of
 from hgfast.skeletons import BODY16
@@ -156,5 +156,5 @@ def synthetic_people_flags(checkpoint: Path, work: Path) -> list[str]:
         raise HgfastError("int8 calibration needs images with these joints: give --dataset and --data as in training")
     folder = work / "people"
     if not (folder / "annot" / "valid.h5").is_file():
-        generate_mpii(folder, CALIBRATION_PEOPLE, seed=0, valid=8, workers=1, progress=False)
+        generate_mpii(folder, CALIBRATION_PEOPLE, seed=0, valid=8, workers=1)
     return ["--dataset", "mpii", "--data", str(folder.resolve())]

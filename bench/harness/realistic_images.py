@@ -22,7 +22,8 @@ from hgfast.geometry import to_opencv_matrix, transform_points
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
 from hgfast.pipelines.samples import Samples
-from hgfast.pipelines.synthetic import generate_freihand, generate_mpii
+from hgfast.pipelines.synthetic_data.hand.freihand_layout import generate_freihand
+from hgfast.pipelines.synthetic_data.people.mpii_layout import generate_mpii
 from hgfast.visualization.draw import read_image
 
 ImageArray = NDArray[np.uint8]
@@ -92,7 +93,7 @@ def make_images(
     Raises:
         HgfastError: the bytes per pixel differ by more than `TOLERANCE`.
     """
-    synthetic = GENERATORS[layout](folder / layout / f"drawn-{count}", count, workers, progress)
+    synthetic = GENERATORS[layout](folder / layout / f"drawn-{count}", count, workers)
     synthetic = take_evenly(synthetic, count)
     sizes = [statistics.sizes[n % len(statistics.sizes)] for n in range(len(synthetic))]
     matrices = placement_matrices(synthetic, sizes, statistics)
@@ -147,15 +148,15 @@ def encode_to_density(placed: Sequence[Placement], statistics: ImageStatistics, 
     return contents
 
 
-def _synthetic_hands(folder: Path, count: int, workers: int, progress: bool) -> Samples:
+def _synthetic_hands(folder: Path, count: int, workers: int) -> Samples:
     if not (folder / "training_K.json").exists():
-        generate_freihand(folder, -(-count // 4), seed=0, evaluation=0, workers=workers, overwrite=True, progress=progress)
+        generate_freihand(folder, -(-count // 4), seed=0, evaluation=0, workers=workers, overwrite=True)
     return read_freihand(folder, "all")
 
 
-def _synthetic_people(folder: Path, count: int, workers: int, progress: bool) -> Samples:
+def _synthetic_people(folder: Path, count: int, workers: int) -> Samples:
     if not (folder / "annot" / "train.h5").exists():
-        generate_mpii(folder, count, seed=0, valid=1, workers=workers, overwrite=True, progress=progress)
+        generate_mpii(folder, count, seed=0, valid=1, workers=workers, overwrite=True)
     return read_mpii(folder, "train")
 
 

@@ -24,7 +24,8 @@ from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
 from hgfast.pipelines.datasets import open_samples
 from hgfast.pipelines.readers import h5_file
-from hgfast.pipelines.readers.mat_file import READ_ERRORS, list_variables, read_mat
+from hgfast.pipelines.readers.base import READ_ERRORS
+from hgfast.pipelines.readers.mat_file import list_variables, read_mat
 from hgfast.pipelines.readers.mpii_h5 import PIXEL_OFFSET, check_split, decode_names, read_columns, to_float_column
 from hgfast.pipelines.readers.mpii_mat import CENTER_OFFSET_Y, HEAD, SCALE_FACTOR
 from hgfast.pipelines.samples import Samples
@@ -221,7 +222,7 @@ def _mat_names(path: Path) -> list[str]:
 def _h5_names(path: Path) -> list[str]:
     try:
         return h5_file.list_datasets(path)
-    except h5_file.BROKEN as error:
+    except READ_ERRORS as error:
         raise HgfastError(f"{path} cannot be read as HDF5 ({error_text(error)}): replace it") from error
 
 

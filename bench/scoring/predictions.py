@@ -25,6 +25,7 @@ import numpy as np
 from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth, IntArray, error_text
 from hgfast.errors import HgfastError
 from hgfast.pipelines.readers import h5_file, mat_file, numpy_file
+from hgfast.pipelines.readers.base import READ_ERRORS
 from hgfast.skeletons import canonical_joints
 
 ARRAY_NAMES = ("preds", "pos_pred_src")
@@ -60,7 +61,7 @@ def _read_hdf5(path: Path) -> tuple[str, Any]:
     try:
         name = _find_array(h5_file.list_datasets(path), path)
         return name, h5_file.read_h5(path, [name])[name]
-    except h5_file.BROKEN as error:
+    except READ_ERRORS as error:
         raise HgfastError(f"{path} cannot be read as HDF5 ({error_text(error)}): write it again") from error
 
 
@@ -68,7 +69,7 @@ def _read_mat(path: Path) -> tuple[str, Any]:
     try:
         name = _find_array(mat_file.list_variables(path), path)
         return name, mat_file.read_mat(path, [name])[name]
-    except mat_file.READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise HgfastError(f"{path} cannot be read as a MATLAB file ({error_text(error)}): write it again") from error
 
 
@@ -78,7 +79,7 @@ def _read_numpy(path: Path, zipped: bool) -> tuple[str, Any]:
             return "the array", numpy_file.read_npy(path)
         name = _find_array(numpy_file.list_arrays(path), path)
         return name, numpy_file.read_npz(path, [name])[name]
-    except numpy_file.READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise HgfastError(f"{path} cannot be read as numpy's arrays ({error_text(error)}): write it again") from error
 
 

@@ -20,7 +20,8 @@ from scipy.io import savemat
 from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth, error_text
 from hgfast.errors import HgfastError
 from hgfast.fileio.files import atomic_write, write_text
-from hgfast.pipelines.readers.mat_file import READ_ERRORS, read_mat
+from hgfast.pipelines.readers.base import READ_ERRORS
+from hgfast.pipelines.readers.mat_file import read_mat
 from hgfast.pipelines.readers.mpii_mat import MAT_HINT, MAX_PEOPLE
 
 NUM_RELEASE_IMAGES = 24987
@@ -165,7 +166,7 @@ def _read_release(path: Path) -> tuple[StructArray, NDArray[Any], NDArray[Any]]:
         annolist, img_train, single = (release[name].ravel() for name in ("annolist", "img_train", "single_person"))
         if not len(annolist) == len(img_train) == len(single) or not {"image", "annorect"} <= set(annolist.dtype.names or ()):
             raise ValueError("its lists differ in length, or annolist is not a struct")
-    except (*READ_ERRORS, AttributeError) as error:
+    except READ_ERRORS as error:
         raise HgfastError(f"{path} cannot be read as MPII's release ({error_text(error)}): {MAT_HINT} as --release") from error
     return annolist, img_train, single
 

@@ -20,8 +20,6 @@ from hgfast.training.batch import Batch
 from hgfast.training.distributed import Ranks, select_device
 from hgfast.training.evaluator import check_joints, collect_predictions, feed, predict
 
-DEFAULT_METRIC = "pck@0.2"  # for data sets without PCKh
-
 
 def load_split(config: ExportConfig, model: StackedHourglass, split: str) -> Samples:
     """Return the annotated samples of a split. Raises `HgfastError` for other joints, or if none is labeled."""
@@ -56,7 +54,7 @@ def check_accuracy(config: ExportConfig, model: StackedHourglass, run: RunFn, si
             "int8 is calibrated on the train split and must be evaluated on another one: give --valid-annotations FILE"
         )
     samples = load_split(config, model, split)
-    metric, scale = (dataset.best_metric, 1) if dataset.uses_pckh else (DEFAULT_METRIC, 100)
+    metric, scale = dataset.metric.joint[0], 100 / dataset.metric.full
     ranks = Ranks(0, 1, 1, select_device("cpu"))
     normalization, input_adapter = feed(sidecar)
 

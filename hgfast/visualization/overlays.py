@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
 from hgfast.geometry import crop_matrices, transform_points, warp
-from hgfast.metrics import PCK_THRESHOLDS, PCKH_THRESHOLDS, epe, keypoint_distances, normalized_pck_curve, pck, pckh, pckh_curve
+from hgfast.metrics import Metric, epe, keypoint_distances
 from hgfast.model import StackedHourglass
 from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.training.evaluator import eval_mode, seen
@@ -39,40 +39,31 @@ class AccuracyCurves(NamedTuple):
     max_value: float
 
 
-def joint_metrics(samples: SampleArrays, predicted: FloatArray, use_head_size: bool) -> list[dict[str, Any]]:
-    """Return a row per joint: its name as "joint", "pckh@0.5" in percent if `use_head_size`, else "pck@0.2", and "epe_px".
+def joint_metrics(samples: SampleArrays, predicted: FloatArray, metric: Metric) -> list[dict[str, Any]]:
+    """Return a row per joint: its name as "joint", its accuracy under the name of `Metric.joint`, and "epe_px".
 
     Args:
         predicted: (N, K, 2) in source pixels. Samples without a prediction (see `hgfast.training.evaluator`) do not count.
-        use_head_size: whether the reference lengths are head sizes, so that accuracy is PCKh.
     """
-    true, labeled, reference = samples.keypoints, _evaluated_joints(samples, predicted), samples.reference
-    accuracy = (
-        {"pckh@0.5": pckh(predicted, true, labeled, reference, samples.skeleton).joints}
-        if use_head_size
-        else {"pck@0.2": pck(predicted, true, labeled, reference, 0.2).joints}
-    )
-    metrics = {**accuracy, "epe_px": epe(predicted, true, labeled).joints}
+    true, labeled = samples.keypoints, _evaluated_joints(samples, predicted)
+    name, threshold = metric.joint
+    accuracy = metric.curve(predicted, true, labeled, samples.reference, samples.skeleton, [threshold]).joints[0]
+    errors = epe(predicted, true, labeled).joints
     return [
-        {"joint": joint, **{name: float(values[k]) for name, values in metrics.items()}}
-        for k, joint in enumerate(samples.skeleton.joints)
+        {"joint": joint, name: float(accuracy[k]), "epe_px": float(errors[k])} for k, joint in enumerate(samples.skeleton.joints)
     ]
 
 
-def accuracy_curves(samples: SampleArrays, predictions: Mapping[str, FloatArray], use_head_size: bool) -> AccuracyCurves:
-    """Return for each method the total PCKh at `PCKH_THRESHOLDS` in percent, or the total PCK at `PCK_THRESHOLDS`. Arguments as
-    in `joint_metrics`."""
-    true, reference = samples.keypoints, samples.reference
-    accuracy = {}
-    for method, predicted in predictions.items():
-        labeled = _evaluated_joints(samples, predicted)
-        if use_head_size:
-            accuracy[method] = pckh_curve(predicted, true, labeled, reference, samples.skeleton).total
-        else:
-            accuracy[method] = normalized_pck_curve(predicted, true, labeled, reference).total
-    if use_head_size:
-        return AccuracyCurves(PCKH_THRESHOLDS, accuracy, ("distance / head size", "PCKh, percent"), 100.0)
-    return AccuracyCurves(PCK_THRESHOLDS, accuracy, ("distance / reference length", "PCK"), 1.0)
+def accuracy_curves(samples: SampleArrays, predictions: Mapping[str, FloatArray], metric: Metric) -> AccuracyCurves:
+    """Return the total of `Metric.curve` for each method. `predictions` as in `joint_metrics`."""
+    curves = {
+        method: metric.curve(
+            predicted, samples.keypoints, _evaluated_joints(samples, predicted), samples.reference, samples.skeleton
+        )
+        for method, predicted in predictions.items()
+    }
+    thresholds = next(iter(curves.values())).thresholds
+    return AccuracyCurves(thresholds, {method: curve.total for method, curve in curves.items()}, metric.labels, metric.full)
 
 
 def _evaluated_joints(samples: SampleArrays, predicted: FloatArray) -> NDArray[np.bool_]:
@@ -130,7 +121,7 @@ def _sample_tiles(model: StackedHourglass, samples: SampleArrays, sample: int) -
 
 def log_validation(
     samples: SampleArrays,
-    use_head_size: bool,
+    metric: Metric,
     log: RunLogger,
     step: int,
     predicted: FloatArray,
@@ -142,19 +133,19 @@ def log_validation(
 
     Args:
         samples: N samples of the validation split.
-        use_head_size: whether the reference lengths are head sizes, so that accuracy is PCKh.
+        metric: of the data set.
         step: of the validation.
         predicted: (N, K, 2) in source pixels, from `hgfast.training.evaluator.predict`.
         network: the validated network.
     """
-    metrics = [tuple(row.values())[:2] for row in joint_metrics(samples, predicted, use_head_size)]
+    metrics = [tuple(row.values())[:2] for row in joint_metrics(samples, predicted, metric)]
     log.log_scalars(step, {f"joints/{name}": value for name, value in metrics if np.isfinite(value)})
     try:
         from hgfast.visualization import charts  # requires matplotlib, which is optional
     except HgfastError:
         log.warn_once("TensorBoard gets no accuracy curve, which requires matplotlib: pip install matplotlib")
     else:
-        curve = charts.curve_image(*accuracy_curves(samples, {"network": predicted}, use_head_size), f"step {step}")
+        curve = charts.curve_image(*accuracy_curves(samples, {"network": predicted}, metric), f"step {step}")
         log.log_image(step, "valid/curve", curve, ".png")
         gc.collect()  # figures have reference cycles, some 30 MB, which would otherwise stay until the next collection
     log.log_image(step, "valid/grid", validation_grid(network, samples, count))

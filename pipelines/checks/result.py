@@ -1,4 +1,4 @@
-"""The stored result of the file check, and the removal of its bad images from samples.
+"""Settings and stored result of the file check, and the removal of its bad images from samples.
 
 The file is JSON: `bad` maps names to [size, mtime_ns, reason], with null for a missing file's size and time; `decoded` maps every
 file that the decoder has read to [size, mtime_ns, width, height] or [size, mtime_ns, reason]. Names are relative to the data
@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
 from hgfast.fileio.files import prepare_file, to_json, write_text
 from hgfast.pipelines.samples import Samples
+from hgfast.validation import Range
 
 FILE_NAME = "hgfast-check.json"
 FORMAT = 1
@@ -30,6 +31,18 @@ FileStamp = tuple[int, int]
 """Size in bytes and modification time in nanoseconds of a file; used to detect changes."""
 DecodeOutcome = tuple[int, int] | str
 """Width and height of the decoded, upright image, or the reason why it cannot be decoded."""
+
+
+@dataclass(kw_only=True)
+class CheckConfig(DataConfig):
+    """Settings of one check of a data set's files."""
+
+    loader: Literal["dali", "opencv"] = "dali"
+    """decoder that training will use: NVIDIA DALI or OpenCV; an image is bad if this decoder cannot read it"""
+    threads: Annotated[int | None, Range(ge=1)] = None
+    """decoding threads; if not given, one per core"""
+    again: bool = False
+    """decode every image, including those that an earlier check decoded"""
 
 
 @dataclass

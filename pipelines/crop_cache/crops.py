@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hgfast.config import AugmentConfig
 from hgfast.geometry import crop_and_downscale, downscale_ratio
 from hgfast.pipelines.samples import Samples
-
-if TYPE_CHECKING:
-    from hgfast.config import AugmentConfig  # imports torch
 
 JPEG_QUALITY = 95
 """JPEG quality; with half the chroma resolution (4:2:0), decoding costs a quarter less than 4:4:4 for a fifth more error."""

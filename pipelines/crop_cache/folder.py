@@ -17,7 +17,8 @@ import numpy as np
 
 from hgfast.errors import HgfastError
 from hgfast.fileio.files import atomic_write
-from hgfast.pipelines.readers.numpy_file import READ_ERRORS, read_npz
+from hgfast.pipelines.readers.base import READ_ERRORS
+from hgfast.pipelines.readers.numpy_file import read_npz
 
 REBUILD_HINT = "run hgfast cache with the same flags"
 PARTIAL_SUFFIX = ".partial"
@@ -72,7 +73,7 @@ def read_index(folder: Path) -> CacheIndex | None:
         content = read_npz(folder / "index.npz", ("keys", "sizes", "options"))
         sizes = dict(zip(map(str, content["keys"].tolist()), map(int, content["sizes"].tolist()), strict=True))
         options = [{str(name): float(value) for name, value in entry.items()} for entry in json.loads(str(content["options"]))]
-    except (*READ_ERRORS, AttributeError):
+    except READ_ERRORS:
         return None
     return CacheIndex(sizes, options) if options else None
 

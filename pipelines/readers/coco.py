@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
+from hgfast.pipelines.readers.base import DataSet, allowed_roots, image_folder, read_json
 from hgfast.pipelines.readers.image_paths import FOLDER_ONLY, AllowedRoots, find_images
 from hgfast.pipelines.readers.skeleton_yaml import joint_index, read_skeleton, skeleton_from_category
 from hgfast.pipelines.samples import Samples
@@ -118,12 +120,7 @@ def _load_json(path: Path) -> dict[str, Any]:
     """Return the file's content with its lists checked to be lists of mappings; annotations without an id get a number."""
     if not path.is_file():
         raise HgfastError(f"there is no file of COCO annotations {path}: name the JSON file that lists images and annotations")
-    try:
-        content: Any = json.loads(path.read_bytes())
-    except OSError as error:
-        raise HgfastError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
-    except (ValueError, RecursionError) as error:
-        raise HgfastError(f"{path} is not valid JSON ({error}): export it again") from error
+    content = read_json(path, "export it again")
     if not isinstance(content, dict):
         raise HgfastError(f"{path} is not a COCO annotation file: wanted a mapping with images, annotations and categories")
     content.setdefault("categories", [])  # a file with a skeleton of its own may lack them
@@ -326,3 +323,51 @@ def _describe(annotation: dict[str, Any]) -> str:
 
 def _format_counts(numbers: dict[str, int]) -> str:
     return ", ".join(f"{number} {reason}" for reason, number in numbers.items() if number)
+
+
+def _read(config: DataConfig, split: str) -> Samples:
+    if split not in ("train", "valid"):
+        raise HgfastError(f"COCO keypoints have the splits train (--annotations) and valid (--valid-annotations), not {split!r}")
+    annotations, images = _annotations(config, split), image_folder(config, split)
+    if annotations is None:
+        flag = "--annotations" if split == "train" else "--valid-annotations"
+        raise HgfastError(f"{flag} FILE is missing: a JSON file of COCO keypoints for the split {split}")
+    if images is None:
+        raise HgfastError("--images DIR is missing: the folder that the file names in the annotations start from")
+    return read_coco(
+        annotations,
+        images,
+        skeleton=config.skeleton,
+        pixel_offset=config.pixel_offset,
+        normalize=config.normalize,
+        padding=config.padding,
+        skip_missing=config.skip_missing,
+        bounds=allowed_roots(config, images),
+    )
+
+
+def _annotations(config: DataConfig, split: str) -> Path | None:
+    return config.annotations if split == "train" else config.valid_annotations
+
+
+def _image_sizes(config: DataConfig, split: str, samples: Samples) -> dict[str, tuple[int, int]]:
+    """Return path -> (width, height) of the images whose entry has both; the reader has already validated the file."""
+    file, images = _annotations(config, split), image_folder(config, split)
+    if file is None or images is None:
+        return {}
+    sizes = {}
+    for image in json.loads(file.read_bytes())["images"]:
+        match image:
+            case {"file_name": str(name), "width": int(width), "height": int(height)} if width > 0 and height > 0:
+                sizes[str(images / name)] = width, height
+    return sizes
+
+
+DATASET = DataSet(
+    _read,
+    eval_split=lambda config: "valid" if config.valid_annotations else "train",
+    splits=lambda config: [name for name in ("train", "valid") if _annotations(config, name) is not None] or ["train"],
+    has_box_flags=True,
+    describe_row=lambda config, split, row: f"{_annotations(config, split)}, annotation {row}",
+    image_sizes=_image_sizes,
+)

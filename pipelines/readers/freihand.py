@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
+from hgfast.metrics import HAND_PCK
+from hgfast.pipelines.readers.base import DataSet, Hands, missing_data, read_json, require_root
 from hgfast.pipelines.readers.image_paths import AllowedRoots, find_images
 from hgfast.pipelines.samples import Samples
 from hgfast.skeletons import HAND21
@@ -133,18 +136,12 @@ def _check_present(root: Path, part: str) -> None:
             "unpack both there"
         )
     if missing:
-        what, empty = (f"{missing[0]} is missing", "DIR") if root.is_dir() else ("there is no such folder", root)
-        raise HgfastError(f"no FreiHAND data in {root} ({what}): {DOWNLOAD_HINT.format(root=empty)}")
+        raise missing_data("FreiHAND", root, missing[0], DOWNLOAD_HINT)
 
 
 def _read_rows(path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
     """Read a JSON list of matrices as (N, *shape) float64. Raises `HgfastError` that names the first bad row."""
-    try:
-        rows: Any = json.loads(path.read_bytes())
-    except OSError as error:
-        raise HgfastError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
-    except (ValueError, RecursionError) as error:
-        raise HgfastError(f"{path} is not valid JSON ({error}): unpack it again") from error
+    rows = read_json(path, "unpack it again")
     if not isinstance(rows, list) or not rows:
         raise HgfastError(f"{path} must hold a non-empty list of {shape[0]} x {shape[1]} rows")
     table = _as_floats(rows)
@@ -194,3 +191,40 @@ def _check_size(paths: NDArray[np.str_]) -> None:
         )
     if size_error:
         raise HgfastError(size_error)
+
+
+def _read(config: DataConfig, split: str) -> Samples:
+    root = require_root(config, DOWNLOAD_HINT)
+    return read_freihand(root, split, config.versions, config.skip_missing, config.split_fractions, config.data_outside)
+
+
+def _splits(config: DataConfig) -> list[str]:
+    return ["all"] + (["evaluation"] if ((config.data or Path()) / "evaluation_xyz.json").exists() else [])
+
+
+def _hands(config: DataConfig, splits: Sequence[str]) -> Hands:
+    """Return the joints of each split to train or evaluate on, from files that the reader has already validated."""
+    hands: Hands = {}
+    for split in splits:
+        part = "evaluation" if split == "evaluation" else "training"
+        xyz = np.array(json.loads((config.data or Path()).joinpath(f"{part}_xyz.json").read_bytes()), np.float64)
+        train_end, valid_end = split_bounds(len(xyz), config.split_fractions)
+        bounds = {"train": (0, train_end), "valid": (train_end, valid_end), "test": (valid_end, len(xyz))}
+        for name, (start, end) in (bounds if part == "training" else {split: (0, len(xyz))}).items():
+            hands[name] = np.arange(start, end), xyz[start:end]
+    return hands
+
+
+DATASET = DataSet(
+    _read,
+    metric=HAND_PCK,
+    eval_split=lambda _: "test",
+    splits=_splits,
+    files=[f"{part}_{name}.json" for part in ("training", "evaluation") for name in ("K", "xyz")],
+    item="hands",
+    skeleton=HAND21,
+    numbering="group",  # the versions of a hand share an annotation
+    describe_row=lambda _, split, row: f"{'evaluation' if split == 'evaluation' else 'training'}_xyz.json, row {row}",
+    image_sizes=lambda _, split, samples: dict.fromkeys(samples.paths.tolist(), (IMAGE_SIZE, IMAGE_SIZE)),
+    hands=_hands,
+)

@@ -17,18 +17,6 @@ from numpy.typing import NDArray
 MAX_BYTES = 2**30
 """Limit on the total size of the arrays of one call; those of the largest official file have 10 MB."""
 CHUNK_ROWS, MAX_TEXT_LENGTH = 64, 2**16
-BROKEN = (
-    OSError,
-    KeyError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    MemoryError,
-    OverflowError,
-    AttributeError,
-    NotImplementedError,
-)
-"""Exceptions that reading a broken file may raise; callers add the file's name."""
 
 
 class MissingDataset(KeyError):
@@ -40,13 +28,13 @@ class MissingDataset(KeyError):
 
 
 def list_datasets(path: Path) -> list[str]:
-    """Return the names of the data sets at the top level of a file. Raises one of `BROKEN`."""
+    """Return the names of the data sets at the top level of a file. Raises one of `READ_ERRORS`."""
     with h5py.File(path, "r") as file:
         return [name for name in file if _is_hard_link(file, name) and isinstance(file[name], h5py.Dataset)]
 
 
 def read_h5(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Read data sets by name. Raises `MissingDataset`, or another of `BROKEN`."""
+    """Read data sets by name. Raises `MissingDataset`, or another of `READ_ERRORS`."""
     arrays: dict[str, NDArray[Any]] = {}
     bytes_left = MAX_BYTES
     with h5py.File(path, "r") as file:

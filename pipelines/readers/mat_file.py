@@ -32,22 +32,6 @@ MAX_PADDED_TEXT = 1024
 """Length of a text that may have fewer characters in the file: scipy pads it with blanks."""
 MAX_FIELD_NAME = 64
 """Bytes of the longest field name, with its terminating zero."""
-READ_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    UnboundLocalError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-    MatReadError,
-)
-"""Exceptions that reading a broken file may raise; callers add the file's name."""
 
 
 class Variable(NamedTuple):
@@ -69,7 +53,10 @@ def list_variables(path: Path) -> list[str]:
 def read_mat(path: Path, wanted: Collection[str]) -> dict[str, Any]:
     """Read the requested variables that exist, as `scipy.io.loadmat` returns them. Raises one of `READ_ERRORS`."""
     _validate(path, wanted)
-    content = loadmat(str(path), appendmat=False, variable_names=list(wanted))
+    try:
+        content = loadmat(str(path), appendmat=False, variable_names=list(wanted))
+    except MatReadError as error:
+        raise ValueError(str(error)) from error
     return {name: value for name, value in content.items() if name in wanted}
 
 

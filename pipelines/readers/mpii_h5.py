@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
-from hgfast.pipelines.readers.h5_file import BROKEN, MissingDataset, read_h5
+from hgfast.pipelines.readers.base import READ_ERRORS, missing_data
+from hgfast.pipelines.readers.h5_file import MissingDataset, read_h5
 from hgfast.pipelines.readers.image_paths import FOLDER_ONLY, AllowedRoots, find_images
 from hgfast.pipelines.samples import Samples
 from hgfast.skeletons import BODY16
@@ -53,8 +54,7 @@ def read_mpii(
     images = images or root / "images"
     for wanted, present in ((images, images.is_dir()), (path, path.is_file())):
         if not present:
-            what, empty = (f"{wanted} is missing", "DIR") if root.is_dir() else ("there is no such folder", root)
-            raise HgfastError(f"no MPII data in {root} ({what}): {DOWNLOAD_HINT.format(root=empty)}")
+            raise missing_data("MPII", root, str(wanted), DOWNLOAD_HINT)
     table = _read_table(path)
     names, part = decode_names(table["imgname"]), table["part"]
     labeled = np.any(part != 0, axis=-1) | (table["visible"] != 0)  # an absent joint is at (0, 0) and not visible
@@ -153,7 +153,7 @@ def read_columns(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         return read_h5(path, names)
     except MissingDataset as error:
         raise HgfastError(f"{path} has no data set {error.name!r}: it is not an annotation file of MPII; replace it") from error
-    except BROKEN as error:
+    except READ_ERRORS as error:
         raise HgfastError(f"{path} cannot be read as HDF5 ({' '.join(str(error).split())[:120]}): replace it") from error
 
 

@@ -31,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
+from hgfast.pipelines.readers.base import READ_ERRORS
 from hgfast.pipelines.readers.image_paths import FOLDER_ONLY, AllowedRoots
-from hgfast.pipelines.readers.mat_file import READ_ERRORS, read_mat
+from hgfast.pipelines.readers.mat_file import read_mat
 from hgfast.pipelines.readers.mpii_h5 import build_samples, check_split, decode_names, read_columns, to_float_column
 from hgfast.pipelines.samples import Samples
 from hgfast.skeletons import BODY16

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -14,22 +12,6 @@ from numpy.lib import format as layout
 from numpy.typing import NDArray
 
 from hgfast.fileio.zip_file import check_zip
-
-READ_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    SyntaxError,
-    RuntimeError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""Exceptions that reading a broken file may raise."""
 
 
 def read_npy(path: Path) -> NDArray[Any]:

@@ -25,10 +25,14 @@ def check_minimum(**numbers: tuple[int | None, int]) -> None:
             raise HgfastError(f"--{name} is {value}, but must be at least {minimum}")
 
 
-def prepare_folder(out: Path, folders: Sequence[str], annotations: Sequence[str], digits: int, overwrite: bool) -> None:
-    """Create the folders of a layout. Files of an earlier run are removed with `overwrite`, otherwise refused.
+@contextmanager
+def data_set_folder(
+    out: Path, folders: Sequence[str], annotations: Sequence[str], digits: int, overwrite: bool
+) -> Iterator[None]:
+    """Create the folders of a layout, and turn write errors inside the block into HgfastError.
 
-    Only a synthetic data set is ever removed: a real one has no `MARKER_FILE`.
+    Files of an earlier run are removed with `overwrite`, otherwise refused. Only a synthetic data set is ever removed: a real one
+    has no `MARKER_FILE`.
 
     Args:
         out: folder of the data set.
@@ -59,11 +63,6 @@ def prepare_folder(out: Path, folders: Sequence[str], annotations: Sequence[str]
         raise HgfastError(f"cannot write to {out}: {error}; choose another --out") from error
     if not os.access(out, os.W_OK):
         raise HgfastError(f"cannot write to {out}: no permission; choose another --out")
-
-
-@contextmanager
-def report_write_errors(out: Path) -> Iterator[None]:
-    """Turn write errors into HgfastError."""
     try:
         yield
     except OSError as error:

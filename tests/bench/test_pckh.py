@@ -31,7 +31,7 @@ from hgfast.export.exporter import onnx_file, trt_builder
 from hgfast.export.to_onnx import make_onnx
 from hgfast.export.torchscript import make_torchscript
 from hgfast.export.trt import TensorRTConfig, make_engine
-from hgfast.metrics import body_metrics, hand_metrics
+from hgfast.metrics import BOX_PCK, body_metrics, hand_metrics
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.pipelines.readers.freihand import read_freihand
@@ -558,7 +558,7 @@ def test_curve_matches_evaluate_and_the_table() -> None:
     settings = dict(zip(curve.thresholds.round(6).tolist(), curve.total.tolist()))
     assert {f"pck@{t}": settings[t] for t in (0.05, 0.1, 0.2)} == {k: v for k, v in scored.flat.items() if k != "epe_px"}
     assert curve.thresholds[-1] == 0.2 and len({*settings.values()}) > 3
-    child = accuracy_curves(truth_as_samples(truth), {"m": found}, use_head_size=False)
+    child = accuracy_curves(truth_as_samples(truth), {"m": found}, BOX_PCK)
     assert np.array_equal(child.thresholds, curve.thresholds) and np.array_equal(child.accuracy["m"], curve.total)
 
 

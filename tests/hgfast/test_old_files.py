@@ -24,8 +24,8 @@ from hgfast.bench.scoring.predictions import _check_dataset
 from hgfast.cli import parse
 from hgfast.config import CONFIG_FORMAT, Config, LoadingConfig, LossConfig, ModelConfig, TrainConfig
 from hgfast.errors import HgfastError
-from hgfast.pipelines.check import CheckConfig, load_previous
-from hgfast.pipelines.checks.result import read_result
+from hgfast.pipelines.checks.result import CheckConfig, read_result
+from hgfast.pipelines.checks.run import load_previous
 from hgfast.pipelines.readers.skeleton_yaml import joint_index, read_skeleton, skeleton_from_category
 from hgfast.pipelines.synthetic import generate_freihand
 from hgfast.report import ReportConfig, merge_data_config
@@ -138,7 +138,7 @@ def test_checkpoint(old_run: Path) -> None:
 
 def test_run_is_resumed(old_run: Path) -> None:
     """Two more steps, as 537f7d0 does them."""
-    generate_freihand(Path("hands"), 16, seed=5, evaluation=8, workers=1, progress=False)
+    generate_freihand(Path("hands"), 16, seed=5, evaluation=8, workers=1)
     config = parse_config(["-c", "old", "-m", "0.006"])
     train(config, Ranks(0, 1, 1, torch.device("cpu")))
     lines = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]

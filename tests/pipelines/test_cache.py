@@ -20,7 +20,8 @@ from hgfast.errors import HgfastError
 from hgfast.geometry import crop_matrices, transform_points, warp
 from hgfast.pipelines import cache
 from hgfast.pipelines.batch_plan import BatchPlan, PlannedBatch
-from hgfast.pipelines.cache import BuildReport, build, prune_cache, use_cache
+from hgfast.pipelines.crop_cache import builder
+from hgfast.pipelines.crop_cache.builder import BuildReport, build, prune_cache, use_cache
 from hgfast.pipelines.crop_cache.crops import boxes
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
@@ -77,7 +78,7 @@ def samples_at(paths: list[Path], center: list[tuple[float, float]], side: list[
 
 
 def make(samples: Samples, folder: Path, augment: AugmentConfig = STRONG, size: int = SIZE, workers: int = 1) -> BuildReport:
-    return build(samples, folder, augment, size, workers, progress=False)
+    return build(samples, folder, augment, size, workers)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -190,7 +191,7 @@ def test_boxes_are_as_small_as_can_be(people_samples: Samples) -> None:
 
 
 def test_without_downscaling_and_jpeg_loss_the_crop_is_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "encode_jpeg", lambda image: cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+    monkeypatch.setattr(builder, "encode_jpeg", lambda image: cv2.imencode(".png", image[..., ::-1])[1].tobytes())
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "noise.png"), noise)
     samples = samples_at([tmp_path / "noise.png"] * 40, [(8.0 * n, 6.0 * n) for n in range(40)], [60 + n for n in range(40)])
@@ -205,7 +206,7 @@ def test_image_is_decoded_once_for_all_its_people(
     people_samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(cache, "read_image", lambda path: opened.append(path) or read_image(path))
+    monkeypatch.setattr(builder, "read_image", lambda path: opened.append(path) or read_image(path))
     make(people_samples, tmp_path)
     assert len(opened) == len(set(opened)) == len(set(people_samples.paths)) < len(people_samples)
     names = [crop.name for crop in tmp_path.glob("*/*.jpg")]
@@ -427,6 +428,7 @@ def test_the_command_in_a_process_of_its_own(command: Command, people: Path, tmp
 def test_workers_start_without_torch(command: Command) -> None:
     """A worker process imports the command's script first."""
     path = str(ROOT / "pipelines" / "cache.py")
-    words = f"import runpy, sys; runpy.run_path({path!r}, run_name='__mp_main__'); print('torch' in sys.modules)"
+    words = "import runpy, sys, hgfast.pipelines.crop_cache.builder; "
+    words += f"runpy.run_path({path!r}, run_name='__mp_main__'); print('torch' in sys.modules)"
     done = command("-c", words)
     assert done.stdout == "False\n", done.stderr

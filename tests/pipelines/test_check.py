@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from hgfast.errors import HgfastError
-from hgfast.pipelines import check as module
-from hgfast.pipelines.check import CheckConfig, CheckFindings, check, exit_code, format_report
 from hgfast.pipelines.checks import images
+from hgfast.pipelines.checks import run as module
 from hgfast.pipelines.checks.annotations import SAME_HAND_RMS, crops_outside_image, find_duplicate_hands, joints_outside_image
-from hgfast.pipelines.checks.result import FILE_NAME, exclude_bad_images, read_result
+from hgfast.pipelines.checks.result import FILE_NAME, CheckConfig, exclude_bad_images, read_result
+from hgfast.pipelines.checks.run import CheckFindings, check, exit_code, format_report
 from hgfast.pipelines.datasets import open_samples
 from hgfast.pipelines.readers.freihand import split_bounds
 from hgfast.pipelines.samples import Samples
@@ -555,4 +555,4 @@ def test_the_command(two_images: Path, command: Command, tmp_path: Path) -> None
     good = run("--loader", "opencv")
     assert (good.returncode, good.stderr) == (0, "") and "all 4 images can be used" in good.stdout
     wrong = run("--threads", "0")
-    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", "error: --threads 0 must be at least 1\n")
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", "error: threads is 0, must be at least 1\n")

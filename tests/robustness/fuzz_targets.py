@@ -34,10 +34,10 @@ from hgfast.errors import HgfastError
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.pipelines.batch_plan import BatchPlan
-from hgfast.pipelines.cache import build as build_cache
-from hgfast.pipelines.cache import use_cache
 from hgfast.pipelines.checks.images import decode
 from hgfast.pipelines.checks.result import CheckRecord, exclude_bad_images, file_stamp, read_result, write_result
+from hgfast.pipelines.crop_cache.builder import build as build_cache
+from hgfast.pipelines.crop_cache.builder import use_cache
 from hgfast.pipelines.loaders.dali import DaliLoader
 from hgfast.pipelines.loaders.opencv import OpenCVLoader
 from hgfast.pipelines.readers.coco import read_coco
@@ -77,8 +77,8 @@ class FuzzTarget:
 
 def prepare(folder: Path) -> None:
     """Write a valid data set of each layout, and realistic files of every other kind."""
-    generate_freihand(folder / "hands", 6, seed=1, workers=1, progress=False)
-    generate_mpii(folder / "people", 4, seed=2, valid=3, workers=1, progress=False)
+    generate_freihand(folder / "hands", 6, seed=1, workers=1)
+    generate_mpii(folder / "people", 4, seed=2, valid=3, workers=1)
     originals = folder / "originals"
     originals.mkdir()
     for name in ("K", "xyz"):
@@ -396,9 +396,7 @@ def start(prepared: Path, seed: int) -> Callable[[int], str]:
     folder = prepared.with_name(f"{prepared.name}-{os.getpid()}")
     shutil.copytree(prepared, folder, symlinks=True)
     (folder / "broken").mkdir(exist_ok=True)
-    build_cache(
-        read_mpii(folder / "people", "valid"), folder / "crops", CACHE_AUGMENT, 64, workers=1, progress=False
-    )  # of this folder
+    build_cache(read_mpii(folder / "people", "valid"), folder / "crops", CACHE_AUGMENT, 64, workers=1)  # of this folder
     shutil.copyfile(folder / "crops/index.npz", folder / "originals/index.npz")
     originals = {
         name: [file.read_bytes() for pattern in kind.originals for file in sorted(folder.glob(pattern))]

@@ -68,7 +68,7 @@ class Measurement:
 
 def train(options: Options, folder: Path) -> list[Measurement]:
     """Train to the end and return the measurements. Raises `HgfastError` if the run fails."""
-    generate_freihand(folder / "hands", HANDS, seed=0, workers=1, progress=False)
+    generate_freihand(folder / "hands", HANDS, seed=0, workers=1)
     words = ["--data", folder / "hands", "--out", folder, "-e", "run", "--versions", "[gs]", "--model.preset", "tiny"]
     words += ["--batch-size", BATCH, "--threads", options.threads, "--loader", options.loader, "--device", "cpu"]
     words += ["-m", options.steps / 1000, "--train.val-interval", 2, "--train.save-steps", 50, "--train.keep-checkpoints", 3]

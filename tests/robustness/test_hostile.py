@@ -47,12 +47,13 @@ from hgfast.pipelines.datasets import open_samples
 from hgfast.pipelines.loaders.dali import DaliLoader, find_undecodable
 from hgfast.pipelines.loaders.opencv import OpenCVLoader
 from hgfast.pipelines.readers import mat_file
+from hgfast.pipelines.readers.base import READ_ERRORS
 from hgfast.pipelines.readers.coco import read_coco
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.readers.h5_file import MAX_BYTES
 from hgfast.pipelines.readers.image_paths import AllowedRoots, find_images
 from hgfast.pipelines.readers.mpii_h5 import read_columns
-from hgfast.pipelines.readers.numpy_file import READ_ERRORS, read_npy, read_npz
+from hgfast.pipelines.readers.numpy_file import read_npy, read_npz
 from hgfast.pipelines.readers.skeleton_yaml import read_skeleton
 from hgfast.pipelines.samples import Samples
 from hgfast.runtime.torch_predictor import crop_squares, predict_crops
@@ -596,7 +597,7 @@ def test_malicious_mat_files_are_refused(tmp_path: Path, what: str, compressed: 
     (tmp_path / "a.mat").write_bytes(data)
     reset_peak_memory()
     before = peak_megabytes()
-    with pytest.raises(mat_file.READ_ERRORS):
+    with pytest.raises(READ_ERRORS):
         mat_file.read_mat(tmp_path / "a.mat", ["RELEASE"])
     assert peak_megabytes() - before < 100
 

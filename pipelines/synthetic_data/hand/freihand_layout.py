@@ -12,7 +12,7 @@ import numpy as np
 from hgfast.fileio.files import atomic_write
 from hgfast.pipelines.processes import map_with_progress
 from hgfast.pipelines.readers.freihand import VERSIONS
-from hgfast.pipelines.synthetic_data.files import check_minimum, encode_jpeg, prepare_folder, report_write_errors
+from hgfast.pipelines.synthetic_data.files import check_minimum, data_set_folder, encode_jpeg
 from hgfast.pipelines.synthetic_data.hand.scene import render_hand
 from hgfast.pipelines.synthetic_data.render.camera import IMAGE_SIZE, Viewpoints
 from hgfast.pipelines.synthetic_data.render.render import GBuffer, empty_gbuffer
@@ -48,37 +48,42 @@ class Annotation:
 
 def generate_freihand(
     out: Path,
-    count: int,
-    seed: int,
+    count: int = 3000,
+    seed: int = 0,
     evaluation: int | None = None,
+    viewpoints: Viewpoints = "facing",
     workers: int | None = None,
     overwrite: bool = False,
-    progress: bool = True,
-    viewpoints: Viewpoints = "facing",
-) -> None:
-    """Write `count` training hands in four versions and `evaluation` other hands in one version; annotations are written last.
+) -> str:
+    """Render right hands into a folder with the layout of FreiHAND_pub_v2.
 
-    The images of a hand depend only on the seed, its split and its number.
+    Annotations are written last. The images of a hand depend only on the seed, its split and its number.
 
-    Raises:
-        HgfastError: numbers are out of range, or the folder holds a data set already or is not writable.
+    Args:
+        out: folder to write; created if missing
+        count: unique hands for training, each rendered in four versions
+        seed: the same seed and counts give the same bytes, for any number of workers
+        evaluation: hands for evaluation, one image each; if not given, a twentieth of `count`, at least 8
+        viewpoints: "facing", mostly the palm or the back, tilted by about 30 degrees, at any rotation in the image; "uniform",
+            every orientation in space equally likely, which is much harder
+        workers: processes; if not given, one per core
+        overwrite: replace an existing synthetic data set
+
+    Returns:
+        The numbers of images, in words.
     """
-    num_evaluation = evaluation_count(count, evaluation)
+    num_evaluation = max(8, count // 20) if evaluation is None else evaluation
     check_minimum(count=(count, 1), seed=(seed, 0), evaluation=(num_evaluation, 0), workers=(workers, 1))
-    out = Path(out)
     annotation_files = [f"{split}_{name}.json" for split in ("evaluation", "training") for name in ANNOTATION_FILES]
-    prepare_folder(out, FOLDERS, annotation_files, 8, overwrite)
     jobs = [Job(out, seed, TRAINING, i, count, viewpoints) for i in range(count)]
     jobs += [Job(out, seed, EVALUATION, i, num_evaluation, viewpoints) for i in range(num_evaluation)]
-    with report_write_errors(out):
-        annotations = list(map_with_progress(render_job, jobs, workers, "hand", progress))
-        write_annotations(out, "evaluation", annotations[count:])
-        write_annotations(out, "training", annotations[:count])
-
-
-def evaluation_count(count: int, evaluation: int | None) -> int:
-    """Return the number of evaluation hands, given or by default."""
-    return max(8, count // 20) if evaluation is None else evaluation
+    with data_set_folder(out, FOLDERS, annotation_files, 8, overwrite):
+        hands = list(map_with_progress(render_job, jobs, workers, "hand"))
+        for split, part in (("evaluation", hands[count:]), ("training", hands[:count])):
+            for name in ANNOTATION_FILES:
+                with atomic_write(out / f"{split}_{name}.json") as file:
+                    file.write_text(json.dumps([getattr(hand, name) for hand in part]))
+    return f"{4 * count} training and {num_evaluation} evaluation images in {out}"
 
 
 def render_job(job: Job) -> Annotation:
@@ -101,10 +106,3 @@ def render_job(job: Job) -> Annotation:
 def render_buffer() -> GBuffer:
     """Return this process's rendering buffers."""
     return empty_gbuffer((IMAGE_SIZE, IMAGE_SIZE))
-
-
-def write_annotations(out: Path, split: str, hands: list[Annotation]) -> None:
-    """Write the annotation files of a split, each atomically."""
-    for name in ANNOTATION_FILES:
-        with atomic_write(out / f"{split}_{name}.json") as file:
-            file.write_text(json.dumps([getattr(hand, name) for hand in hands]))

@@ -5,26 +5,23 @@ Annotations are in the official frame: pixel centers counted from 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import h5py
 import numpy as np
 from numpy.random import Generator
 
-from hgfast.errors import HgfastError
 from hgfast.fileio.files import atomic_write
 from hgfast.pipelines.processes import map_with_progress
-from hgfast.pipelines.synthetic_data.files import check_minimum, encode_jpeg, prepare_folder, report_write_errors
+from hgfast.pipelines.synthetic_data.files import check_minimum, data_set_folder, encode_jpeg
 from hgfast.pipelines.synthetic_data.people.kinematics import HEAD_TOP, NECK, PELVIS, THORAX
 from hgfast.pipelines.synthetic_data.people.layout import MIN_JOINTS, Mask
 from hgfast.pipelines.synthetic_data.people.scene import ScenePerson, sample_scene
 from hgfast.pipelines.synthetic_data.render.camera import FloatArray
 
 TRAIN, VALID = 0, 1
-FOLDERS = ("images", "annot")
-SPLITS = ("valid", "train")
-"""Splits in writing order: a folder with `annot/train.h5` is complete."""
 PIXEL_CENTER = 0.5
 """Added to continuous coordinates, where the first pixel's corner is (0, 0), to count pixel centers from 1."""
 HEAD_WIDTH = 0.75
@@ -62,51 +59,55 @@ class MpiiRow:
 
 def generate_mpii(
     out: Path,
-    count: int,
-    seed: int,
+    count: int = 3000,
+    seed: int = 0,
     valid: int | None = None,
     workers: int | None = None,
     overwrite: bool = False,
-    progress: bool = True,
-) -> tuple[int, int]:
-    """Write `count` images for training and `valid` for validation; annotations are written last.
+) -> str:
+    """Render photographs of people into a folder with the layout of MPII for training: images/, annot/train.h5, annot/valid.h5.
 
-    An image depends only on the seed, its split and its number. Returns the numbers of people annotated for training and
-    validation.
+    Args:
+        out: folder to write; created if missing
+        count: images for training, with one to four people each
+        seed: the same seed and counts give the same bytes, for any number of workers
+        valid: images for validation; if not given, a tenth of `count`, at least 8
+        workers: processes; if not given, one per core
+        overwrite: replace an existing synthetic data set
 
-    Raises:
-        HgfastError: numbers are out of range, the folder holds a data set already or is not writable, or h5py is missing.
+    Returns:
+        The numbers of images and people, in words.
     """
-    num_valid = default_valid_count(count, valid)
+    files = ("annot/valid.h5", "annot/train.h5")
+    return generate_people(out, count, seed, valid, workers, overwrite, ("images", "annot"), files, write_h5)
+
+
+def generate_people(
+    out: Path,
+    count: int,
+    seed: int,
+    valid: int | None,
+    workers: int | None,
+    overwrite: bool,
+    folders: Sequence[str],
+    annotation_files: tuple[str, str],
+    write: Callable[[Path, Sequence[Job], Sequence[list[MpiiRow]]], int],
+) -> str:
+    """Render photographs of people. An image depends only on the seed, its split and its number.
+
+    `write` writes an annotation file and returns the number of people; `annotation_files` names those for validation and for
+    training, which are written last, in this order.
+    """
+    num_valid = max(8, count // 10) if valid is None else valid
     check_minimum(count=(count, 1), seed=(seed, 0), valid=(num_valid, 1), workers=(workers, 1))
-    require_h5py()
-    out = Path(out)
-    prepare_folder(out, FOLDERS, [f"annot/{name}.h5" for name in SPLITS], 9, overwrite)
-    jobs = make_jobs(out, seed, count, num_valid)
-    with report_write_errors(out):
-        rows_per_image = list(map_with_progress(render_job, jobs, workers, "image", progress))
-        train, rest = ([row for rows in part for row in rows] for part in (rows_per_image[:count], rows_per_image[count:]))
-        write_rows(out / "annot" / "valid.h5", rest)
-        write_rows(out / "annot" / "train.h5", train)
-    return len(train), len(rest)
-
-
-def make_jobs(out: Path, seed: int, count: int, num_valid: int) -> list[Job]:
-    """Return the images to render, `count` for training and then `num_valid` for validation."""
-    return [Job(out, seed, TRAIN, i, i) for i in range(count)] + [Job(out, seed, VALID, i, count + i) for i in range(num_valid)]
-
-
-def default_valid_count(count: int, valid: int | None) -> int:
-    """Return the number of images for validation, given or by default."""
-    return max(8, count // 10) if valid is None else valid
-
-
-def require_h5py() -> None:
-    """Raise `HgfastError` before anything is rendered if h5py is not installed."""
-    try:
-        import h5py  # noqa: F401
-    except ImportError as error:
-        raise HgfastError("MPII's annotations are HDF5 files; install h5py to write them") from error
+    jobs = [Job(out, seed, TRAIN, i, i) for i in range(count)]
+    jobs += [Job(out, seed, VALID, i, count + i) for i in range(num_valid)]
+    with data_set_folder(out, folders, annotation_files, 9, overwrite):
+        rows = list(map_with_progress(render_job, jobs, workers, "image"))
+        people = [
+            write(out / file, jobs[part], rows[part]) for file, part in zip(annotation_files, (slice(count, None), slice(count)))
+        ]
+    return f"{count} training images of {people[1]} people and {num_valid} validation images of {people[0]} in {out}"
 
 
 def render_job(job: Job) -> list[MpiiRow]:
@@ -177,13 +178,13 @@ def torso_angle(part: FloatArray) -> float:
     return float(np.degrees(np.arctan2(along[1], along[0])) + 90)
 
 
-def write_rows(file: Path, rows: Sequence[MpiiRow]) -> None:
+def write_h5(file: Path, jobs: Sequence[Job], rows_per_image: Sequence[list[MpiiRow]]) -> int:
     """Write an annotation file with the official data sets, atomically."""
-    import h5py
-
+    rows = [row for rows in rows_per_image for row in rows]
     with atomic_write(file) as partial, h5py.File(partial, "w") as h5:
         h5.attrs["name"] = "mpii"
         for field in fields(MpiiRow):
             values = [getattr(row, field.name) for row in rows]
             kind = "S13" if field.name == "imgname" else np.float64
             h5.create_dataset(field.name, data=np.array(values, kind), track_times=False)
+    return len(rows)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[Any]
@@ -41,6 +40,8 @@ def sample_rotation(rng: Generator, viewpoints: Viewpoints) -> FloatArray:
     "uniform": uniform over SO(3). "facing": uniform over SO(3) for `UNIFORM_FRACTION` of the hands; the others show their palm or
     their back, tilted about a random axis by an angle that is half-normal with `TILT_STD`.
     """
+    from scipy.spatial.transform import Rotation  # here, so that --help does not wait for it
+
     if viewpoints == "uniform" or rng.random() < UNIFORM_FRACTION:
         return np.asarray(Rotation.random(rng=rng).as_matrix())
     spin, axis = rng.uniform(0, 2 * np.pi, 2)

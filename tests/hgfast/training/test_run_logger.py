@@ -23,6 +23,7 @@ import hgfast.visualization.overlays
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
 from hgfast.errors import HgfastError
+from hgfast.metrics import BOX_PCK, PCKH
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.pipelines.samples import Samples
@@ -380,20 +381,20 @@ def random_predictions(samples: Samples) -> NDArray[np.float64]:
 def test_joints_and_curve_by_hand(tmp_path: Path) -> None:
     samples = dot_samples(tmp_path, 5)  # a reference of 40 pixels each
     predicted = random_predictions(samples)
-    rows = joint_metrics(samples, predicted, use_head_size=False)
+    rows = joint_metrics(samples, predicted, BOX_PCK)
     assert [list(row) for row in rows] == [["joint", "pck@0.2", "epe_px"]] * 3
     assert [row["joint"] for row in rows] == list(SKELETON.joints)
     assert [row["pck@0.2"] for row in rows] == pytest.approx([1, 0.5, np.nan], nan_ok=True)
     assert [row["epe_px"] for row in rows] == pytest.approx([3.9, 6, np.nan], nan_ok=True)
-    assert [row["pckh@0.5"] for row in joint_metrics(samples, predicted, use_head_size=True)][:2] == [100, 100]
-    curves = accuracy_curves(samples, {"network": predicted, "truth": samples.keypoints}, use_head_size=False)
+    assert [row["pckh@0.5"] for row in joint_metrics(samples, predicted, PCKH)][:2] == [100, 100]
+    curves = accuracy_curves(samples, {"network": predicted, "truth": samples.keypoints}, BOX_PCK)
     wanted = (2 + 4 * (curves.thresholds > 3.9 / 40)) / 8  # of two joints in four samples; half of green is exact
     assert curves.accuracy["network"].tolist() == [0, *wanted[1:]]
     assert (curves.accuracy["truth"][1:] == 1).all() and (curves.max_value, curves.thresholds[-1]) == (1, 0.2)
     predicted[1, 0] = np.inf  # that sample was seen: its joint is a miss
-    assert [row["pck@0.2"] for row in joint_metrics(samples, predicted, use_head_size=False)][:2] == [0.75, 0.5]
-    assert [row["epe_px"] for row in joint_metrics(samples, predicted, use_head_size=False)][:2] == pytest.approx([3.9, 6])
-    body = accuracy_curves(samples, {"network": predicted}, use_head_size=False)
+    assert [row["pck@0.2"] for row in joint_metrics(samples, predicted, BOX_PCK)][:2] == [0.75, 0.5]
+    assert [row["epe_px"] for row in joint_metrics(samples, predicted, BOX_PCK)][:2] == pytest.approx([3.9, 6])
+    body = accuracy_curves(samples, {"network": predicted}, BOX_PCK)
     assert body.accuracy["network"][-1] == 5 / 8
 
 
@@ -422,7 +423,7 @@ def test_show_gives_tensorboard_all_of_it(tmp_path: Path) -> None:
     model: Any = DotDetector()
     with closing(RunLogger(tmp_path / "run")) as log:
         for step in (20, 40):
-            log_validation(samples, False, log, step, random_predictions(samples), model, count=2)
+            log_validation(samples, BOX_PCK, log, step, random_predictions(samples), model, count=2)
     events = read_events(tmp_path / "run")
     assert events.Tags()["scalars"] == ["joints/red", "joints/left_green"]  # and no blue
     assert scalars(events, "joints/left_green") == [(20, 0.5), (40, 0.5)]
@@ -445,7 +446,7 @@ def test_without_matplotlib_the_curve_is_left_out_and_that_is_said_once(
     samples = dot_samples(tmp_path / "data", 2)
     with closing(RunLogger(tmp_path / "run")) as log:
         for step in (20, 40):
-            log_validation(samples, False, log, step, samples.keypoints, DotDetector(), count=1)  # type: ignore[arg-type]
+            log_validation(samples, BOX_PCK, log, step, samples.keypoints, DotDetector(), count=1)  # type: ignore[arg-type]
     stderr = capsys.readouterr().err
     assert stderr.count("\n") == 1 and "pip install matplotlib" in stderr
     assert read_events(tmp_path / "run").Tags()["images"] == ["valid/grid"]

@@ -30,7 +30,7 @@ BACK = np.array([0.0, 0, -1])
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("drawn") / "set"
-    generate_freihand(out, COUNT, SEED, NUM_EVALUATION, workers=1, progress=False)
+    generate_freihand(out, COUNT, SEED, NUM_EVALUATION, workers=1)
     return out
 
 
@@ -89,13 +89,13 @@ def test_annotations_are_plausible(folder: Path) -> None:
 
 
 def test_same_bytes_whatever_the_workers(folder: Path, tmp_path: Path) -> None:
-    generate_freihand(tmp_path / "two", COUNT, SEED, NUM_EVALUATION, workers=2, progress=False)
+    generate_freihand(tmp_path / "two", COUNT, SEED, NUM_EVALUATION, workers=2)
     assert contents(tmp_path / "two") == contents(folder)
 
 
 def test_hand_depends_on_seed_and_number_alone(folder: Path, tmp_path: Path) -> None:
-    generate_freihand(tmp_path / "few", 2, SEED, 1, workers=1, progress=False)
-    generate_freihand(tmp_path / "other", 2, SEED + 1, 1, workers=1, progress=False)
+    generate_freihand(tmp_path / "few", 2, SEED, 1, workers=1)
+    generate_freihand(tmp_path / "other", 2, SEED + 1, 1, workers=1)
     first = "training/rgb/00000001.jpg"
     assert (tmp_path / "few" / first).read_bytes() == (folder / first).read_bytes()
     assert (tmp_path / "other" / first).read_bytes() != (folder / first).read_bytes()
@@ -234,13 +234,13 @@ def test_versions_share_the_hand_but_not_the_background(folder: Path) -> None:
 
 
 def test_overwrite(folder: Path, tmp_path: Path) -> None:
-    generate_freihand(tmp_path, 3, SEED, 2, workers=1, progress=False)
+    generate_freihand(tmp_path, 3, SEED, 2, workers=1)
     (tmp_path / "training/rgb/notes.txt").write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(HgfastError, match="--overwrite"):
-        generate_freihand(tmp_path, 2, SEED, 1, workers=1, progress=False)
+        generate_freihand(tmp_path, 2, SEED, 1, workers=1)
     assert contents(tmp_path) == before
-    generate_freihand(tmp_path, 2, SEED, 1, workers=1, overwrite=True, progress=False)
+    generate_freihand(tmp_path, 2, SEED, 1, workers=1, overwrite=True)
     assert len(list((tmp_path / "training/rgb").glob("*.jpg"))) == 8
     assert len(list((tmp_path / "training/mask").glob("*.jpg"))) == 2
     assert len(list((tmp_path / "evaluation/rgb").glob("*.jpg"))) == 1
@@ -257,7 +257,7 @@ def test_an_interrupted_run_leaves_no_annotations(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(freihand_layout, "render_job", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
-        generate_freihand(tmp_path, 4, SEED, 1, workers=1, progress=False)
+        generate_freihand(tmp_path, 4, SEED, 1, workers=1)
     assert list(tmp_path.glob("*.json*")) == []
     assert len(list((tmp_path / "training/rgb").iterdir())) == 8
 

@@ -50,7 +50,7 @@ Array = NDArray[np.float64]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("drawn") / "set"
-    generate_mpii(out, COUNT, SEED, HELD, workers=1, progress=False)
+    generate_mpii(out, COUNT, SEED, HELD, workers=1)
     return out
 
 
@@ -158,7 +158,7 @@ def test_real_data_set_is_never_removed(tmp_path: Path) -> None:
     photograph = tmp_path / "images" / "015601864.jpg"
     photograph.write_bytes(b"a photograph")
     with pytest.raises(HgfastError, match="that this command did not write"):
-        generate_mpii(tmp_path, 2, SEED, 1, workers=1, overwrite=True, progress=False)
+        generate_mpii(tmp_path, 2, SEED, 1, workers=1, overwrite=True)
     assert photograph.read_bytes() == b"a photograph"
 
 
@@ -186,13 +186,13 @@ def test_torso_angle() -> None:
 
 
 def test_same_bytes_whatever_the_workers(folder: Path, tmp_path: Path) -> None:
-    generate_mpii(tmp_path / "two", COUNT, SEED, HELD, workers=2, progress=False)
+    generate_mpii(tmp_path / "two", COUNT, SEED, HELD, workers=2)
     assert digests(tmp_path / "two") == digests(folder)
 
 
 def test_image_depends_only_on_seed_and_number(folder: Path, tmp_path: Path) -> None:
-    generate_mpii(tmp_path / "few", 2, SEED, 1, workers=1, progress=False)
-    generate_mpii(tmp_path / "other", 2, SEED + 1, 1, workers=1, progress=False)
+    generate_mpii(tmp_path / "few", 2, SEED, 1, workers=1)
+    generate_mpii(tmp_path / "other", 2, SEED + 1, 1, workers=1)
     few, other, many = digests(tmp_path / "few"), digests(tmp_path / "other"), digests(folder)
     assert few["images/000000001.jpg"] == many["images/000000001.jpg"]
     assert few["images/000000002.jpg"] == many[f"images/{COUNT:09d}.jpg"]  # the first for validation
@@ -468,13 +468,13 @@ def test_solids_stay_few_enough_to_be_numbered(figures: list[PosedBody]) -> None
 
 
 def test_refuses_to_mix_data_sets_and_overwrites_on_demand(tmp_path: Path) -> None:
-    generate_mpii(tmp_path, 3, SEED, 2, workers=1, progress=False)
+    generate_mpii(tmp_path, 3, SEED, 2, workers=1)
     (tmp_path / "images/notes.txt").write_text("mine")
     before = digests(tmp_path)
     with pytest.raises(HgfastError, match="--overwrite"):
-        generate_mpii(tmp_path, 2, SEED, 1, workers=1, progress=False)
+        generate_mpii(tmp_path, 2, SEED, 1, workers=1)
     assert digests(tmp_path) == before
-    generate_mpii(tmp_path, 2, SEED, 1, workers=1, overwrite=True, progress=False)
+    generate_mpii(tmp_path, 2, SEED, 1, workers=1, overwrite=True)
     assert len(list((tmp_path / "images").glob("*.jpg"))) == 3
     assert (tmp_path / "images/notes.txt").read_text() == "mine"
 
@@ -482,7 +482,7 @@ def test_refuses_to_mix_data_sets_and_overwrites_on_demand(tmp_path: Path) -> No
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_interrupted_run_leaves_no_annotations(overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if overwrite:
-        generate_mpii(tmp_path, 3, SEED, 1, workers=1, progress=False)
+        generate_mpii(tmp_path, 3, SEED, 1, workers=1)
     real = mpii_layout.render_job
 
     def stop_at_third(job: mpii_layout.Job) -> list[mpii_layout.MpiiRow]:
@@ -492,7 +492,7 @@ def test_an_interrupted_run_leaves_no_annotations(overwrite: bool, tmp_path: Pat
 
     monkeypatch.setattr(mpii_layout, "render_job", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
-        generate_mpii(tmp_path, 4, SEED, 1, workers=1, overwrite=overwrite, progress=False)
+        generate_mpii(tmp_path, 4, SEED, 1, workers=1, overwrite=overwrite)
     assert list((tmp_path / "annot").iterdir()) == []
     assert len(list((tmp_path / "images").iterdir())) == 2
 
