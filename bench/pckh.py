@@ -15,20 +15,20 @@ defines the metrics.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
 from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
 from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth, open_ground_truth
-from hgfast.bench.scoring.network import NetworkPredictions, OnnxRuntime, RunSettings, open_images, run_network
+from hgfast.bench.scoring.network import NetworkPredictions, OnnxRuntime, open_images, run_network
 from hgfast.bench.scoring.predictions import read_predictions
 from hgfast.bench.scoring.submission import check_people, write_freihand, write_mpii
 from hgfast.cli import parse
-from hgfast.config import DataConfig
+from hgfast.config import InferenceConfig
 from hgfast.errors import HgfastError, run_main
 from hgfast.fileio.files import check_distinct_paths, prepare_file
 from hgfast.metrics import (
@@ -62,7 +62,7 @@ OTHER_TOTALS_NOTE = (
 
 
 @dataclass(kw_only=True)
-class PckhConfig(DataConfig):
+class PckhConfig(InferenceConfig):
     """Settings of an evaluation."""
 
     checkpoints: list[Path] = field(default_factory=list)
@@ -73,20 +73,6 @@ class PckhConfig(DataConfig):
     annotations: Path | None = None
     """ground truth: MPII's valid.h5 or detections_our_format.mat, recognized by content; or, as in training, COCO's JSON file or
     MPII's original .mat"""
-    split: Literal["train", "valid", "test", "all", "evaluation"] | None = None
-    """split of the data set; none: test for FreiHAND, valid for MPII, valid for COCO with --valid-annotations, else train"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    batch_size: int = 32
-    """batch size"""
-    loader: Literal["dali", "opencv"] = "dali"
-    """loader that decodes and warps: NVIDIA DALI, or OpenCV in worker processes"""
-    threads: int | None = None
-    """decoding threads or worker processes; none: one per core"""
-    flip_test: bool = False
-    """average the heatmaps with those of the mirrored image; for networks that were trained on mirrored images"""
-    decoder: Literal["argmax", "quarter", "dark"] | None = None
-    """decoder of the heatmaps; none: that of each checkpoint"""
     runtimes: list[OnnxRuntime] = field(default_factory=list)
     """run every ONNX in each of onnxruntime, openvino, openvino-bf16 (fp32 files only); none: in the first installed one"""
     json: Path | None = None
@@ -116,8 +102,6 @@ class PckhConfig(DataConfig):
         given = self.checkpoints or self.prediction_files
         if len(set(given)) < len(given):
             raise HgfastError(f"{next(path for path in given if given.count(path) > 1)} is given twice: name every file once")
-        if self.batch_size < 1 or (self.threads is not None and self.threads < 1):
-            raise HgfastError("--batch-size and --threads must be at least 1")
         for flag, is_set in (("--flip-test", self.flip_test), ("--decoder", self.decoder is not None)):
             if self.prediction_files and is_set:
                 raise HgfastError(f"{flag} is for checkpoints: leave it out with --predictions")
@@ -222,8 +206,7 @@ def score(config: PckhConfig, split: str, truth: GroundTruth) -> tuple[list[Scor
     given, results, not_run = config.checkpoints or config.prediction_files, list[ScoredPredictions](), dict[str, str]()
     if config.checkpoints:
         samples = open_images(config, split, truth)
-        settings = RunSettings(config.device, config.batch_size, config.loader, config.threads, config.flip_test, config.decoder)
-        results, not_run = score_networks(given, samples, truth, settings, config.runtimes)
+        results, not_run = score_networks(given, samples, truth, config, config.runtimes)
     else:
         for method, path in zip(short_names(given), given):
             keypoints, sample_indices = read_predictions(path, truth)
@@ -235,7 +218,7 @@ def score(config: PckhConfig, split: str, truth: GroundTruth) -> tuple[list[Scor
 
 
 def score_networks(
-    paths: Sequence[Path], samples: Samples, truth: GroundTruth, settings: RunSettings, runtimes: Sequence[OnnxRuntime] = ()
+    paths: Sequence[Path], samples: Samples, truth: GroundTruth, config: InferenceConfig, runtimes: Sequence[OnnxRuntime] = ()
 ) -> tuple[list[ScoredPredictions], dict[str, str]]:
     """Run and score every network, an ONNX in each of the runtimes. Returns the results, and by method why a network could not
     run here: engines without a GPU, bf16 on a CPU that lacks it."""
@@ -247,7 +230,7 @@ def score_networks(
                 not_run[name] = f"not measured: {NO_BF16}"
                 continue
             try:
-                network = run_network(path, samples, truth, replace(settings, onnx_runtime=onnx_runtime))
+                network = run_network(path, samples, truth, config, onnx_runtime)
             except GpuNotFound:
                 not_run[name] = "built, not run: there is no GPU here"
                 continue

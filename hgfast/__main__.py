@@ -14,11 +14,8 @@ VERBS: dict[str, str | dict[str, str]] = {
     "train": "hgfast.train",
     "evaluate": "hgfast.evaluate",
     "predict": "hgfast.predict",
-    "export": {
-        "onnx": "hgfast.export.to_onnx",
-        "torchscript": "hgfast.export.torchscript",
-        "tensorrt": "hgfast.export.trt",
-    },
+    "export": {"onnx": "hgfast.export.to_onnx", "torchscript": "hgfast.export.torchscript", "tensorrt": "hgfast.export.trt"},
+    "convert": "hgfast.convert",
     "check": "hgfast.pipelines.check",
     "cache": "hgfast.pipelines.cache",
     "synthetic": "hgfast.pipelines.synthetic",
@@ -42,6 +39,7 @@ HELP = """usage: hgfast VERB [FLAGS]
   evaluate      measure the accuracy of a checkpoint on one split of a data set
   predict       find keypoints in images and videos with a checkpoint or an exported network
   export        export a checkpoint to onnx, torchscript or tensorrt: hgfast export FORMAT CHECKPOINT
+  convert       convert another project's weights, or a checkpoint of training, to a checkpoint of hgfast
   check         check the files of a data set
   cache         fill the crop cache, which speeds up data loading
   synthetic     write a synthetic data set

@@ -1,12 +1,17 @@
-"""Architectures and presets of the stacked hourglass, as plain values. Importing this module does not import torch."""
+"""Architectures, presets, decoders and kinds of heatmaps, as plain values. Importing this module does not import torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hgfast.errors import HgfastError
 
+Decoder = Literal["argmax", "quarter", "dark"]
+"""Methods that turn heatmaps into points, see `hgfast.heatmaps.decode`."""
+HeatmapKind = Literal["gaussian", "logits"]
+"""Gaussian maps, or logits whose softmax is a joint's distribution."""
+DECODERS, HEATMAP_KINDS = get_args(Decoder), get_args(HeatmapKind)
 STRIDE = 4
 MAX_SIZE = 2**14  # channels or pixels; more fit no GPU
 MAX_DEPTH, MAX_STACKS = 12, 256

@@ -1,33 +1,32 @@
 """Self-describing checkpoints of plain types and tensors, readable with `torch.load(weights_only=True)`.
 
-    python hgfast/checkpoints.py convert checkpoint.pt hourglass.pt
-
-converts another project's weights, or a training checkpoint, to a checkpoint for inference. Files are written to a temporary
-name, flushed and renamed: a kill at any moment leaves the old or the new file.
+Files are written to a temporary name, flushed and renamed: a kill at any moment leaves the old or the new file.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
-import subprocess
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from hgfast.architectures import Architecture
-from hgfast.converters import ConvertedModel, convert_state_dict, expected_state, find_mismatch, is_anonymous
-from hgfast.errors import HgfastError, run_main
-from hgfast.fileio.files import atomic_write, prepare_file
+from hgfast.config import BEST_FILE, CHECKPOINT_FILE
+from hgfast.converters import ConvertedModel, convert_state_dict, expected_state, find_mismatch
+from hgfast.errors import HgfastError, one_line
+from hgfast.fileio.files import atomic_write
 from hgfast.fileio.zip_file import check_zip, is_zip
 from hgfast.model import Meta, StackedHourglass
-from hgfast.normalization import Normalization
-from hgfast.skeletons import Skeleton, make_skeleton
+from hgfast.system_info import git_revision
 
 FORMAT = 1
+ROTATED_PATTERN = f"checkpoint-{'[0-9]' * 8}.pt"  # glob pattern of older checkpoints of a run
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # numpy's pickle constructor of scalars: other projects store the accuracy as one
 SAFE_GLOBALS: list[Any] = [
     (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
@@ -62,6 +61,50 @@ def save(content: dict[str, Any], path: Path) -> None:
             torch.save(content, temp_path)
     except (OSError, RuntimeError) as error:
         raise HgfastError(f"cannot write {path} ({error}): free some space or choose another folder") from error
+
+
+def write_checkpoint(content: dict[str, Any], folder: Path, keep_checkpoints: int, previous_step: int) -> None:
+    """Write checkpoint.pt and keep earlier ones as checkpoint-STEP.pt, `keep_checkpoints` files in all.
+
+    Args:
+        previous_step: step of the existing checkpoint.pt.
+
+    Raises:
+        HgfastError: the folder cannot be written; checkpoint.pt is then unchanged.
+    """
+    latest = folder / CHECKPOINT_FILE
+    if keep_checkpoints > 1:
+        if latest.exists() and previous_step < content["training"]["step"]:
+            _link_or_copy(latest, folder / f"checkpoint-{previous_step:08d}.pt")
+        try:
+            for old in sorted(folder.glob(ROTATED_PATTERN))[: 1 - keep_checkpoints]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise HgfastError(
+                f"cannot remove {error.filename or folder}, which exceeds --train.keep-checkpoints ({error.strerror})"
+            ) from error
+    save(content, latest)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of a run. Raises `OSError`."""
+    for path in (folder / CHECKPOINT_FILE, folder / BEST_FILE, *folder.glob(ROTATED_PATTERN)):
+        path.unlink(missing_ok=True)
+
+
+def _link_or_copy(path: Path, copy_path: Path) -> None:
+    """Keep a file that is about to be replaced under another name: as a hard link, or as a copy if links are not supported."""
+    try:
+        copy_path.unlink(missing_ok=True)
+        try:
+            os.link(path, copy_path)
+        except OSError:
+            with atomic_write(copy_path) as temp_path:
+                shutil.copyfile(path, temp_path)
+    except OSError as error:
+        raise HgfastError(
+            f"cannot keep {path} as {copy_path.name} ({error.strerror}): leave out --train.keep-checkpoints"
+        ) from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -135,7 +178,7 @@ def model_from_checkpoint(content: dict[str, Any], path: Path, use_ema: bool = T
         model = build_model(arch, model_meta)
         model.load_state_dict(weights)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, HgfastError) as error:
-        raise HgfastError(f"{path} does not describe a network of this version ({' '.join(str(error).split())[:300]})") from error
+        raise HgfastError(f"{path} does not describe a network of this version ({one_line(error)})") from error
     return model.eval()
 
 
@@ -152,86 +195,3 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", decoder: st
     if decoder is not None:
         model.meta = replace(model.meta, decoder=decoder)
     return model.to(device)
-
-
-def convert(
-    source: Path,
-    out: Path,
-    input_size: int | None = None,
-    joints: list[str] | None = None,
-    decoder: Literal["argmax", "quarter", "dark"] | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
-    shift: float | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Convert any checkpoint that hgfast reads to a native one without training state.
-
-    Args:
-        source: another project's file, or a checkpoint of hgfast
-        out: file to write
-        input_size: side of the network's square input in pixels, which other projects' files do not store; 256 if not given
-        joints: joint names such as [left_eye,right_eye], which tell the flip test which joints to swap; only for weights with
-            a number of joints other than MPII's 16 and FreiHAND's 21
-        decoder: method that turns heatmaps into points; dark if not given
-        mean: red, green and blue in [0, 1], such as [0.5,0.5,0.5], if the weights were not trained with their project's mean
-        std: likewise
-        shift: source pixels to add to the points; -0.5 for weights trained on MPII's coordinates, else 0
-        overwrite: replace an existing file
-    """
-    if out.exists() and not overwrite:
-        raise HgfastError(f"{out} exists: choose another name or add --overwrite")
-    content = read(source)
-    family = content.pop("family", None)
-    model = model_from_checkpoint(content, source)
-    if input_size is not None:
-        model.arch = replace(model.arch, input_size=input_size)
-        model.meta = replace(model.meta, input_size=input_size)
-    changes: dict[str, Any] = {"decoder": decoder, "shift": shift}
-    if joints is not None:
-        changes["skeleton"] = _rename_joints(joints, model.meta.skeleton)
-    if mean is not None or std is not None:
-        normalization = model.meta.normalization
-        changes["normalization"] = Normalization(mean or normalization.mean, std or normalization.std)
-        if min(changes["normalization"].std) <= 0:
-            raise HgfastError("--std must be above 0")
-    model.meta = replace(model.meta, **{name: value for name, value in changes.items() if value is not None})
-    prepare_file(out, "OUT")
-    save(model_state(model), out)
-    arch, meta = model.arch, model.meta
-    mean, std = meta.normalization.mean, meta.normalization.std
-    print(
-        f"{out}: {f'{family} weights' if family else 'hgfast weights'}, {arch.stacks} stacks, {arch.features} features, "
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(meta.skeleton.joints)} joints "
-        f"({meta.skeleton.name})\n"
-        f"input {arch.input_size} x {arch.input_size}, (rgb / 255 - {list(mean)}) / {list(std)}; {meta.heatmap_kind} maps "
-        f"decoded by {meta.decoder}; pixel_offset {meta.pixel_offset:g}, shift {meta.shift:g}",
-        flush=True,
-    )
-
-
-def _rename_joints(joints: list[str], skeleton: Skeleton) -> Skeleton:
-    """Return a skeleton with these joint names. Raises `HgfastError` for a wrong number of names or for duplicates."""
-    if len(joints) != len(skeleton.joints):
-        raise HgfastError(f"--joints names {len(joints)} joints, the weights have {len(skeleton.joints)}")
-    if not is_anonymous(skeleton):
-        raise HgfastError(f"--joints is for joints without names, the weights have {skeleton.name}: leave it out")
-    try:
-        return make_skeleton(f"named{len(joints)}", joints)
-    except ValueError as error:
-        raise HgfastError(f"--joints: {error}") from error
-
-
-def git_revision() -> str:
-    """Return the git revision of the code, with + if the working tree has changes; "unknown" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-if __name__ == "__main__":
-    from hgfast.cli import dispatch  # slow to import, and only needed here
-
-    run_main(lambda: dispatch({"convert": convert}, positional=True, description=__doc__ or ""))

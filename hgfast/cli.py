@@ -10,14 +10,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar
 
 import docstring_parser
 import jsonargparse
 import yaml
 
 from hgfast.config import RENAMED_KEYS
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.fileio.yaml_file import read_yaml
 from hgfast.validation import check_ranges
 
@@ -51,8 +51,8 @@ class Parser(jsonargparse.ArgumentParser):
         return [o for a in self._actions for o in a.option_strings if o.startswith("--")]
 
     def normalize_argv(self, argv: Sequence[str], flag_aliases: Mapping[str, str] | None = None) -> list[str]:
-        """Return the words in jsonargparse's form: positional words first, then `--batch_size=8` for `--batch-size 8` and
-        `--overwrite=true` for `--overwrite`."""
+        """Return the words in jsonargparse's form: positional words, `--config`, which the others override, then `--batch_size=8`
+        for `--batch-size 8` and `--overwrite=true` for `--overwrite`."""
         bool_flags = {o for a in self._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
         valueless_flags = {o for a in self._actions if a.nargs in (0, "?") for o in a.option_strings} - bool_flags  # --help
         positionals: list[str] = []
@@ -74,14 +74,14 @@ class Parser(jsonargparse.ArgumentParser):
             elif not equals and name not in valueless_flags and following is not None and not following.startswith("--"):
                 equals, value = "=", remaining.pop(0)
             flags.append(name + equals + value)
-        return positionals + flags
+        return positionals + sorted(flags, key=lambda flag: not flag.startswith("--config="))
 
 
 class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Help formatter that keeps the description's line breaks and omits types, which choices and defaults show."""
 
     def _expand_help(self, action: argparse.Action) -> str:
-        text = re.sub(r" \(required, type: .*\)$", "", super()._expand_help(action))
+        text = re.sub(r" \((required, type: .*|type: .*, default: null)\)$", "", super()._expand_help(action))
         return re.sub(r"\(type: .*, default: (.*)\)$", r"(default: \1)", text)
 
 
@@ -89,7 +89,7 @@ def parse(
     config_class: type[T],
     argv: Sequence[str] | None = None,
     *,
-    positional: str | None = None,
+    positional: str | Sequence[str] = (),
     variadic: str | None = None,
     flag_aliases: Mapping[str, str] | None = None,
     description: str = "",
@@ -99,7 +99,7 @@ def parse(
     Args:
         config_class: the dataclass; every field is a flag.
         argv: the words; by default those of `sys.argv`. Flags override the file, the file overrides the defaults.
-        positional: field that is a positional path.
+        positional: field or fields that are positional paths.
         variadic: field that is a list of positional paths; at least one is required if the field has no default.
         flag_aliases: other spellings of flags, with the flags' names.
         description: text of --help.
@@ -110,14 +110,15 @@ def parse(
     parser = Parser(description=description, formatter_class=Formatter)
     parser.add_argument("--config", action="config", help="YAML file; flags override it")
     help_texts = {name: text for base in reversed(config_class.__mro__) if is_dataclass(base) for name, text in field_docs(base)}
-    if positional is not None:
-        parser.add_argument(positional, type=Path, help=help_texts.get(positional))
+    paths = (positional,) if isinstance(positional, str) else tuple(positional)
+    for name in paths:
+        parser.add_argument(name, type=Path, help=help_texts.get(name))
     if variadic is not None:
         required = next(field.default_factory is MISSING for field in fields(config_class) if field.name == variadic)  # type: ignore[arg-type]
         parser.add_argument(variadic, type=Path, nargs="+" if required else "*", help=help_texts.get(variadic))
-    parser.add_class_arguments(config_class, as_group=False, skip={name for name in (positional, variadic) if name})
-    arrange_help(parser, config_class)
+    parser.add_class_arguments(config_class, as_group=False, skip={*paths, *([variadic] if variadic else [])})
     words = parser.normalize_argv(sys.argv[1:] if argv is None else argv, flag_aliases)
+    arrange_help(parser, config_class, flag_aliases or {})
     groups = [field.name for field in fields(config_class) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]
     upgrade = getattr(config_class, "upgrade", dict)
     for number, word in enumerate(words):
@@ -127,18 +128,17 @@ def parse(
     namespace = parser.parse_args(words)
     namespace.pop("config")
     config = config_class(**parser.instantiate(namespace).as_dict())
-    if null_field := find_null_field(config):
-        raise HgfastError(f"{null_field} has no value: give it one, or leave it out")
     check_ranges(config)
     return config
 
 
-def arrange_help(parser: Parser, config_class: type) -> None:
-    """Order --help: `config_class.HELP_FIRST`, the class's other flags, nested dataclasses, the base classes' flags."""
+def arrange_help(parser: Parser, config_class: type, flag_aliases: Mapping[str, str]) -> None:
+    """Order --help: `config_class.HELP_FIRST`, the class's other flags, nested dataclasses, the base classes' flags. Show the
+    aliases, which `normalize_argv` replaces."""
     groups = list(parser._action_groups)
     flags = {action.dest: (group, action) for group in groups for action in group._group_actions}
     first, last = list[Any](), list[Any]()
-    bases = [base for base in reversed(config_class.__mro__[1:]) if is_dataclass(base)]
+    bases = [base for base in config_class.__mro__[1:] if is_dataclass(base)]
     parts = [("most used", getattr(config_class, "HELP_FIRST", ()), first)]
     parts += [((base.__doc__ or "").rstrip("."), tuple(base.__annotations__), last) for base in bases]
     for title, names, section in parts:
@@ -149,6 +149,10 @@ def arrange_help(parser: Parser, config_class: type) -> None:
             target._group_actions.append(action)
         section.append(target)
     parser._action_groups = [*first, *groups, *last]
+    for alias, name in flag_aliases.items():
+        for action in parser._actions:
+            if action.dest == name[2:].replace("-", "_"):
+                action.option_strings = [*action.option_strings[:-1], alias, name]
     for _, action in flags.values():
         if action.metavar == "CONFIG" or action.dest == "print_config":  # files for whole groups; --config covers them
             action.help = argparse.SUPPRESS
@@ -161,27 +165,9 @@ def field_docs(cls: type) -> Iterator[tuple[str, str]]:
             yield param.arg_name, param.description
 
 
-def find_null_field(instance: Any) -> str | None:
-    """Return the dotted name of the first field that is None and may not be: jsonargparse accepts null for any type."""
-    hints = get_type_hints(type(instance))
-    for field in fields(instance):
-        value = getattr(instance, field.name)
-        if value is None and type(None) not in get_args(hints[field.name]):
-            return field.name
-        if is_dataclass(value) and (inner := find_null_field(value)):
-            return f"{field.name}.{inner}"
-    return None
-
-
-def dispatch(
-    commands: dict[str, Callable[..., Any]],
-    argv: Sequence[str] | None = None,
-    description: str = "",
-    positional: bool = False,
-) -> Any:
-    """Call the function that the first word names, and return its value; its signature and docstring declare the flags.
-
-    positional: parameters without a default are positional words instead of flags.
+def dispatch(commands: Mapping[str, Callable[..., Any]], description: str = "") -> Any:
+    """Call the function that the first word of `sys.argv` names, and return its value; its signature and docstring declare the
+    flags.
 
     Raises:
         HgfastError: as `parse`.
@@ -191,14 +177,13 @@ def dispatch(
     subparsers = {}
     for name, function in commands.items():
         subparsers[name] = Parser(description=(function.__doc__ or "").strip().split("\n")[0])
-        subparsers[name].add_function_arguments(function, as_group=False, as_positional=positional)
+        subparsers[name].add_function_arguments(function, as_group=False)
         subcommands.add_subcommand(name, subparsers[name])
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:]
     if words and words[0] in subparsers:
         words[1:] = subparsers[words[0]].normalize_argv(words[1:])
     namespace = parser.parse_args(words)
-    command = namespace.subcommand
-    return commands[command](**namespace[command].as_dict())
+    return commands[namespace.subcommand](**namespace[namespace.subcommand].as_dict())
 
 
 def load_config_file(path: Path, groups: Iterable[str]) -> dict[str, Any]:
@@ -218,7 +203,7 @@ def load_config_file(path: Path, groups: Iterable[str]) -> dict[str, Any]:
 
 def explain_parse_error(message: str, known: Iterable[str]) -> str:
     """Return jsonargparse's message as one line, with a suggestion for an unknown name."""
-    line = " ".join(message.split())
+    line = one_line(message, len(message))
     if match := re.match(r"unrecognized arguments?: ([^-]\S*)", line):
         return f"unexpected word {match[1]!r}; --help lists what can be given"
     if match := re.match(r"unrecognized arguments?: (\S+)", line):

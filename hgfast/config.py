@@ -11,13 +11,29 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 import yaml
 
-from hgfast.architectures import Architecture, architecture
+from hgfast.architectures import Architecture, Decoder, architecture
 from hgfast.errors import HgfastError
 from hgfast.fileio.files import atomic_write
 from hgfast.validation import Range, check_ranges
 
+AmpSetting = Literal["auto", "bf16", "fp16", "off"]
 DatasetName = Literal["freihand", "mpii", "coco"]
 """Each has a module of this name in `pipelines/readers/`."""
+LoaderName = Literal["dali", "opencv"]
+SplitName = Literal["train", "valid", "test", "all", "evaluation"]
+
+CONFIG_FILE, METRICS_FILE, EVENTS_FOLDER = "config.yaml", "metrics.jsonl", "events"
+CHECKPOINT_FILE, BEST_FILE = "checkpoint.pt", "best.pt"
+"""Files of a run."""
+FLAG_ALIASES = {
+    "-e": "--exp",
+    "-c": "--resume",
+    "--continue": "--resume",
+    "-m": "--train.max-iters",
+    "--max-iters": "--train.max-iters",
+}
+"""Other spellings of flags of `Config`."""
+
 CONFIG_FORMAT = 2
 """Written to config.yaml as `format`; files without it are of format 1."""
 RENAMED_KEYS = {
@@ -129,11 +145,11 @@ class TrainConfig:
     ema: Annotated[float, Range(ge=0, lt=1)] = 0.999
     """largest decay of the exponential moving average of the weights, which is validated and written to best.pt; it averages over
     the last twentieth of the steps done, but at most over 1 / (1 - ema) steps; 0: no average"""
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    amp: AmpSetting = "auto"
     """mixed precision; auto: bf16 if the hardware supports it, else fp16 on a GPU and off on a CPU"""
     split: Literal["train", "valid", "test", "all"] = "train"
     """split to train on; MPII has train and valid"""
-    valid_split: Literal["train", "valid", "test", "all", "evaluation"] = "valid"
+    valid_split: SplitName = "valid"
     """split to validate on"""
     val_interval: Annotated[int, Range(ge=1)] = 1
     """epochs between validations, each followed by a checkpoint; the last epoch always has both"""
@@ -236,6 +252,26 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class InferenceConfig(DataConfig):
+    """Inference."""
+
+    split: SplitName | None = None
+    """split of the data set; none: test for FreiHAND, valid for MPII and for COCO with --valid-annotations, else train"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    batch_size: Annotated[int, Range(ge=1)] = 32
+    """batch size"""
+    loader: LoaderName = "dali"
+    """data loader: dali, NVIDIA DALI; opencv, OpenCV in worker processes"""
+    threads: Annotated[int | None, Range(ge=1)] = None
+    """decoding threads or worker processes; none: one per core"""
+    flip_test: bool = False
+    """average with the heatmaps of the mirrored image; for networks trained with mirrored images"""
+    decoder: Decoder | None = None
+    """method that turns heatmaps into points; none: the checkpoint's"""
+
+
+@dataclass(kw_only=True)
 class Config(DataConfig):
     """One training run."""
 
@@ -248,7 +284,7 @@ class Config(DataConfig):
     out: Path = Path("exp")
     """folder that holds the experiments"""
     resume: str | None = None
-    """name of an experiment to resume (also -c, --continue) with its stored configuration"""
+    """name of an experiment to resume with its stored configuration"""
     overwrite: bool = False
     """replace an existing run in exp/NAME"""
     weights: Path | None = None
@@ -260,7 +296,7 @@ class Config(DataConfig):
     """auto, cpu, cuda or cuda:N"""
     batch_size: Annotated[int, Range(ge=1)] = 32
     """samples per step, over all ranks"""
-    loader: Literal["dali", "opencv", "fixed"] = "dali"
+    loader: Literal[LoaderName, "fixed"] = "dali"
     """data loader: dali, NVIDIA DALI; opencv, OpenCV in worker processes, where DALI does not run; fixed, the first batch again
     and again, which shows the network's speed without data loading"""
     threads: Annotated[int | None, Range(ge=1)] = None

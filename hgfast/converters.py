@@ -19,11 +19,10 @@ from hgfast.architectures import Architecture
 from hgfast.errors import HgfastError
 from hgfast.model import Head, Hourglass, Residual, StackedHourglass, Stage
 from hgfast.normalization import Normalization
-from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
+from hgfast.skeletons import BODY16, HAND21, Skeleton, anonymous_skeleton
 
 NamePairs = Iterator[tuple[str, str]]
 """hgfast's name and the foreign name of a module with weights."""
-ANONYMOUS_PREFIX = "points"  # prefix of the names of skeletons whose joints have no names
 NUM_BATCHES_SUFFIX = ".num_batches_tracked"  # BatchNorm's counter; torch before 0.4.1 had none, and nothing reads it
 
 PRINCETON_BODY = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -140,16 +139,6 @@ def expected_state(arch: Architecture, joints: int, num_tensors: int) -> dict[st
         return StackedHourglass(arch, joints).state_dict()
 
 
-def anonymous_skeleton(num_joints: int) -> Skeleton:
-    """Return a skeleton for joints whose names are unknown."""
-    return make_skeleton(f"{ANONYMOUS_PREFIX}{num_joints}", [f"point{n}" for n in range(num_joints)])
-
-
-def is_anonymous(skeleton: Skeleton) -> bool:
-    """Return whether the skeleton is from `anonymous_skeleton`, so that the order and the sides of its joints are unknown."""
-    return skeleton.name.startswith(ANONYMOUS_PREFIX)
-
-
 class _Family:
     """A foreign network's tensors by its own names, without the prefixes of wrappers such as DDP."""
 
@@ -241,11 +230,7 @@ class Bearpaw(_Family):
             features=self.shape(self.SCORE)[1],
             depth=self.count_tensors("hg.0.hg.*.0.0.conv1.weight"),
             blocks=self.count_tensors("hg.0.hg.0.0.*.conv1.weight"),
-            stem=(
-                self.shape("conv1.weight")[0],
-                self.shape("layer1.0.conv3.weight")[0],
-                self.shape("layer2.0.conv3.weight")[0],
-            ),
+            stem=(self.shape("conv1.weight")[0], self.shape("layer1.0.conv3.weight")[0], self.shape("layer2.0.conv3.weight")[0]),
         )
 
     def normalization(self, joints: int) -> Normalization:

@@ -29,6 +29,11 @@ class HgfastError(Exception):
         )
 
 
+def one_line(error: object, limit: int = 300) -> str:
+    """Return the text of an exception, or else its class, in one line of at most `limit` characters."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 class SignalReceived(Exception):
     """A signal ended the program after it saved its state."""
 

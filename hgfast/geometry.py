@@ -14,12 +14,7 @@ FloatArray = NDArray[np.float64]
 
 
 def crop_matrices(
-    center: ArrayLike,
-    side: ArrayLike,
-    size: int | tuple[int, int],
-    *,
-    rotation: ArrayLike = 0.0,
-    flip: ArrayLike = False,
+    center: ArrayLike, side: ArrayLike, size: int | tuple[int, int], *, rotation: ArrayLike = 0.0, flip: ArrayLike = False
 ) -> FloatArray:
     """Return matrices that map one square of each source image to the network's input.
 

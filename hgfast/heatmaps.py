@@ -11,8 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-DECODERS = ("argmax", "quarter", "dark")
-HEATMAP_KINDS = ("gaussian", "logits")
+from hgfast.architectures import DECODERS as DECODERS
+from hgfast.architectures import HEATMAP_KINDS as HEATMAP_KINDS
+from hgfast.architectures import Decoder as Decoder
+
 DARK_RADIUS = 3  # radius of DARK's smoothing in cells
 CPU_CHUNK = 8  # samples whose maps fit in a CPU's cache
 

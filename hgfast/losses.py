@@ -11,10 +11,8 @@ from torch import Tensor
 from hgfast.config import LossConfig
 from hgfast.heatmaps import is_inside, render
 
-
-def heatmap_kind_of(loss: str) -> str:
-    """Return the `heatmap_kind` for `hgfast.heatmaps.decode` of maps trained with this loss."""
-    return "logits" if loss == "cross_entropy" else "gaussian"
+HEATMAP_KIND_OF_LOSS = {"cross_entropy": "logits", "mse": "gaussian"}
+"""The `heatmap_kind` of maps by the name of the loss that they are trained with."""
 
 
 def spatial_cross_entropy(

@@ -26,15 +26,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hgfast.errors import HgfastError
+from hgfast.geometry import FloatArray
 from hgfast.skeletons import BODY16, Skeleton
 
-FloatArray = NDArray[np.float64]
 Groups = Sequence[tuple[str, tuple[int, ...]]]
 
 PCKH_THRESHOLDS = np.arange(51) / 100
 """Thresholds of the PCKh curve as fractions of the head size: 0:0.01:0.5 in evalMPII.m."""
 PCK_THRESHOLDS = np.arange(41) / 200
 """Thresholds of the PCK curve as fractions of the reference length, up to the largest of `pck_metrics`."""
+AT_01, AT_05 = 10, 50
+"""Indices of 0.1 and 0.5 in `PCKH_THRESHOLDS`."""
 PCK_TABLE_THRESHOLDS = (0.05, 0.1, 0.2)
 """Thresholds of PCK in tables."""
 
@@ -123,12 +125,7 @@ def normalized_pck_curve(
 
 
 def pckh(
-    predicted: ArrayLike,
-    true: ArrayLike,
-    labeled: ArrayLike,
-    head_size: ArrayLike,
-    skeleton: Skeleton,
-    threshold: float = 0.5,
+    predicted: ArrayLike, true: ArrayLike, labeled: ArrayLike, head_size: ArrayLike, skeleton: Skeleton, threshold: float = 0.5
 ) -> GroupScore:
     """Compute MPII's PCKh by the official rule (evalMPII.m): distance / head size `<=` threshold, in percent.
 
@@ -266,8 +263,8 @@ def body_metrics(predicted: ArrayLike, true: ArrayLike, labeled: ArrayLike, head
     curve = pckh_curve(predicted, true, labeled, head, skeleton)
     pooled = pck(predicted, true, labeled, head, 0.5)
     return {
-        "pckh@0.5": _with_total(curve.score_at(50)),  # PCKH_THRESHOLDS[50] is 0.5
-        "pckh@0.1": _with_total(curve.score_at(10)),
+        "pckh@0.5": _with_total(curve.score_at(AT_05)),
+        "pckh@0.1": _with_total(curve.score_at(AT_01)),
         "auc": _with_total(curve.auc),
         "pooled16@0.5": 100 * pooled.total,
         "mean14@0.5": 100 * _nanmean(pooled.joints[skeleton.grouped_joints]),

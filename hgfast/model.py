@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
-from hgfast.architectures import STRIDE, Architecture
-from hgfast.heatmaps import DECODERS, HEATMAP_KINDS
+from hgfast.architectures import DECODERS, HEATMAP_KINDS, STRIDE, Architecture
 from hgfast.normalization import Normalization
 from hgfast.skeletons import Skeleton, rename_keys
 

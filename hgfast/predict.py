@@ -15,22 +15,25 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from hgfast.architectures import Decoder
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run_main
 from hgfast.fileio import video
-from hgfast.fileio.files import atomic_write, format_json, prepare_folder, to_json, write_text
+from hgfast.fileio.files import atomic_write, format_json, prepare_folder, to_json, write_text, writing
 from hgfast.fileio.video import VideoReader, VideoWriter
-from hgfast.geometry import crop_matrices, transform_points
+from hgfast.geometry import FloatArray, crop_matrices, transform_points
 from hgfast.runtime.boxes import check_boxes
+from hgfast.runtime.results import Poses
 from hgfast.runtime.session import Session
 from hgfast.runtime.sidecar import HEATMAPS, is_exported
+from hgfast.skeletons import Skeleton
 from hgfast.visualization.draw import (
     Image,
     add_caption,
@@ -50,10 +53,22 @@ IMAGE_SUFFIXES = (
 PREFETCH = 3  # images read ahead of the network
 TILE_SIZE = 224  # side of a tile in a grid of heatmaps, pixels
 
-if TYPE_CHECKING:
-    from hgfast.runtime.torch_predictor import TorchPredictor
 
-    Predictor = TorchPredictor | Session
+class Predictor(Protocol):
+    """A `Session`, or a `TorchPredictor`, which needs torch."""
+
+    @property
+    def skeleton(self) -> Skeleton: ...
+
+    @property
+    def heatmap_kind(self) -> str: ...
+
+    @property
+    def result_offset(self) -> float: ...
+
+    def predict_crops(
+        self, image: Image, boxes: FloatArray | None, padding: float
+    ) -> tuple[Poses, Image, NDArray[np.float32] | None]: ...
 
 
 @dataclass(kw_only=True)
@@ -72,7 +87,7 @@ class PredictConfig:
     """side of the square crop divided by the longer side of the box; 1.25 for tight boxes"""
     flip_test: bool = False
     """average with the heatmaps of the mirrored image; for networks trained with flips"""
-    decoder: Literal["argmax", "quarter", "dark"] | None = None
+    decoder: Decoder | None = None
     """method that converts heatmaps to points; none: the checkpoint's"""
     draw: bool = True
     """write every image with the skeleton drawn"""
@@ -84,7 +99,7 @@ class PredictConfig:
     """auto, cpu, cuda or cuda:N; an exported network runs on the device of its runtime, on GPU N for cuda:N"""
 
 
-def parse_boxes(text: str | None) -> NDArray[np.float64] | None:
+def parse_boxes(text: str | None) -> FloatArray | None:
     """Parse `x,y,w,h x,y,w,h …` to (P, 4); None stays None."""
     if text is None:
         return None
@@ -247,12 +262,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
 
 
 def predict_image(
-    config: PredictConfig,
-    predictor: Predictor,
-    file: Path,
-    image: Image,
-    boxes: NDArray[np.float64] | None,
-    name: str,
+    config: PredictConfig, predictor: Predictor, file: Path, image: Image, boxes: FloatArray | None, name: str
 ) -> dict[str, Any]:
     """Process one image and return its entry of keypoints.json. Raises `HgfastError` if that fails."""
     poses, crops, heatmaps = predictor.predict_crops(image, boxes, config.padding)
@@ -271,7 +281,7 @@ def predict_image(
 
 
 def predict_video(
-    config: PredictConfig, predictor: Predictor, video: VideoReader, boxes: NDArray[np.float64] | None, name: str
+    config: PredictConfig, predictor: Predictor, video: VideoReader, boxes: FloatArray | None, name: str
 ) -> dict[str, Any]:
     """Process a video: one line of NAME.jsonl per frame, and the annotated video. Raises `HgfastError` if that fails."""
     if config.heatmaps:
@@ -279,22 +289,20 @@ def predict_video(
     entry: dict[str, Any] = {"file": str(video.path), "frames": 0, "frames_per_s": video.fps, "keypoints": f"{name}.jsonl"}
     overlay_path = config.out / f"{name}.mp4"
     bar = tqdm(video, total=video.num_frames or None, unit="frame", desc=video.path.name, disable=None, leave=False)
-    try:
-        with (
-            atomic_write(config.out / entry["keypoints"]) as temp_path,
-            temp_path.open("w") as lines,
-            VideoWriter(overlay_path, video.fps) as out,
-        ):
-            for index, image in enumerate(bar):
-                poses = predictor.predict_crops(image, boxes, config.padding)[0]
-                line = {"frame": index, "time_s": round(index / video.fps, 4), "people": poses.to_dict}
-                lines.write(to_json(line) + "\n")
-                if config.draw:
-                    out.write(poses.draw(image, config.min_score))
-                    entry["drawn"] = overlay_path.name
-                entry["frames"] = index + 1
-    except OSError as error:
-        raise HgfastError(f"cannot write to {config.out} ({error.strerror}): choose another folder with --out") from error
+    with (
+        writing(config.out, "choose another folder with --out"),
+        atomic_write(config.out / entry["keypoints"]) as temp_path,
+        temp_path.open("w") as lines,
+        VideoWriter(overlay_path, video.fps) as out,
+    ):
+        for index, image in enumerate(bar):
+            poses = predictor.predict_crops(image, boxes, config.padding)[0]
+            line = {"frame": index, "time_s": round(index / video.fps, 4), "people": poses.to_dict}
+            lines.write(to_json(line) + "\n")
+            if config.draw:
+                out.write(poses.draw(image, config.min_score))
+                entry["drawn"] = overlay_path.name
+            entry["frames"] = index + 1
     if not entry["frames"]:
         raise HgfastError(f"{video.path} is a video without frames: replace it or leave it out")
     return entry

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hgfast.cli import parse
-from hgfast.config import DataConfig
+from hgfast.config import DataConfig, InferenceConfig
 from hgfast.errors import HgfastError, run_main
 from hgfast.fileio.files import check_distinct_paths, prepare_file, write_text
 from hgfast.reporting.page import render_page
@@ -34,7 +34,7 @@ DATA_FLAGS = ("data", "annotations", "valid_annotations", "images", "valid_image
 
 
 @dataclass(kw_only=True)
-class ReportConfig(DataConfig):
+class ReportConfig(InferenceConfig):
     """Report."""
 
     folder: Path
@@ -45,18 +45,6 @@ class ReportConfig(DataConfig):
     """JSON files of bench/ and sidecars of export/ to show in addition to those in the run's folder, or folders with them"""
     evaluate: bool = False
     """run evaluate.py first and show its results"""
-    split: Literal["train", "valid", "test", "all", "evaluation"] | None = None
-    """split to evaluate; none: evaluate.py's default"""
-    device: str = "auto"
-    """device of the evaluation: auto, cpu, cuda or cuda:N"""
-    batch_size: int = 32
-    """batch size"""
-    loader: Literal["dali", "opencv"] = "dali"
-    """data loader: dali, NVIDIA DALI; opencv, OpenCV in worker processes"""
-    threads: int | None = None
-    """decoding threads or worker processes; none: one per core"""
-    flip_test: bool = False
-    """average with the heatmaps of the mirrored image"""
     baselines: bool = False
     """also evaluate the mean pose and the nearest training image"""
 
@@ -102,8 +90,8 @@ def evaluate(config: ReportConfig, run: Run, choice: DataConfig) -> None:
         )
     args = ["--out", config.folder / EVALUATION_DIR, "--device", config.device, "--batch-size", config.batch_size]
     args += ["--loader", config.loader, *choice.as_flags]
-    args += ["--split", config.split] if config.split else []
-    args += ["--threads", config.threads] if config.threads is not None else []
+    for name in ("split", "threads", "decoder"):
+        args += [f"--{name}", value] if (value := getattr(config, name)) is not None else []
     args += [flag for flag, enabled in (("--flip-test", config.flip_test), ("--baselines", config.baselines)) if enabled]
     script = Path(__file__).with_name("evaluate.py")
     command = [sys.executable, str(script), str(run.checkpoint), *map(str, args)]

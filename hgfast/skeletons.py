@@ -12,6 +12,8 @@ import numpy as np
 
 Color = tuple[int, int, int]
 RIGHT_COLOR, LEFT_COLOR, CENTER_COLOR = (255, 128, 0), (0, 255, 0), (51, 153, 255)  # RGB: orange, green, blue, as in mmpose
+ANONYMOUS_PREFIX = "points"
+"""Prefix of the names of skeletons whose joints have no names."""
 STORED_NAMES = {"colors": "colours", "flip_indices": "swap"}
 """Fields of `Skeleton` that checkpoints and sidecars store under other names."""
 
@@ -66,6 +68,11 @@ class Skeleton:
         return replace(skeleton, joints=joints, groups=groups)
 
     @property
+    def is_anonymous(self) -> bool:
+        """Whether the names of the joints, and so their order and sides, are unknown (`anonymous_skeleton`)."""
+        return self.name.startswith(ANONYMOUS_PREFIX)
+
+    @property
     def has_flip_pairs(self) -> bool:
         """Whether a horizontal flip swaps joints. Hands have no flip pairs: a mirrored right hand is a left one."""
         return self.flip_indices != tuple(range(len(self.joints)))
@@ -111,6 +118,11 @@ def make_skeleton(
     flip_indices = make_flip_indices(len(joints), flip_pairs)
     edge_colors = default_edge_colors(joints, edges, flip_pairs) if colors is None else tuple(colors)
     return Skeleton(name, tuple(joints), tuple(edges), flip_indices, edge_colors, tuple(groups))
+
+
+def anonymous_skeleton(num_joints: int) -> Skeleton:
+    """Return a skeleton for joints whose names are unknown."""
+    return make_skeleton(f"{ANONYMOUS_PREFIX}{num_joints}", [f"point{n}" for n in range(num_joints)])
 
 
 # left, right, and a single l or r: left_eye, Right Eye, l_eye, eye.R; LEye and leftEye after `_split_words`.

@@ -31,12 +31,15 @@ class Range:
 
 
 def check_ranges(config: Any, prefix: str = "") -> None:
-    """Raise `HgfastError` for the first field of a dataclass or of its nested dataclasses that is outside its `Range`."""
-    hints = get_type_hints(type(config), include_extras=True)
+    """Raise `HgfastError` for the first field of a dataclass or of its nested dataclasses that is outside its `Range`, or None
+    and may not be: jsonargparse accepts null for any type."""
+    hints, plain_hints = get_type_hints(type(config), include_extras=True), get_type_hints(type(config))
     for field in fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
+        name, value, hint = f"{prefix}{field.name}", getattr(config, field.name), hints[field.name]
+        if value is None and type(None) not in get_args(plain_hints[field.name]):
+            raise HgfastError(f"{name} has no value: give it one, or leave it out")
         if is_dataclass(value):
-            check_ranges(value, f"{prefix}{field.name}.")
+            check_ranges(value, f"{name}.")
         for valid in (item for part in (hint, *get_args(hint)) for item in getattr(part, "__metadata__", ())):
             if any(number is not None and number not in valid for number in (value if isinstance(value, list) else [value])):
-                raise HgfastError(f"{prefix}{field.name} is {value}, must be {valid}")
+                raise HgfastError(f"{name} is {value}, must be {valid}")

@@ -15,10 +15,9 @@ import time
 from dataclasses import dataclass
 
 from hgfast.cli import parse
-from hgfast.config import Config
+from hgfast.config import FLAG_ALIASES, Config
 from hgfast.errors import HgfastError, run_main
 
-SHORT_FLAGS = {"-e": "--exp", "-m": "--train.max-iters", "--max-iters": "--train.max-iters"}
 MAX_LISTED = 20
 """Number of unreadable images that the command lists."""
 
@@ -32,7 +31,7 @@ class CacheConfig(Config):
 
 
 def main() -> None:
-    config = parse(CacheConfig, flag_aliases=SHORT_FLAGS, description=__doc__ or "")
+    config = parse(CacheConfig, flag_aliases=FLAG_ALIASES, description=__doc__ or "")
     config.validate()
     if config.cache is None:
         raise HgfastError("--cache DIR is missing: the folder for the crops, which is created if necessary")

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from hgfast.config import AugmentConfig, DataConfig, DatasetName, LoadingConfig
+from hgfast.config import AugmentConfig, Config, DataConfig, DatasetName, InferenceConfig
 from hgfast.normalization import Normalization
 from hgfast.pipelines.batch_plan import BatchPlan
 from hgfast.pipelines.checks.result import exclude_bad_images
@@ -66,26 +66,25 @@ def input_files(choice: DataConfig) -> list[tuple[str, Path]]:
 
 def open_loader(
     samples: Samples,
-    size: int,
-    batch_size: int,
+    input_size: int,
     normalization: Normalization,
     ranks: Ranks,
+    config: Config | InferenceConfig,
     *,
     augment: AugmentConfig | None = None,
     seed: int = 0,
-    threads: int | None = None,
-    loader: str = "dali",
-    loading: LoadingConfig | None = None,
 ) -> Loader:
-    """Return a loader of this rank's part of each batch.
+    """Return a loader of this rank's part of each batch, with the batch size, loader and threads of `config`.
 
-    With `augment`, samples are augmented and in random order; otherwise every sample comes once, unchanged and in order. `loader`
-    is "dali", "opencv", or "fixed", which repeats DALI's first batch. `threads` are DALI's threads or OpenCV's worker processes;
-    None divides the machine's cores among its ranks.
+    With `augment`, samples are augmented and in random order; otherwise every sample comes once, unchanged and in order. The
+    loader "fixed" repeats DALI's first batch.
     """
-    plan = BatchPlan(samples, size, batch_size, augment=augment, seed=seed, rank=ranks.rank, world_size=ranks.world_size)
-    threads = threads or max(1, available_cores() // ranks.local_world_size)
-    if loader == "opencv":
+    plan = BatchPlan(
+        samples, input_size, config.batch_size, augment=augment, seed=seed, rank=ranks.rank, world_size=ranks.world_size
+    )
+    threads = config.threads or max(1, available_cores() // ranks.local_world_size)
+    loading = config.loading if isinstance(config, Config) else None
+    if config.loader == "opencv":
         return OpenCVLoader(plan, ranks.device, threads, normalization, options=loading)
     dali_loader = DaliLoader(plan, ranks.device, threads, normalization, options=loading)
-    return FixedLoader(dali_loader) if loader == "fixed" else dali_loader
+    return FixedLoader(dali_loader) if config.loader == "fixed" else dali_loader

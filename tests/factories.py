@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import resource
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,5 +55,16 @@ def make_trainer(
         torch.manual_seed(0)
         model = checkpoints.build_model(PRESETS["tiny"], Meta(HAND21, Normalization(), 64, "logits", "dark", 0.0))
     loader = loader or RandomLoader()
-    ranks = Ranks(0, 1, 1, torch.device("cpu"))
+    ranks = Ranks.single(torch.device("cpu"))
     return Trainer(config, model, loader, loader, lambda keypoints: {"x": float(keypoints.mean())}, "x", folder, ranks)
+
+
+@contextmanager
+def limit_file_size(size: int) -> Iterator[None]:
+    """Limit the size of files: a write beyond `size` bytes is truncated, and the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

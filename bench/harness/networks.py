@@ -18,7 +18,6 @@ from torch import nn
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
 from hgfast.bench.harness.record import ROOT
-from hgfast.checkpoints import git_revision
 from hgfast.errors import HgfastError
 from hgfast.fileio.files import prepare_folder
 from hgfast.model import Meta
@@ -28,6 +27,7 @@ from hgfast.pipelines.synthetic_data.people.mpii_layout import generate_mpii
 from hgfast.runtime import sidecar as sidecars
 from hgfast.runtime.sidecar import sha256_of
 from hgfast.skeletons import BODY16
+from hgfast.system_info import git_revision
 
 BN_IMAGES, BN_BATCH = 12, 4  # number of images for BatchNorm statistics, and their batch size
 HEATMAP_GAIN = 20  # factor for the heatmaps of the last stack

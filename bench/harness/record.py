@@ -11,10 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hgfast.checkpoints import git_revision
 from hgfast.errors import HgfastError
 from hgfast.fileio.files import prepare_folder, to_json, write_text
-from hgfast.system_info import cpu_features, describe_system, package_versions
+from hgfast.system_info import cpu_features, describe_system, git_revision, package_versions
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]

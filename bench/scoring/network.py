@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth, IntArray, is_detections, is_mpii_h5
 from hgfast.checkpoints import load_model
-from hgfast.config import DataConfig
+from hgfast.config import DataConfig, InferenceConfig
 from hgfast.errors import HgfastError
 from hgfast.pipelines.datasets import open_loader, usable_samples
 from hgfast.pipelines.readers.image_paths import AllowedRoots
@@ -27,19 +27,6 @@ from hgfast.training.evaluator import check_joints, collect_predictions, feed, p
 
 OnnxRuntime = Literal["onnxruntime", "openvino", "openvino-bf16"]
 """Runtime of an ONNX; openvino-bf16 is OpenVINO's default for fp32 files on CPUs with bf16."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Settings for running a network, as in hgfast/evaluate.py. onnx_runtime: None for the first installed one."""
-
-    device: str
-    batch_size: int
-    loader: Literal["dali", "opencv"]
-    threads: int | None
-    flip_test: bool
-    decoder: Literal["argmax", "quarter", "dark"] | None = None
-    onnx_runtime: OnnxRuntime | None = None
 
 
 def open_images(choice: DataConfig, split: str, truth: GroundTruth) -> Samples:
@@ -89,15 +76,21 @@ class NetworkPredictions:
     description: str
 
 
-def run_network(path: Path, samples: Samples, truth: GroundTruth, settings: RunSettings) -> NetworkPredictions:
+def run_network(
+    path: Path, samples: Samples, truth: GroundTruth, config: InferenceConfig, onnx_runtime: OnnxRuntime | None = None
+) -> NetworkPredictions:
     """Run a checkpoint or an artifact; samples whose image cannot be read are omitted.
+
+    onnx_runtime: None for the first installed one.
 
     Raises:
         GpuNotFound: an engine without a GPU.
         HgfastError: the network has other joints, the artifact was exported with other flags, or images are not in `truth`.
     """
-    run = _run_artifact if is_exported(path) else _run_checkpoint
-    predicted, size, decoder, description = run(path, samples, truth, settings)
+    if is_exported(path):
+        predicted, size, decoder, description = _run_artifact(path, samples, truth, config, onnx_runtime)
+    else:
+        predicted, size, decoder, description = _run_checkpoint(path, samples, truth, config)
     has_prediction = seen(predicted)
     keypoints = np.where(np.isfinite(predicted), predicted, np.nan)
     index_by_row = dict(zip(truth.rows.tolist(), range(len(truth))))
@@ -117,39 +110,37 @@ def run_network(path: Path, samples: Samples, truth: GroundTruth, settings: RunS
 
 
 def _run_checkpoint(
-    checkpoint: Path, samples: Samples, truth: GroundTruth, settings: RunSettings
+    checkpoint: Path, samples: Samples, truth: GroundTruth, config: InferenceConfig
 ) -> tuple[FloatArray, int, str, str]:
     """Run a checkpoint; return points (N, K, 2) in source pixels, the side of the input, the decoder and the description."""
-    ranks = Ranks(0, 1, 1, select_device(settings.device))
-    model = load_model(checkpoint, ranks.device, settings.decoder)
+    ranks = Ranks.single(select_device(config.device))
+    model = load_model(checkpoint, ranks.device, config.decoder)
     meta = model.meta
     check_joints(checkpoint, meta.skeleton, truth.skeleton, f"the joints of {truth.source}", "choose another")
-    loader = open_loader(
-        samples, meta.input_size, settings.batch_size, meta.normalization, ranks, threads=settings.threads, loader=settings.loader
-    )
-    predicted = predict(model, loader, ranks, resolve_amp("off", ranks.device), checkpoint.name, settings.flip_test)
+    loader = open_loader(samples, meta.input_size, meta.normalization, ranks, config)
+    predicted = predict(model, loader, ranks, resolve_amp("off", ranks.device), checkpoint.name, config.flip_test)
     return predicted, meta.input_size, meta.decoder, "checkpoint"
 
 
-def _run_artifact(path: Path, samples: Samples, truth: GroundTruth, settings: RunSettings) -> tuple[FloatArray, int, str, str]:
+def _run_artifact(
+    path: Path, samples: Samples, truth: GroundTruth, config: InferenceConfig, onnx_runtime: OnnxRuntime | None
+) -> tuple[FloatArray, int, str, str]:
     """Run an exported network; return the same as `_run_checkpoint`."""
-    bf16 = settings.onnx_runtime == "openvino-bf16"
-    runtime: RuntimeName | None = "openvino" if settings.onnx_runtime == "openvino-bf16" else settings.onnx_runtime
-    artifact = Artifact(path, runtime, DeviceOptions(settings.threads, bf16=bf16))
+    bf16 = onnx_runtime == "openvino-bf16"
+    runtime: RuntimeName | None = "openvino" if onnx_runtime == "openvino-bf16" else onnx_runtime
+    artifact = Artifact(path, runtime, DeviceOptions(config.threads, bf16=bf16))
     sidecar = artifact.sidecar
     check_joints(path, sidecar.skeleton, truth.skeleton, f"the joints of {truth.source}", "choose another")
     if KEYPOINTS not in [port.name for port in sidecar.outputs]:
         raise HgfastError(f"{path} does not return keypoints: export it with --outputs keypoints,heatmaps")
-    if settings.flip_test != sidecar.flip_test or (settings.decoder or sidecar.decoder) != sidecar.decoder:
+    if config.flip_test != sidecar.flip_test or (config.decoder or sidecar.decoder) != sidecar.decoder:
         raise HgfastError(
             f"{path} was exported {'with' if sidecar.flip_test else 'without'} a flip test and decodes by {sidecar.decoder}: "
             "give --flip-test and --decoder accordingly, or export it again"
         )
     normalization, images_of = feed(sidecar)
-    ranks = Ranks(0, 1, 1, select_device("cpu"))
-    loader = open_loader(
-        samples, sidecar.input_size, settings.batch_size, normalization, ranks, threads=settings.threads, loader=settings.loader
-    )
+    ranks = Ranks.single(select_device("cpu"))
+    loader = open_loader(samples, sidecar.input_size, normalization, ranks, config)
 
     def predict_batch(batch: Batch) -> NDArray[np.floating]:
         return artifact.all(images_of(batch))[KEYPOINTS]

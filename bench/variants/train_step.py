@@ -27,7 +27,7 @@ from hgfast.bench.harness.interleaved import BatchInfo, BatchIterator
 from hgfast.bench.princeton.loader import HEATMAP_SIZE, PrincetonDataset, princeton_loader
 from hgfast.bench.princeton.training import PrincetonTrainer
 from hgfast.config import Config
-from hgfast.losses import heatmap_kind_of
+from hgfast.losses import HEATMAP_KIND_OF_LOSS
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
 from hgfast.pipelines.datasets import open_loader
@@ -139,19 +139,8 @@ def hgfast_loop(variant: TrainVariant) -> TrainLoop:
     config.model.preset, config.model.input_size = variant.preset, INPUT_SIZE
     config.train.warmup = 0.0
     config.train.compile = COMPILE_MODES.get(variant.method, "off")
-    ranks = Ranks(0, 1, 1, device)
-    loader = open_loader(
-        variant.samples,
-        INPUT_SIZE,
-        config.batch_size,
-        Normalization(),
-        ranks,
-        augment=config.augment,
-        seed=config.seed,
-        threads=config.threads,
-        loader=config.loader,
-        loading=config.loading,
-    )
+    ranks = Ranks.single(device)
+    loader = open_loader(variant.samples, INPUT_SIZE, Normalization(), ranks, config, augment=config.augment, seed=config.seed)
     trainer = make_trainer(config, variant.samples, loader, ranks)
     if variant.method == "hgfast_ddp":
         dist.init_process_group("nccl", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
@@ -163,7 +152,9 @@ def hgfast_loop(variant: TrainVariant) -> TrainLoop:
 
 def make_trainer(config: Config, samples: Samples, loader: Loader, ranks: Ranks) -> Trainer:
     """Return a trainer for single steps: it neither validates nor writes files."""
-    meta = Meta(samples.skeleton, Normalization(), INPUT_SIZE, heatmap_kind_of(config.loss.name), "dark", samples.pixel_offset)
+    meta = Meta(
+        samples.skeleton, Normalization(), INPUT_SIZE, HEATMAP_KIND_OF_LOSS[config.loss.name], "dark", samples.pixel_offset
+    )
     model = checkpoints.build_model(config.model.make_architecture(), meta).to(ranks.device)
     return Trainer(config, model, loader, loader, lambda _: {}, "", Path(tempfile.gettempdir()), ranks)
 

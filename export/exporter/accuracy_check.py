@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hgfast.config import InferenceConfig
 from hgfast.errors import HgfastError
 from hgfast.export.exporter.options import ExportConfig
 from hgfast.model import StackedHourglass
@@ -55,7 +56,7 @@ def check_accuracy(config: ExportConfig, model: StackedHourglass, run: RunFn, si
         )
     samples = load_split(config, model, split)
     metric, scale = dataset.metric.joint[0], 100 / dataset.metric.full
-    ranks = Ranks(0, 1, 1, select_device("cpu"))
+    ranks, inference = Ranks.single(select_device("cpu")), InferenceConfig(batch_size=32, threads=config.threads)
     normalization, input_adapter = feed(sidecar)
 
     def predict_batch(batch: Batch) -> NDArray[np.floating]:
@@ -65,11 +66,11 @@ def check_accuracy(config: ExportConfig, model: StackedHourglass, run: RunFn, si
         return scale * float(figures(config.dataset, samples, predictions)[metric])
 
     size, meta = model.meta.input_size, model.meta
-    exported_loader = open_loader(samples, size, 32, normalization, ranks, threads=config.threads)
+    exported_loader = open_loader(samples, size, normalization, ranks, inference)
     exported_score = percentage(
         collect_predictions(predict_batch, len(meta.skeleton.joints), meta.shift, exported_loader, ranks, "int8")
     )
-    checkpoint_loader = open_loader(samples, size, 32, meta.normalization, ranks, threads=config.threads)
+    checkpoint_loader = open_loader(samples, size, meta.normalization, ranks, inference)
     checkpoint_score = percentage(predict(model, checkpoint_loader, ranks, "off", "fp32", config.flip_test))
     record = {
         "metric": metric,

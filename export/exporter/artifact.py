@@ -11,7 +11,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hgfast.checkpoints import git_revision
 from hgfast.errors import HgfastError
 from hgfast.export.exporter import verify
 from hgfast.export.exporter.options import ExportConfig
@@ -24,7 +23,7 @@ from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime import sidecar as sidecars
 from hgfast.runtime.sidecar import HEATMAPS, INPUT_NAME, KEYPOINTS, ExportFormat, Sidecar, TensorSpec, sha256_of
 from hgfast.skeletons import HAND21
-from hgfast.system_info import package_versions
+from hgfast.system_info import git_revision, package_versions
 from hgfast.training.shutdown import raise_on_sigterm
 
 RECORDED_PACKAGES = ("hgfast", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")

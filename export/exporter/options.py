@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from hgfast.architectures import Decoder
 from hgfast.checkpoints import load_model
 from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
@@ -38,7 +39,7 @@ class ExportConfig(DataConfig):
     """keypoints, heatmaps or keypoints,heatmaps"""
     input: Literal["uint8", "float"] = "uint8"
     """uint8: (N, S, S, 3) RGB, normalized in the graph; float: (N, 3, S, S) that the caller has normalized"""
-    decoder: Literal["argmax", "quarter", "dark"] | None = None
+    decoder: Decoder | None = None
     """method that converts heatmaps to points; none: the checkpoint's"""
     no_verify: bool = False
     """do not compare the result with the checkpoint"""

@@ -14,6 +14,15 @@ from hgfast.errors import HgfastError
 
 
 @contextmanager
+def writing(path: Path, advice: str) -> Iterator[None]:
+    """Turn an OSError inside the block into `HgfastError`, which says that `path` cannot be written and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise HgfastError(f"cannot write {path} ({error.strerror}): {advice}") from error
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it is flushed and renamed to `path` on success, and removed on an exception.
 
@@ -76,11 +85,8 @@ def check_distinct_paths(inputs: Iterable[tuple[str, Path]], outputs: Mapping[st
 
 def write_text(path: Path, text: str, flag: str) -> None:
     """Write a file atomically. Raises `HgfastError`, which names the flag to change."""
-    try:
-        with atomic_write(path) as temp_path:
-            temp_path.write_text(text)
-    except OSError as error:
-        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another place with {flag}") from error
+    with writing(path, f"choose another place with {flag}"), atomic_write(path) as temp_path:
+        temp_path.write_text(text)
 
 
 def replace_non_finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 
 MAX_BYTES = 2**20
 """Largest size of a file."""
@@ -44,8 +44,8 @@ def read_yaml(path: Path, description: str, max_values: int = MAX_VALUES) -> Any
             raise HgfastError(f"{where} holds more than {max_values} values, with aliases expanded: simplify it")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]  # the errors besides YAMLError come from values that contradict their tags
-        raise HgfastError(f"{where} is not valid YAML: {reason}") from error
+        # the errors besides YAMLError come from values that contradict their tags
+        raise HgfastError(f"{where} is not valid YAML: {one_line(error, 200)}") from error
 
 
 def _count_values(node: yaml.Node | None, counts: dict[int, int]) -> int:

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hgfast.errors import HgfastError
+from hgfast.geometry import FloatArray
 
-FloatArray = NDArray[np.float64]
 MAX_BOX_SCALE = 100
 """Maximum size of a padded box relative to the image. A larger one is a mistake and would give a black crop."""
 

@@ -7,9 +7,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from hgfast.converters import is_anonymous
 from hgfast.errors import HgfastError
-from hgfast.geometry import crop_matrices, transform_points, warp
+from hgfast.geometry import FloatArray, crop_matrices, transform_points, warp
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
 from hgfast.normalization import apply_color_affine, fold
@@ -17,8 +16,6 @@ from hgfast.runtime.boxes import crop_squares as crop_squares  # re-exported for
 from hgfast.runtime.boxes import squares_to_boxes
 from hgfast.runtime.results import Poses
 from hgfast.skeletons import Skeleton
-
-FloatArray = NDArray[np.float64]
 
 
 def forward_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = False) -> Tensor:
@@ -39,10 +36,10 @@ def forward_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = 
 
 def check_flip_pairs(skeleton: Skeleton) -> None:
     """Raise `HgfastError` for joints without names, because a flip test must know left and right."""
-    if is_anonymous(skeleton):
+    if skeleton.is_anonymous:
         raise HgfastError(
             "the flip test must know which joints are left and right, and these have no names: give them with "
-            "'python hgfast/checkpoints.py convert IN OUT --joints [left_x,right_x,…]'"
+            "'hgfast convert IN OUT --joints [left_x,right_x,…]'"
         )
 
 

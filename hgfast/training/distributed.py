@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,26 @@ class Ranks:
     local_world_size: int
     device: torch.device
 
+    @classmethod
+    def single(cls, device: torch.device) -> Ranks:
+        """Return a world of size 1 on this device."""
+        return cls(0, 1, 1, device)
+
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def device_name(self) -> str:
+        """The name of the GPU, or "cpu"."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
 
 def init_distributed(device: str, timeout_minutes: float = 10.0) -> Ranks:
     """Join the job that torchrun describes in the environment, or return a world of size 1.
 
-    Args:
-        device: auto, cpu, cuda or cuda:N.
-        timeout_minutes: timeout of this and all later collective operations.
-
-    Raises:
-        HgfastError: the device does not exist, or other ranks do not join in time.
+    device: auto, cpu, cuda or cuda:N. timeout_minutes: of this and all later collective operations. Raises `HgfastError` if the
+    device does not exist, or other ranks do not join in time.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -98,7 +104,7 @@ def report_lost_peers(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = " ".join(str(error).split())
+        text = one_line(error, 10_000)
         if not isinstance(error, dist.DistError) and "gloo" not in text:
             raise
         reason = re.sub(r"^\[/\S+\] ", "", text).partition(". ")[0]  # without the source line of torch

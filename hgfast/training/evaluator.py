@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from hgfast.converters import is_anonymous
 from hgfast.errors import HgfastError
 from hgfast.geometry import transform_points
 from hgfast.model import StackedHourglass
@@ -42,10 +41,6 @@ class PredictionCollector:
 
     Samples may repeat, to fill the last batch or a rank's share, and come in any order. A point that is not finite becomes
     infinite in x and y: NaN marks samples without a prediction.
-
-    Args:
-        num_samples: samples N in the split, over all ranks.
-        num_joints: keypoints K of each sample.
     """
 
     def __init__(self, num_samples: int, num_joints: int) -> None:
@@ -87,11 +82,10 @@ def check_joints(checkpoint: Path, predicted: Skeleton, expected: Skeleton, data
     """Raise `HgfastError`, with `advice`, if a network's joints differ from those of the data, called `data_name`."""
     if predicted.joints == expected.joints:
         return
-    if is_anonymous(predicted) and len(predicted.joints) == len(expected.joints):
+    if predicted.is_anonymous and len(predicted.joints) == len(expected.joints):
         raise HgfastError(
             f"{checkpoint} predicts {len(predicted.joints)} joints that have no names: if they are in the order of {data_name}, "
-            f"name them with 'python hgfast/checkpoints.py convert {checkpoint} OUT --joints [{','.join(expected.joints)}]' "
-            "and use OUT"
+            f"name them with 'hgfast convert {checkpoint} OUT --joints [{','.join(expected.joints)}]' and use OUT"
         )
     raise HgfastError(f"{checkpoint} predicts {predicted.name}, {data_name} are {expected.name}: {advice}")
 
@@ -110,12 +104,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @torch.inference_mode()
 def predict(
-    model: StackedHourglass,
-    loader: Loader,
-    ranks: Ranks,
-    amp: AmpMode,
-    desc: str = "validate",
-    flip_test: bool = False,
+    model: StackedHourglass, loader: Loader, ranks: Ranks, amp: AmpMode, desc: str = "validate", flip_test: bool = False
 ) -> NDArray[np.float64]:
     """Predict a split's keypoints as `collect_predictions` returns them. Leaves the model, including its mode, unchanged."""
 
@@ -130,12 +119,7 @@ def predict(
 
 
 def collect_predictions(
-    predict_batch: Callable[[Batch], NDArray[np.floating]],
-    joints: int,
-    shift: float,
-    loader: Loader,
-    ranks: Ranks,
-    label: str,
+    predict_batch: Callable[[Batch], NDArray[np.floating]], joints: int, shift: float, loader: Loader, ranks: Ranks, label: str
 ) -> NDArray[np.float64]:
     """Return keypoints (N, K, 2) in source pixels, row i for sample i, on every rank.
 

@@ -10,8 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,22 @@ from typing import Any
 import cv2
 import numpy as np
 
+from hgfast.config import EVENTS_FOLDER, METRICS_FILE
 from hgfast.errors import HgfastError
-from hgfast.fileio.files import atomic_write, to_json
+from hgfast.fileio.files import atomic_write, to_json, writing
 from hgfast.visualization.draw import Image
 
+WRITE_HINT = "free some space or make it writable"
 FILE_VERSION, SESSION_START = "brain.Event:2", 1  # version of the event format; SessionLog.START
 
 
 class RunLogger:
-    """Writes metrics.jsonl and events/ of a run's folder; both are created on first use.
+    """Writes metrics.jsonl and events/ of a run's folder on the main rank; both are created on first use.
 
     A run must have a single logger, as TensorBoard reads event files one after the other. Records are handed to the operating
-    system before a method returns.
+    system before a method returns. Methods raise `HgfastError` if a file cannot be written, which is then unchanged.
 
-    Args:
-        folder: the run's folder, exp/NAME.
-        step: number of steps the run has done. TensorBoard hides earlier records of later steps, which will be repeated.
-        is_main: whether this is the main rank. On other ranks every method does nothing.
-
-    Raises:
-        HgfastError: from any method, if a file cannot be written (such as on a full disk); the file is then unchanged.
+    step: number of steps the run has done. TensorBoard hides earlier records of later steps, which will be repeated.
     """
 
     def __init__(self, folder: Path, step: int = 0, is_main: bool = True) -> None:
@@ -48,15 +44,11 @@ class RunLogger:
         self._warned: set[str] = set()
 
     def truncate_after(self, step: int) -> None:
-        """Remove the lines of metrics.jsonl for steps after `step`, and a last line that a kill truncated.
-
-        Raises:
-            HgfastError: a complete line was not written by `log_epoch`.
-        """
-        path = self.folder / "metrics.jsonl"
+        """Remove the lines of metrics.jsonl for steps after `step`, and a last line that a kill truncated."""
+        path = self.folder / METRICS_FILE
         if not self.is_main or not path.exists():
             return
-        with self._report_write_errors(path):
+        with writing(path, WRITE_HINT):
             complete_lines = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
             lines = [line for number, line in enumerate(complete_lines, 1) if _parse_step(line, f"{path}, line {number}") <= step]
             with atomic_write(path) as temp_path:
@@ -78,15 +70,14 @@ class RunLogger:
     def log_epoch(self, record: Mapping[str, Any], console_metrics: Sequence[str] | None = None) -> None:
         """Append an epoch's line to metrics.jsonl; for a validated epoch also print it and write TensorBoard's curves.
 
-        Args:
-            record: "step", "epoch" and any other values; for a validated epoch also "valid" (metrics by name), "loss",
-                "images_per_s" and "data_wait".
-            console_metrics: the metrics to print; None prints all.
+        record: "step", "epoch" and any other values; for a validated epoch also "valid" (metrics by name), "loss",
+            "images_per_s" and "data_wait".
+        console_metrics: the metrics to print; None prints all.
         """
         if not self.is_main:
             return
-        path = self.folder / "metrics.jsonl"
-        with self._report_write_errors(path), path.open("ab", buffering=0) as file:
+        path = self.folder / METRICS_FILE
+        with writing(path, WRITE_HINT), path.open("ab", buffering=0) as file:
             _append_all(file, f"{to_json(record)}\n".encode())
             os.fsync(file.fileno())
         if "valid" not in record:
@@ -110,12 +101,12 @@ class RunLogger:
         """Close the event file. Later records start a new one."""
         if self._events is not None:
             file, self._events = self._events, None
-            with self._report_write_errors(self.folder / "events"):
+            with writing(self.folder / EVENTS_FOLDER, WRITE_HINT):
                 file.close()
 
     def _write_event(self, step: int, values: list[dict[str, Any]]) -> None:
         """Append an event with these values, given by the fields of TensorFlow's `Summary.Value`."""
-        with self._report_write_errors(self.folder / "events"):
+        with writing(self.folder / EVENTS_FOLDER, WRITE_HINT):
             if self._events is None:
                 self._events = self._open_event_file()
             _append_all(self._events, _encode_events({"wall_time": time.time(), "step": step, "summary": {"value": values}}))
@@ -126,7 +117,7 @@ class RunLogger:
         events: list[dict[str, Any]] = [{"wall_time": now, "file_version": FILE_VERSION}]
         if self._resumed_step:  # SESSION_START also hides its own step
             events.append({"wall_time": now, "step": self._resumed_step + 1, "session_log": {"status": SESSION_START}})
-        content, folder = _encode_events(*events), self.folder / "events"
+        content, folder = _encode_events(*events), self.folder / EVENTS_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"events.out.tfevents.{now:.6f}.{os.getpid()}"  # TensorBoard reads the files in the order of their names
         file = path.open("xb", buffering=0)
@@ -137,14 +128,6 @@ class RunLogger:
             path.unlink()
             raise
         return file
-
-    @contextmanager
-    def _report_write_errors(self, path: Path) -> Iterator[None]:
-        """Turn an OSError into HgfastError."""
-        try:
-            yield
-        except OSError as error:
-            raise HgfastError(f"cannot write {path} ({error.strerror}): free some space or make it writable") from error
 
 
 def _parse_step(line: str, location: str) -> int:

@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,11 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from hgfast import checkpoints, system_info
-from hgfast.config import Config
-from hgfast.errors import HgfastError, SignalReceived, report_full_disk
+from hgfast.config import BEST_FILE, Config
+from hgfast.errors import HgfastError, SignalReceived, one_line, report_full_disk
 from hgfast.losses import heatmap_loss
 from hgfast.model import StackedHourglass
-from hgfast.training import checkpoint_rotation
 from hgfast.training.amp import autocast, resolve_amp
 from hgfast.training.batch import Batch
 from hgfast.training.distributed import Ranks, all_gather, all_reduce_max, all_reduce_sum, broadcast_buffers, report_lost_peers
@@ -44,13 +43,10 @@ class Trainer:
     """One run: `fit` trains to the end of the schedule and writes checkpoint.pt, best.pt and metrics.jsonl to `folder`.
 
     Args:
-        config: the run's configuration.
         model: the network on its device, with `model.meta`.
         train_loader, valid_loader: loaders of this rank's shares.
         compute_metrics: maps `predict`'s result on the validation split to metrics by name.
         best_metric: the metric that selects best.pt; higher is better.
-        folder: output folder of the main rank.
-        ranks: this process's rank and device.
 
     `on_validation`, if set, is called on the main rank after each validation with the step, `predict`'s result and the network.
     `console_metrics`, if set, are the metrics that the console shows.
@@ -242,12 +238,9 @@ class Trainer:
         }
 
     def train_step(self, batch: Batch) -> Tensor:
-        """Run one optimizer step at the schedule's present learning rate.
+        """Run one optimizer step at the schedule's learning rate. Return this rank's share of the loss times the number of ranks.
 
         Does not synchronize with the device (except for rmsprop, which has no fused implementation in torch).
-
-        Returns:
-            This rank's share of the loss times the number of ranks, on the device.
         """
         lr, train_config = self._learning_rate_at(self.global_step), self.config.train
         for group in self.optimizer.param_groups:
@@ -256,8 +249,9 @@ class Trainer:
         num_chunks = min(train_config.grad_accum, len(batch.images))
         loss = torch.zeros((), device=self.ranks.device)
         chunks = [torch.tensor_split(tensor, num_chunks) for tensor in (batch.images, keypoints, batch.labeled)]
-        for number, (images, points, labeled) in enumerate(zip(*chunks)):
-            with self._no_sync() if number < num_chunks - 1 else nullcontext():
+        for number, (images, points, labeled) in enumerate(zip(*chunks), 1):
+            # DDP synchronizes the gradients after the last part only
+            with self.ddp.no_sync() if self.ddp is not None and number < num_chunks else nullcontext():
                 with autocast(self.amp, self.ranks.device):
                     heatmaps = self.wrapped_model(images)
                 # DDP averages gradients over ranks, but the ranks' losses are shares of the global batch's loss and must add up
@@ -290,10 +284,6 @@ class Trainer:
         else:
             self.optimizer.found_inf = non_finite.float()  # type: ignore[attr-defined]  # the fused step is skipped on the device
             self.optimizer.step()
-
-    def _no_sync(self) -> AbstractContextManager[object]:
-        """Return a context without DDP's gradient synchronization, for all but the last part of a batch."""
-        return self.ddp.no_sync() if self.ddp is not None else nullcontext()
 
     # ---- monitoring ----
 
@@ -374,15 +364,20 @@ class Trainer:
             if state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
             self.global_step, self.best_value, self.seconds = state["step"], state["best"], state["seconds"]
-            self._restore_loss_sum(state["sums"])
+            sums, world_size = state["sums"], self.ranks.world_size
+            if len(sums) == world_size:
+                self._loss_sum.fill_(sums[self.ranks.rank])
+            else:  # with another number of ranks the main rank gets the total
+                self._loss_sum.fill_(sum(sums) * world_size / len(sums) if self.ranks.is_main else 0.0)
             self._validation_pending = state["pending"]
             torch.set_rng_state(state["random"])
             if self.ema and "ema" in content:
                 self.ema.module.load_state_dict(content["ema"])
                 self.ema.updates = state["ema_updates"]
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise HgfastError(f"{path} cannot be continued ({reason}): it holds a network, not the state of a run") from error
+            raise HgfastError(
+                f"{path} cannot be continued ({one_line(error)}): it holds a network, not the state of a run"
+            ) from error
         self._last_saved_step = self.global_step
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.config.train.weight_decay
@@ -397,13 +392,6 @@ class Trainer:
                 f"{path} has done its {self.global_step} steps: raise --train.epochs, --max-iters or --train.max-minutes"
             )
 
-    def _restore_loss_sum(self, sums: list[float]) -> None:
-        """Restore the ranks' loss sums of an interrupted epoch; with another number of ranks the main rank gets the total."""
-        if len(sums) == self.ranks.world_size:
-            self._loss_sum.fill_(sums[self.ranks.rank])
-        else:
-            self._loss_sum.fill_(sum(sums) * self.ranks.world_size / len(sums) if self.ranks.is_main else 0.0)
-
     def _save_checkpoint(self, epoch: int, metrics: dict[str, float] | None = None, pending: bool = False) -> None:
         """Write checkpoint.pt and, if `metrics` are the best so far, best.pt. All ranks must call it; the main rank writes.
 
@@ -416,7 +404,7 @@ class Trainer:
         if not self.ranks.is_main:
             self._last_saved_step = self.global_step
             return
-        gpu = torch.cuda.get_device_name(self.ranks.device) if self.ranks.device.type == "cuda" else None
+        gpu = self.ranks.device_name if self.ranks.device.type == "cuda" else None
         network = checkpoints.model_state(self.eval_model) | {
             "config": self.config.to_dict(),
             "epoch": epoch,
@@ -426,10 +414,10 @@ class Trainer:
         }
         if metrics is not None:
             value = metrics[self.best_metric]  # NaN if no joint that counts is labeled
-            is_best = value > self.best_value or not (self.folder / "best.pt").exists()
+            is_best = value > self.best_value or not (self.folder / BEST_FILE).exists()
             self.best_value = max(self.best_value, value) if math.isfinite(value) else self.best_value
             if is_best:
-                checkpoints.save(network, self.folder / "best.pt")
+                checkpoints.save(network, self.folder / BEST_FILE)
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -445,5 +433,5 @@ class Trainer:
         if self.ema:
             state["ema_updates"] = self.ema.updates
             content |= {"weights": checkpoints.model_state(self.model)["weights"], "ema": network["weights"]}
-        checkpoint_rotation.write_checkpoint(content, self.folder, self.config.train.keep_checkpoints, self._last_saved_step)
+        checkpoints.write_checkpoint(content, self.folder, self.config.train.keep_checkpoints, self._last_saved_step)
         self._last_saved_step = self.global_step

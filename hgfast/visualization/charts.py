@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
-from hgfast.fileio.files import atomic_write
+from hgfast.fileio.files import atomic_write, writing
 from hgfast.skeletons import Skeleton
 from hgfast.visualization.draw import Image
 
@@ -128,9 +128,7 @@ def _save_figure(figure: Figure, path: Path, title: str, flag: str) -> None:
 
 def write_figure(figure: Figure, path: Path, flag: str) -> None:
     """Write a figure atomically in the format of the suffix. flag: named in the `HgfastError` raised if that fails."""
-    try:
+    with writing(path, f"choose another file with {flag}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temp_path:
             figure.savefig(temp_path, format=path.suffix[1:].lower(), dpi=DPI)
-    except OSError as error:
-        raise HgfastError(f"cannot write {path} ({error.strerror}): choose another file with {flag}") from error

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
+from hgfast.fileio.files import writing
 from hgfast.fileio.image_header import MAX_FILE_BYTES, check_image_size
 from hgfast.skeletons import Skeleton
 
@@ -38,7 +39,7 @@ def read_image(path: str | Path) -> Image:
             check_image_size(data.data, path, as_float=True)
             image = _float_to_uint8(cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH))
     except cv2.error as error:
-        raise HgfastError(f"{path} cannot be decoded ({' '.join(str(error).split())[:200]})") from error
+        raise HgfastError(f"{path} cannot be decoded ({one_line(error, 200)})") from error
     if image is None:
         raise HgfastError(f"{path} is not an image that OpenCV can read: replace it or leave it out")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
@@ -80,11 +81,9 @@ def write_image(path: Path, image: Image) -> None:
     if encoded is None or not len(encoded):
         size = f"{image.shape[1]} x {image.shape[0]} pixels"
         raise HgfastError(f"cannot write the image {path}: the format is unknown, or does not support {size}")
-    try:
+    with writing(path, "choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise HgfastError(f"cannot write the image {path} ({error.strerror}): choose another folder") from error
 
 
 def draw_skeleton(image: Image, points: ArrayLike, skeleton: Skeleton, visible: ArrayLike | None = None) -> Image:

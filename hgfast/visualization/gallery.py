@@ -8,15 +8,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hgfast.geometry import crop_matrices, transform_points, warp
+from hgfast.geometry import FloatArray, crop_matrices, transform_points, warp
 from hgfast.metrics import keypoint_distances
 from hgfast.skeletons import Skeleton
 from hgfast.visualization.draw import Image, add_caption, draw_skeleton, image_grid, read_image
 
 TILE_SIZE = 224  # side of a tile, pixels
 NUM_SAMPLES, NUM_COLUMNS = 24, 8  # samples per grid, tiles per row
-
-Array = NDArray[np.float64]
 
 
 class SampleArrays(Protocol):
@@ -26,19 +24,19 @@ class SampleArrays(Protocol):
     def paths(self) -> NDArray[np.str_]: ...
 
     @property
-    def center(self) -> Array: ...
+    def center(self) -> FloatArray: ...
 
     @property
-    def side(self) -> Array: ...
+    def side(self) -> FloatArray: ...
 
     @property
-    def keypoints(self) -> Array: ...
+    def keypoints(self) -> FloatArray: ...
 
     @property
     def labeled(self) -> NDArray[np.bool_]: ...
 
     @property
-    def reference(self) -> Array: ...
+    def reference(self) -> FloatArray: ...
 
     @property
     def row(self) -> NDArray[np.int64]: ...
@@ -47,7 +45,7 @@ class SampleArrays(Protocol):
     def skeleton(self) -> Skeleton: ...
 
 
-def mean_errors(samples: SampleArrays, predicted: Array) -> Array:
+def mean_errors(samples: SampleArrays, predicted: FloatArray) -> FloatArray:
     """Return the mean error (N,) of each sample's labeled joints for predictions (N, K, 2), in source pixels; NaN if no joint is
     labeled, infinite if a prediction is."""
     labeled = samples.labeled
@@ -55,7 +53,7 @@ def mean_errors(samples: SampleArrays, predicted: Array) -> Array:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def evenly_spaced_grid(samples: SampleArrays, predicted: Array, count: int = NUM_SAMPLES) -> Image:
+def evenly_spaced_grid(samples: SampleArrays, predicted: FloatArray, count: int = NUM_SAMPLES) -> Image:
     """Show `count` samples spread evenly from the smallest to the largest mean error. Arguments as in `worst_samples_grid`."""
     errors = mean_errors(samples, predicted)
     order = np.argsort(errors, kind="stable")[: (~np.isnan(errors)).sum()]  # NaN comes last
@@ -75,7 +73,7 @@ def select_evenly(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
 
 
-def worst_samples_grid(samples: SampleArrays, predicted: Array, count: int = NUM_SAMPLES) -> Image:
+def worst_samples_grid(samples: SampleArrays, predicted: FloatArray, count: int = NUM_SAMPLES) -> Image:
     """Show the `count` samples with the largest mean error relative to their reference length, the worst first. Of samples with
     identical keypoints, such as FreiHAND's versions of one hand, only one is shown.
 
@@ -98,16 +96,24 @@ def worst_samples_grid(samples: SampleArrays, predicted: Array, count: int = NUM
     return _truth_prediction_grid(samples, predicted, indices, [error_caption(errors[n], relative_errors[n]) for n in indices])
 
 
-def _truth_prediction_grid(samples: SampleArrays, predicted: Array, chosen: NDArray[np.intp], captions: Sequence[str]) -> Image:
+def _truth_prediction_grid(
+    samples: SampleArrays, predicted: FloatArray, chosen: NDArray[np.intp], captions: Sequence[str]
+) -> Image:
     """Return two tiles for each of the samples `chosen`; `captions` describe the predictions."""
-    matrices = crop_matrices(samples.center[chosen], samples.side[chosen], TILE_SIZE)
-    truth, prediction = (
-        transform_points(np.where(np.isfinite(p), p, np.nan), matrices) for p in (samples.keypoints[chosen], predicted[chosen])
-    )
-    tiles = []
-    for n, sample in enumerate(chosen):
-        visible = samples.labeled[sample]
-        crop = warp(read_image(samples.paths[sample]), matrices[n], TILE_SIZE)
-        tiles.append(add_caption(draw_skeleton(crop, truth[n], samples.skeleton, visible), f"row {samples.row[sample]}: truth"))
-        tiles.append(add_caption(draw_skeleton(crop, prediction[n], samples.skeleton, visible), f"predicted, {captions[n]}"))
+    tiles: list[Image] = []
+    for sample, caption in zip(chosen.tolist(), captions):
+        tiles += truth_prediction_tiles(samples, sample, read_image(samples.paths[sample]), predicted[sample], caption)[1:]
     return image_grid(tiles, NUM_COLUMNS)
+
+
+def truth_prediction_tiles(
+    samples: SampleArrays, sample: int, image: Image, predicted: FloatArray, caption: str
+) -> tuple[Image, Image, Image]:
+    """Return the crop of a sample, and the crop with the true and with the predicted (K, 2) labeled joints."""
+    matrices = crop_matrices(samples.center[sample, None], samples.side[sample, None], TILE_SIZE)
+    crop, finite = warp(image, matrices[0], TILE_SIZE), np.where(np.isfinite(predicted), predicted, np.nan)
+    truth, prediction = (
+        draw_skeleton(crop, transform_points(points[None], matrices)[0], samples.skeleton, samples.labeled[sample])
+        for points in (samples.keypoints[sample], finite)
+    )
+    return crop, add_caption(truth, f"row {samples.row[sample]}: truth"), add_caption(prediction, f"predicted, {caption}")

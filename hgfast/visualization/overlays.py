@@ -10,24 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
-from hgfast.geometry import crop_matrices, transform_points, warp
+from hgfast.geometry import FloatArray
 from hgfast.metrics import Metric, epe, keypoint_distances
 from hgfast.model import StackedHourglass
 from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.training.evaluator import eval_mode, seen
 from hgfast.training.run_logger import RunLogger
-from hgfast.visualization.draw import (
-    Image,
-    add_caption,
-    draw_skeleton,
-    image_grid,
-    normalize_heatmaps,
-    overlay_heatmap,
-    read_image,
-)
-from hgfast.visualization.gallery import TILE_SIZE, SampleArrays, error_caption, select_evenly
-
-FloatArray = NDArray[np.float64]
+from hgfast.visualization.draw import Image, add_caption, image_grid, normalize_heatmaps, overlay_heatmap, read_image
+from hgfast.visualization.gallery import TILE_SIZE, SampleArrays, error_caption, select_evenly, truth_prediction_tiles
 
 
 class AccuracyCurves(NamedTuple):
@@ -89,34 +79,18 @@ def validation_grid(model: StackedHourglass, samples: SampleArrays, count: int =
 
 def _sample_tiles(model: StackedHourglass, samples: SampleArrays, sample: int) -> list[Image]:
     """Return the three tiles of a sample."""
-    name, row_slice = f"row {samples.row[sample]}", slice(sample, sample + 1)
     try:
         image = read_image(samples.paths[sample])
     except HgfastError:
         placeholder = np.zeros((TILE_SIZE, TILE_SIZE, 3), np.uint8)
-        return [add_caption(placeholder, f"{name}: cannot be read"), placeholder, placeholder]
-    center, side, true, visible = (
-        samples.center[row_slice],
-        samples.side[row_slice],
-        samples.keypoints[row_slice],
-        samples.labeled[sample],
-    )
-    keypoints, _, heatmaps = predict_crops(model, image, center, side)
-    predicted, matrices = (
-        np.where(np.isfinite(keypoints[..., :2]), keypoints[..., :2], np.nan),
-        crop_matrices(center, side, TILE_SIZE),
-    )
-    crop = warp(image, matrices[0], TILE_SIZE)
-    ground_truth, prediction = (
-        draw_skeleton(crop, transform_points(points, matrices)[0], samples.skeleton, visible) for points in (true, predicted)
-    )
+        return [add_caption(placeholder, f"row {samples.row[sample]}: cannot be read"), placeholder, placeholder]
+    keypoints, _, heatmaps = predict_crops(model, image, samples.center[sample, None], samples.side[sample, None])
+    predicted = np.where(np.isfinite(keypoints[0, :, :2]), keypoints[0, :, :2], np.nan)
+    errors = keypoint_distances(predicted[None], samples.keypoints[sample, None])[0]
+    caption = error_caption(float(errors[samples.labeled[sample]].mean()))
+    crop, *drawn = truth_prediction_tiles(samples, sample, image, predicted, caption)
     heat = overlay_heatmap(crop, normalize_heatmaps(heatmaps[0], model.meta.heatmap_kind).max(0))
-    mean_error = float(keypoint_distances(predicted, true)[0][visible].mean())
-    return [
-        add_caption(ground_truth, f"{name}: truth"),
-        add_caption(prediction, f"predicted, {error_caption(mean_error)}"),
-        add_caption(heat, "heatmaps"),
-    ]
+    return [*drawn, add_caption(heat, "heatmaps")]
 
 
 def log_validation(

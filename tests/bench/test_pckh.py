@@ -21,10 +21,9 @@ from hgfast import checkpoints
 from hgfast.architectures import PRESETS
 from hgfast.bench import pckh
 from hgfast.bench.scoring.ground_truth import GroundTruth, read_detections, read_mpii_h5
-from hgfast.bench.scoring.network import RunSettings, open_images, run_network
+from hgfast.bench.scoring.network import open_images, run_network
 from hgfast.bench.scoring.predictions import read_predictions
-from hgfast.config import DataConfig
-from hgfast.converters import anonymous_skeleton
+from hgfast.config import DataConfig, InferenceConfig
 from hgfast.errors import HgfastError
 from hgfast.errors import run_main as leave
 from hgfast.export.exporter import onnx_file, trt_builder
@@ -40,7 +39,7 @@ from hgfast.pipelines.samples import Samples
 from hgfast.runtime.sidecar import read_sidecar, sha256_of, sidecar_path
 from hgfast.runtime.sidecar import write as write_sidecar
 from hgfast.runtime.tensorrt_engine import GpuNotFound
-from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
+from hgfast.skeletons import BODY16, HAND21, Skeleton, anonymous_skeleton, make_skeleton
 from hgfast.system_info import cpu_features
 from hgfast.visualization.overlays import accuracy_curves
 from tests.conftest import Command, shared_path
@@ -441,7 +440,7 @@ def test_checkpoints_score_as_in_evaluate(score: RunPckh, people: Path, tmp_path
     truth = read_mpii_h5(people / "annot/valid.h5")
     written, sample_indices = read_predictions(tmp_path / "p.json", truth)
     choice = DataConfig(dataset="mpii", data=people)
-    settings = RunSettings("cpu", 8, "dali", 1, True)
+    settings = InferenceConfig(device="cpu", batch_size=8, threads=1, flip_test=True)
     network_predictions = run_network(network, open_images(choice, "valid", truth), truth, settings)
     keypoints, decoder = network_predictions.points, network_predictions.decoder
     assert decoder == found["decoder"] == found["rows"][0]["decoder"] == "dark"

@@ -14,8 +14,7 @@ from hgfast.bench.harness import record
 from hgfast.bench.harness.records import read_record
 from hgfast.bench.recipes import RECIPES, VARIANTS, RecipesConfig, run_training
 from hgfast.cli import parse
-from hgfast.config import Config
-from hgfast.train import FLAG_ALIASES
+from hgfast.config import FLAG_ALIASES, Config
 from tests.conftest import ROOT, ErrorOf
 
 

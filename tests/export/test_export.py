@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from hgfast import checkpoints, load_model
 from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
-from hgfast.converters import anonymous_skeleton
 from hgfast.errors import HgfastError, run_main
 from hgfast.export import to_onnx, torchscript, trt
 from hgfast.export.exporter import onnx_file, options, trt_builder
@@ -39,7 +38,7 @@ from hgfast.runtime.backends import RUNTIMES_BY_FORMAT, Artifact, DeviceOptions
 from hgfast.runtime.sidecar import OUTPUT_NAMES, BatchRange, Sidecar, read_sidecar, sidecar_path
 from hgfast.runtime.tensorrt_engine import GpuNotFound
 from hgfast.runtime.torch_predictor import crop_squares, predict_crops
-from hgfast.skeletons import BODY16, HAND21, Skeleton
+from hgfast.skeletons import BODY16, HAND21, Skeleton, anonymous_skeleton
 from tests.conftest import ROOT, Command, shared_path
 from tests.foreign_nets import BearpawNet, PrincetonNet, prefixed_state, with_random_statistics
 

@@ -16,6 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
+from hgfast.config import InferenceConfig
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
 from hgfast.pipelines.datasets import open_loader
@@ -59,7 +60,7 @@ def predict_both(samples: Samples, ranks: Ranks) -> tuple[NDArray[np.float64], N
     torch.manual_seed(0)
     meta = Meta(samples.skeleton, Normalization(), 64, "logits", "quarter", 0.0)
     networks: list[StackedHourglass] = [BitExactModel(samples.skeleton), checkpoints.build_model(PRESETS["tiny"], meta)]  # type: ignore[list-item]
-    loader = open_loader(samples, 64, BATCH, Normalization(), ranks, threads=1)
+    loader = open_loader(samples, 64, Normalization(), ranks, InferenceConfig(batch_size=BATCH, threads=1))
     exact, network = (predict(model, loader, ranks, "off") for model in networks)
     return exact, network
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
-from hgfast.config import Config, DataConfig
+from hgfast.config import Config, InferenceConfig
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.pipelines.datasets import open_loader, open_samples
@@ -24,12 +24,13 @@ from hgfast.training.trainer import Trainer
 
 def main() -> None:
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
-    config = Config(data=data, batch_size=10)
+    config = Config(data=data, batch_size=10, threads=1)
     config.train.epochs, config.train.amp, config.train.val_interval = 2, "off", 9
     ranks = distributed.init_distributed("cpu")
     samples = open_samples(config, "train")
-    loader = open_loader(samples, 64, config.batch_size, Normalization(), ranks, augment=config.augment, threads=1)
-    valid = open_loader(open_samples(DataConfig(data=data, versions=["gs"]), "valid"), 64, 4, Normalization(), ranks, threads=1)
+    loader = open_loader(samples, 64, Normalization(), ranks, config, augment=config.augment)
+    valid_config = InferenceConfig(data=data, versions=["gs"], batch_size=4, threads=1)
+    valid = open_loader(open_samples(valid_config, "valid"), 64, Normalization(), ranks, valid_config)
     torch.manual_seed(ranks.rank)  # ranks start with different weights: DDP must synchronize them
     model = checkpoints.build_model(PRESETS["tiny"], Meta(samples.skeleton, Normalization(), 64, "logits", "dark", 0.0))
 
@@ -52,8 +53,8 @@ def main() -> None:
     config.train.grad_accum = 2
     run_in_batches, _ = first_step_gradient(trainer)
     config.train.grad_accum = 1
-    alone = distributed.Ranks(0, 1, 1, ranks.device)
-    whole = open_loader(samples, 64, config.batch_size, Normalization(), alone, augment=config.augment, threads=1)
+    alone = distributed.Ranks.single(ranks.device)
+    whole = open_loader(samples, 64, Normalization(), alone, config, augment=config.augment)
     single = Trainer(config, model, whole, valid, lambda _: {}, "x", out, alone)
     one_gradient, one_loss = first_step_gradient(single)
     live, _ = first_step_gradient(trainer, frozen=False)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from hgfast.cli import parse
-from hgfast.config import Config
+from hgfast.config import FLAG_ALIASES, Config
 from hgfast.errors import HgfastError, run_main
 from hgfast.predict import PredictConfig
-from hgfast.train import FLAG_ALIASES, parse_config
+from hgfast.train import parse_config
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -18,6 +18,15 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     config = parse(Config, ["--config", str(tmp_path / "a.yaml"), "--train.lr", "0.25", "--seed=9"])
     assert (config.batch_size, config.train.epochs, config.train.lr, config.seed) == (8, 7, 0.25, 9)
     assert config.train.warmup == Config().train.warmup
+
+
+def test_flags_win_over_the_file_wherever_it_stands(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("batch_size: 8\nseed: 8\ntrain:\n  lr: 0.5\n")
+    second.write_text("seed: 9\n")
+    words = ["--batch-size", "4", "-e", "mine", f"--config={first}", "--train.lr", "0.25", "--config", str(second)]
+    config = parse(Config, words, flag_aliases=FLAG_ALIASES)
+    assert (config.batch_size, config.train.lr, config.exp, config.seed) == (4, 0.25, "mine", 9)
 
 
 def test_short_flags_and_dashes() -> None:
@@ -28,6 +37,19 @@ def test_short_flags_and_dashes() -> None:
     )
     assert (config.exp, config.train.max_iters, config.batch_size, config.train.val_interval) == ("mine", 0.5, 4, 2)
     assert config.overwrite
+
+
+def test_help_shows_short_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Config, ["--help"], flag_aliases=FLAG_ALIASES)
+    printed = capsys.readouterr().out
+    for flags in (
+        "-e EXP, --exp EXP",
+        "-c RESUME, --continue RESUME, --resume",
+        "-m MAX_ITERS, --max-iters MAX_ITERS",
+    ):
+        assert printed.count(f"  {flags}") == 1
+    assert "null" not in printed and "Union" not in printed
 
 
 def test_positionals_anywhere_and_negative_values() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 from hgfast import load_model
 from hgfast.architectures import Architecture
 from hgfast.checkpoints import model_state, save
+from hgfast.convert import ConvertConfig, convert, main
 from hgfast.errors import HgfastError
 from hgfast.geometry import crop_matrices, warp
 from hgfast.model import StackedHourglass
 from hgfast.runtime.torch_predictor import crop_squares, predict_crops
 from hgfast.skeletons import BODY16, HAND21
-from tests.conftest import Command, shared_path
+from tests.conftest import shared_path
 from tests.foreign_nets import BearpawNet, PrincetonNet, prefixed_state, with_random_statistics
 
 
@@ -189,51 +191,53 @@ def test_files_of_old_versions(tmp_path: Path) -> None:
         assert torch.allclose(load_model(tmp_path / "old.pth.tar")(images), net(images), atol=1e-5)
 
 
-def test_convert(tmp_path: Path, command: Command) -> None:
+def run_convert(source: Path, out: Path, **changes: Any) -> None:
+    convert(ConvertConfig(source=source, out=out, **changes))
+
+
+def test_convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A native file with the same network, which any entry point reads; not twice over what is there."""
     theirs, ours = save_weights(PrincetonNet(2, 16, 16), tmp_path / "theirs.pt"), tmp_path / "folder" / "ours.pt"
-    done = command("hgfast/checkpoints.py", "convert", theirs, ours, "--input-size", 128)
-    assert done.returncode == 0, done.stderr
-    assert "princeton-vl weights, 2 stacks, 16 features" in done.stdout and "pixel_offset 0, shift -0.5" in done.stdout
+    monkeypatch.setattr(sys, "argv", ["convert.py", str(theirs), "--input-size", "128", str(ours)])
+    main()
+    printed = capsys.readouterr().out
+    assert "princeton-vl weights, 2 stacks, 16 features" in printed and "pixel_offset 0, shift -0.5" in printed
     assert torch.load(ours, weights_only=True)["format"] == 1
     one, other = load_model(theirs), load_model(ours)
     assert other.meta.input_size == other.arch.input_size == 128
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(one(images), other(images))
-    again = command("hgfast/checkpoints.py", "convert", theirs, ours)
-    assert again.returncode == 2 and "--overwrite" in again.stderr
-    refused = command("hgfast/checkpoints.py", "convert", theirs, tmp_path / "b.pt", "--input-size", 100)
-    assert refused.returncode == 2 and "multiple of 64" in refused.stderr and not (tmp_path / "b.pt").exists()
+    with pytest.raises(HgfastError, match="--overwrite"):
+        run_convert(theirs, ours)
+    with pytest.raises(HgfastError, match="multiple of 64"):
+        run_convert(theirs, tmp_path / "b.pt", input_size=100)
+    assert not (tmp_path / "b.pt").exists()
 
 
-def test_convert_names_joints(tmp_path: Path, command: Command) -> None:
+def test_convert_names_joints(tmp_path: Path) -> None:
     theirs = save_weights(PrincetonNet(1, 16, 3), tmp_path / "theirs.pt")
-    done = command("hgfast/checkpoints.py", "convert", theirs, tmp_path / "a.pt", "--joints", "[nose,left_eye,right_eye]")
-    assert done.returncode == 0, done.stderr
+    run_convert(theirs, tmp_path / "a.pt", joints=["nose", "left_eye", "right_eye"])
     assert load_model(tmp_path / "a.pt").meta.skeleton.flip_indices == (0, 2, 1)
     assert load_model(tmp_path / "a.pt").meta.skeleton.name == "named3"
-    wrong = command("hgfast/checkpoints.py", "convert", theirs, tmp_path / "b.pt", "--joints", "[nose,left_eye]")
-    assert wrong.returncode == 2 and "names 2 joints, the weights have 3" in wrong.stderr
-    again = command("hgfast/checkpoints.py", "convert", tmp_path / "a.pt", tmp_path / "c.pt", "--joints", "[a,b,c]")
-    assert again.returncode == 2 and "the weights have named3" in again.stderr
-    other = ("--mean", "[0.4,0.5,0.6]", "--std", "[1,1,2]", "--shift", "0.25", "--decoder", "quarter")
-    done = command("hgfast/checkpoints.py", "convert", theirs, tmp_path / "d.pt", *other)
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(HgfastError, match="names 2 joints, the weights have 3"):
+        run_convert(theirs, tmp_path / "b.pt", joints=["nose", "left_eye"])
+    with pytest.raises(HgfastError, match="the weights have named3"):
+        run_convert(tmp_path / "a.pt", tmp_path / "c.pt", joints=["a", "b", "c"])
+    run_convert(theirs, tmp_path / "d.pt", mean=(0.4, 0.5, 0.6), std=(1, 1, 2), shift=0.25, decoder="quarter")
     meta = load_model(tmp_path / "d.pt").meta
     assert (meta.normalization.mean, meta.normalization.std) == ((0.4, 0.5, 0.6), (1, 1, 2))
     assert (meta.shift, meta.decoder) == (0.25, "quarter")
 
 
-def test_convert_leaves_training_behind(tmp_path: Path, command: Command) -> None:
+def test_convert_leaves_training_behind(tmp_path: Path) -> None:
     """Of a checkpoint in the middle of training, the averaged weights; without them, those trained."""
     model = StackedHourglass(Architecture(features=16, depth=3, stem=(8, 16, 16), input_size=64), 21)
     model.meta = load_model(save_weights(PrincetonNet(1, 16, 21), tmp_path / "hand.pt")).meta
     content = model_state(model)
     averaged = {name: value + 1 if value.is_floating_point() else value for name, value in content["weights"].items()}
     save(content | {"ema": averaged, "training": {"optimizer": {}}}, tmp_path / "a.pt")
-    done = command("hgfast/checkpoints.py", "convert", tmp_path / "a.pt", tmp_path / "b.pt")
-    assert done.returncode == 0, done.stderr
+    run_convert(tmp_path / "a.pt", tmp_path / "b.pt")
     written = torch.load(tmp_path / "b.pt", weights_only=True)
     assert not {"ema", "training"} & set(written)
     assert all(torch.equal(written["weights"][name], averaged[name]) for name in averaged)

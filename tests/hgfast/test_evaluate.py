@@ -17,22 +17,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import hgfast.evaluate
 import hgfast.training.evaluator
 import hgfast.visualization.gallery
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
-from hgfast.converters import anonymous_skeleton
+from hgfast.config import InferenceConfig
 from hgfast.errors import HgfastError
-from hgfast.evaluate import Evaluation, format_table, main, write_chart
+from hgfast.evaluate import format_table, main
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.pipelines.datasets import figures, open_loader
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
-from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
-from hgfast.training import distributed
+from hgfast.skeletons import BODY16, HAND21, Skeleton, anonymous_skeleton, make_skeleton
+from hgfast.training import checkpoint_evaluation, distributed
 from hgfast.training.batch import Batch
+from hgfast.training.checkpoint_evaluation import Evaluation, write_chart
 from hgfast.training.evaluator import Loader, PredictionCollector, count_non_finite, predict, seen
 from tests.conftest import Command
 from tests.hgfast.ranks_evaluate import BitExactModel, load_splits, predict_both
@@ -295,7 +295,7 @@ def test_bad_paths_are_refused_before_the_work(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "b").mkdir()
-    monkeypatch.setattr(hgfast.evaluate, "load_model", None)  # whoever calls it fails otherwise
+    monkeypatch.setattr(checkpoint_evaluation, "load_model", None)  # whoever calls it fails otherwise
     with pytest.raises(HgfastError, match=sentence):
         run_evaluate(monkeypatch, "net.pt", "--data", tmp_path, *(word.format(tmp=tmp_path) for word in words))
 
@@ -306,7 +306,7 @@ def test_charts_without_matplotlib_are_refused_before_the_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "hgfast.visualization.charts", raising=False)
-    monkeypatch.setattr(hgfast.evaluate, "load_model", None)
+    monkeypatch.setattr(checkpoint_evaluation, "load_model", None)
     with pytest.raises(HgfastError, match="pip install matplotlib, or leave out --bars, --curve and --out"):
         run_evaluate(monkeypatch, "net.pt", "--data", tmp_path, flag, tmp_path / "x.png")
 
@@ -482,8 +482,8 @@ class Padded:
 
 
 def test_padded_batches_have_the_same_figures(hands: Path) -> None:
-    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
-    loader = open_loader(samples, 64, 5, Normalization(), ranks, threads=1, loader="opencv")
+    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks.single(torch.device("cpu"))
+    loader = open_loader(samples, 64, Normalization(), ranks, InferenceConfig(batch_size=5, threads=1, loader="opencv"))
     model: Any = BitExactModel(HAND21)
     plain, padded = (predict(model, each, ranks, "off") for each in (loader, Padded(loader)))  # type: ignore[arg-type]
     assert figures("freihand", samples, plain) == figures("freihand", samples, padded)
@@ -500,8 +500,8 @@ class UnreadableSecond(Padded):
 
 
 def test_only_unreadable_images_are_skipped(hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
-    loader = open_loader(samples, 64, 5, Normalization(), ranks, threads=1, loader="opencv")
+    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks.single(torch.device("cpu"))
+    loader = open_loader(samples, 64, Normalization(), ranks, InferenceConfig(batch_size=5, threads=1, loader="opencv"))
     model: Any = BitExactModel(HAND21)
     whole = predict(model, loader, ranks, "off")
     patch_non_finite(monkeypatch)
@@ -520,8 +520,8 @@ def test_only_unreadable_images_are_skipped(hands: Path, monkeypatch: pytest.Mon
 
 
 def test_predict_keeps_statistics_and_mode(hands: Path) -> None:
-    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
-    loader = open_loader(samples, 64, 2, Normalization(), ranks, threads=1, loader="opencv")
+    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks.single(torch.device("cpu"))
+    loader = open_loader(samples, 64, Normalization(), ranks, InferenceConfig(batch_size=2, threads=1, loader="opencv"))
     model = checkpoints.build_model(PRESETS["tiny"], Meta(HAND21, Normalization(), 64, "logits", "dark", 0.0))
     model.train()
     model.stem.eval()  # as if frozen
@@ -545,8 +545,8 @@ def test_predict_keeps_statistics_and_mode(hands: Path) -> None:
 
 
 def test_shift_applies_in_source_pixels(hands: Path) -> None:
-    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks(0, 1, 1, torch.device("cpu"))
-    loader = open_loader(samples, 64, 4, Normalization(), ranks, threads=1, loader="opencv")
+    samples, ranks = read_freihand(hands, "test", ["gs"]), distributed.Ranks.single(torch.device("cpu"))
+    loader = open_loader(samples, 64, Normalization(), ranks, InferenceConfig(batch_size=4, threads=1, loader="opencv"))
     model: Any = BitExactModel(HAND21)
     plain = predict(model, loader, ranks, "off")
     model.meta = Meta(HAND21, Normalization(), 64, "gaussian", "quarter", 0.0, shift=-0.5)
@@ -554,11 +554,10 @@ def test_shift_applies_in_source_pixels(hands: Path) -> None:
 
 
 def test_any_number_of_ranks_has_the_same_figures(people: Path, hands: Path, tmp_path: Path, command: Command) -> None:
-    for ranks in (2, 3):
-        done = command(Path(__file__).parent / "ranks_evaluate.py", people, hands, tmp_path, ranks=ranks)
-        assert done.returncode == 0, done.stderr[-3000:]
-    of_ranks = [dict(np.load(tmp_path / f"{ranks}-{rank}.npz")) for ranks in (2, 3) for rank in range(ranks)]
-    alone = distributed.Ranks(0, 1, 1, torch.device("cpu"))
+    done = command(Path(__file__).parent / "ranks_evaluate.py", people, hands, tmp_path, ranks=3)
+    assert done.returncode == 0, done.stderr[-3000:]
+    of_ranks = [dict(np.load(tmp_path / f"3-{rank}.npz")) for rank in range(3)]
+    alone = distributed.Ranks.single(torch.device("cpu"))
     for name, samples in load_splits(people, hands).items():
         exact, network = predict_both(samples, alone)
         table = figures(name, samples, exact)

@@ -38,6 +38,26 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert capsys.readouterr().out == f"hgfast {__version__}\n"
 
 
+FAST_VERBS = ("train", "evaluate", "predict", "convert", "cache")
+HEAVY = {"torch", "nvidia", "onnx", "onnxruntime", "openvino", "tensorrt", "matplotlib", "scipy", "h5py"}
+
+
+def test_help_of_verbs_imports_nothing_heavy() -> None:
+    code = f"""
+import sys, hgfast.__main__
+for verb in {FAST_VERBS}:
+    sys.argv = ["hgfast", verb, "--help"]
+    try:
+        hgfast.__main__.main()
+    except SystemExit as end:
+        assert end.code == 0
+    assert not {HEAVY} & set(sys.modules), (verb, {HEAVY} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: hgfast") == len(FAST_VERBS)
+
+
 def test_the_words_after_the_verb_are_the_script_s() -> None:
     assert find(["train", "--exp", "a"]) == ("hgfast.train", ["--exp", "a"])
     assert find(["export", "onnx", "best.pt"]) == ("hgfast.export.to_onnx", ["best.pt"])

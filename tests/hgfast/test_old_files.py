@@ -34,8 +34,9 @@ from hgfast.reporting.records import RecordFinder
 from hgfast.reporting.run_folder import read_run
 from hgfast.runtime import Session, sidecar
 from hgfast.skeletons import HAND21, JOINT_ALIASES, Skeleton, canonical_joints, make_skeleton
-from hgfast.train import parse_config, resume_after_restart, train
+from hgfast.train import parse_config
 from hgfast.training.distributed import Ranks
+from hgfast.training.run import resume_after_restart, train
 
 DATA = Path(__file__).parent.parent / "data/537f7d0"
 OLD_JOINTS = (
@@ -140,7 +141,7 @@ def test_run_is_resumed(old_run: Path) -> None:
     """Two more steps, as 537f7d0 does them."""
     generate_freihand(Path("hands"), 16, seed=5, evaluation=8, workers=1)
     config = parse_config(["-c", "old", "-m", "0.006"])
-    train(config, Ranks(0, 1, 1, torch.device("cpu")))
+    train(config, Ranks.single(torch.device("cpu")))
     lines = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert lines[-1]["loss"] == pytest.approx(14.79403305053711, rel=1e-4)
@@ -151,7 +152,7 @@ def test_run_is_resumed(old_run: Path) -> None:
 
 def test_restarted_job_goes_on(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    ranks = Ranks(0, 1, 1, torch.device("cpu"))
+    ranks = Ranks.single(torch.device("cpu"))
     assert resume_after_restart(CONFIG, ranks).resume == "old"
     (old_run / "config.yaml").write_text("format: 3\n")
     assert resume_after_restart(CONFIG, ranks).resume is None

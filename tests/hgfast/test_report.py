@@ -24,7 +24,7 @@ import yaml
 
 from hgfast import checkpoints, report
 from hgfast.cli import parse
-from hgfast.config import Config
+from hgfast.config import FLAG_ALIASES, Config
 from hgfast.errors import HgfastError
 from hgfast.reporting.events import read_events
 from hgfast.reporting.files import MAX_LISTED, list_files
@@ -33,7 +33,6 @@ from hgfast.reporting.run_folder import read_run
 from hgfast.reporting.tables import bench_table, format_number, joint_table, skipped_reasons, table
 from hgfast.runtime import sidecar
 from hgfast.system_info import available_cores, cpu_features
-from hgfast.train import FLAG_ALIASES
 from hgfast.training.run_logger import RunLogger
 from hgfast.visualization.draw import read_image
 from hgfast.visualization.gallery import TILE_SIZE
@@ -134,14 +133,14 @@ def write(folder: Path, *flags: object) -> Page:
 @pytest.fixture(scope="module")
 def trained(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of three epochs, validated after the second and the third."""
-    from hgfast.train import train
     from hgfast.training import distributed
+    from hgfast.training.run import train
     from tests.hgfast.test_train import small_config
 
     config = small_config(hands, tmp_path_factory.mktemp("exp"), epochs=3)
     config.train.val_interval = 2
     config.train.ema = 0.0
-    return train(config, distributed.Ranks(0, 1, 1, distributed.select_device("cpu")))
+    return train(config, distributed.Ranks.single(distributed.select_device("cpu")))
 
 
 @pytest.fixture

@@ -25,8 +25,7 @@ from torch.distributed.run import get_args_parser
 
 from hgfast import checkpoints
 from hgfast.cli import parse
-from hgfast.config import Config
-from hgfast.train import FLAG_ALIASES
+from hgfast.config import FLAG_ALIASES, Config
 from tests.conftest import ROOT
 from tests.robustness.usage import process_tree
 

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
-from hgfast.converters import anonymous_skeleton
 from hgfast.errors import HgfastError
 from hgfast.export.exporter.export_module import ExportModule, ExportSpec, fuse_batch_norms
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
 from hgfast.runtime.torch_predictor import crop_squares, decode_keypoints, forward_heatmaps, predict_crops
-from hgfast.skeletons import BODY16, HAND21, Skeleton, make_skeleton
+from hgfast.skeletons import BODY16, HAND21, Skeleton, anonymous_skeleton, make_skeleton
 from tests.foreign_nets import with_random_statistics
 
 SIDE = 64

@@ -19,6 +19,7 @@ from hgfast import checkpoints
 from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
 from hgfast.cli import parse
+from hgfast.config import InferenceConfig
 from hgfast.errors import HgfastError, run_main
 from hgfast.export import to_onnx, trt
 from hgfast.export.exporter import accuracy_check, onnx_file, trt_builder
@@ -97,7 +98,8 @@ def words(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     found += ["--outputs", "keypoints,heatmaps"]
     config, model = parse(ExportConfig, found, positional="checkpoint"), untrained_model(HAND21)
     samples = usable_samples(config, "test")
-    loader = open_loader(samples, 64, len(samples), model.meta.normalization, Ranks(0, 1, 1, select_device("cpu")), threads=1)
+    inference = InferenceConfig(batch_size=len(samples), threads=1)
+    loader = open_loader(samples, 64, model.meta.normalization, Ranks.single(select_device("cpu")), inference)
     overfit(model, next(iter(loader.epoch(0))))
     checkpoints.save(checkpoints.model_state(model), network)
     return found

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from hgfast.training.run_logger import RunLogger
 from hgfast.visualization.draw import Image, draw_skeleton, normalize_heatmaps
 from hgfast.visualization.gallery import TILE_SIZE, select_evenly
 from hgfast.visualization.overlays import accuracy_curves, joint_metrics, log_validation, validation_grid
+from tests.factories import limit_file_size
 from tests.finder import SKELETON, DotDetector, draw_dots, save
 
 RECORD = {"epoch": 1, "step": 20, "loss": 1.23456, "lr": 0.001, "images_per_s": 321.7, "data_wait": 0.0312}
@@ -163,17 +162,6 @@ def test_warn_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # ---- what cannot be written ----
-
-
-@contextmanager
-def limit_file_size(size: int) -> Iterator[None]:
-    """Limit the size of files: a write beyond `size` bytes is truncated, and the next one fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
@@ -400,9 +388,9 @@ def test_joints_and_curve_by_hand(tmp_path: Path) -> None:
 
 def test_non_finite_prediction_has_no_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captions: list[str] = []
-    caption = hgfast.visualization.overlays.add_caption
+    caption = hgfast.visualization.gallery.add_caption
     monkeypatch.setattr(
-        hgfast.visualization.overlays, "add_caption", lambda image, text: captions.append(text) or caption(image, text)
+        hgfast.visualization.gallery, "add_caption", lambda image, text: captions.append(text) or caption(image, text)
     )
     whole = hgfast.visualization.overlays.predict_crops
 
@@ -414,7 +402,7 @@ def test_non_finite_prediction_has_no_distance(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(hgfast.visualization.overlays, "predict_crops", part)
     model: Any = DotDetector()
     assert len(dot_centers(tiles(validation_grid(model, dot_samples(tmp_path, 2)))[1])) == 2  # of three
-    assert captions[1::3] == ["predicted, not all finite"] * 2
+    assert captions[1::2] == ["predicted, not all finite"] * 2
 
 
 def test_show_gives_tensorboard_all_of_it(tmp_path: Path) -> None:
