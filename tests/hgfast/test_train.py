@@ -52,6 +52,18 @@ def small_config(data: Path, out: Path, epochs: int = 2) -> Config:
     return config
 
 
+@pytest.fixture(scope="module")
+def finished_run(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch by `small_config`."""
+    return train(small_config(hands, tmp_path_factory.mktemp("finished"), 1), distributed.init_distributed("cpu"))
+
+
+@pytest.fixture
+def small_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of `finished_run` in tmp_path/small."""
+    return shutil.copytree(finished_run, tmp_path / "small")
+
+
 def equal_states(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Return whether two state dicts are bit-identical."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
@@ -448,11 +460,9 @@ def test_overfit_eight_real_images(real_freihand: Path, tmp_path: Path, command:
     assert read_metrics(tmp_path / "overfit")[-1]["valid"]["epe_px"] < 2  # type: ignore[index]
 
 
-def test_a_run_is_not_overwritten_by_accident(hands: Path, tmp_path: Path) -> None:
-    ranks = distributed.init_distributed("cpu")
-    train(small_config(hands, tmp_path, 1), ranks)
+def test_a_run_is_not_overwritten_by_accident(hands: Path, finished_run: Path) -> None:
     with pytest.raises(HgfastError, match=r"continue it with -c small.*--overwrite"):
-        train(small_config(hands, tmp_path, 1), ranks)
+        train(small_config(hands, finished_run.parent, 1), distributed.init_distributed("cpu"))
 
 
 BAD = [
@@ -494,8 +504,8 @@ def test_bad_input_from_the_shell(command: Command, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_continuing_with_another_network_or_name_is_refused(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(small_config(hands, tmp_path, 1), distributed.init_distributed("cpu"))
+@pytest.mark.usefixtures("small_run")
+def test_continuing_with_another_network_or_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = ["train.py", "-c", "small", "--out", str(tmp_path), "--train.epochs", "2"]
     for words, sentence in (
         (["--model.input-size", "96"], "another network than"),
@@ -533,14 +543,15 @@ def test_training_starts_from_another_projects_weights(hands: Path, tmp_path: Pa
     assert checkpoints.read(tmp_path / "small/checkpoint.pt")["epoch"] == 2
 
 
-def test_weights_and_flags_that_contradict_each_other(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_flags_that_contradict_each_other(
+    hands: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.save({"state_dict": PrincetonNet(1, 16, 21, depth=3).state_dict()}, tmp_path / "theirs.pt")
     config = small_config(hands, tmp_path, 1)
     config.weights = tmp_path / "theirs.pt"
     with pytest.raises(HgfastError, match="--model contradicts the architecture"):  # the preset is tiny
         train(config, distributed.init_distributed("cpu"))
-    config.weights = None
-    train(config, distributed.init_distributed("cpu"))
+    shutil.copytree(finished_run, tmp_path / "small")
     words = ["train.py", "-c", "small", "--out", str(tmp_path), "--train.epochs", "2", "--weights", str(tmp_path / "theirs.pt")]
     for more, sentence in (([], "another network"), (["--model.preset", "hg8"], "another network")):
         monkeypatch.setattr(sys, "argv", [*words, *more])
@@ -560,15 +571,14 @@ def test_weights_of_other_joints_are_refused(hands: Path, tmp_path: Path) -> Non
 
 
 def test_continuing_with_other_joints_is_refused_and_changes_nothing(
-    hands: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = train(small_config(hands, tmp_path, 1), distributed.init_distributed("cpu"))
-    before = (folder / "config.yaml").read_bytes()
+    before = (small_run / "config.yaml").read_bytes()
     words = ["-c", "small", "--out", str(tmp_path), "--dataset", "mpii", "--data", str(people), "--train.epochs", "3"]
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     with pytest.raises(HgfastError, match="predicts hand21, the data are body16"):
         main()
-    assert (folder / "config.yaml").read_bytes() == before
+    assert (small_run / "config.yaml").read_bytes() == before
 
 
 def test_nan_metrics_are_null(hands: Path, tmp_path: Path) -> None:
@@ -583,10 +593,9 @@ def test_nan_metrics_are_null(hands: Path, tmp_path: Path) -> None:
     assert [record["valid"]["x"] for record in read_metrics(tmp_path)] == [None, 0.5, None, 0.4]  # type: ignore[index]
 
 
-def test_a_fresh_start_leaves_nothing_of_the_old_run(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = distributed.init_distributed("cpu")
-    train(small_config(hands, tmp_path, 1), ranks)
-
+def test_a_fresh_start_leaves_nothing_of_the_old_run(
+    small_run: Path, hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -594,8 +603,8 @@ def test_a_fresh_start_leaves_nothing_of_the_old_run(hands: Path, tmp_path: Path
     config = small_config(hands, tmp_path, 1)
     config.overwrite = True
     with pytest.raises(KeyboardInterrupt):
-        train(config, ranks)
-    assert {file.name for file in (tmp_path / "small").iterdir()} == {"config.yaml"}
+        train(config, distributed.init_distributed("cpu"))
+    assert {file.name for file in small_run.iterdir()} == {"config.yaml"}
 
 
 @pytest.mark.gpu
