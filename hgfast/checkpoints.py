@@ -64,13 +64,9 @@ def save(content: dict[str, Any], path: Path) -> None:
 
 
 def write_checkpoint(content: dict[str, Any], folder: Path, keep_checkpoints: int, previous_step: int) -> None:
-    """Write checkpoint.pt and keep earlier ones as checkpoint-STEP.pt, `keep_checkpoints` files in all.
+    """Write checkpoint.pt, keeping the existing one, of `previous_step`, as checkpoint-STEP.pt; `keep_checkpoints` files in all.
 
-    Args:
-        previous_step: step of the existing checkpoint.pt.
-
-    Raises:
-        HgfastError: the folder cannot be written; checkpoint.pt is then unchanged.
+    Raises `HgfastError` if the folder cannot be written; checkpoint.pt is then unchanged.
     """
     latest = folder / CHECKPOINT_FILE
     if keep_checkpoints > 1:
@@ -108,11 +104,7 @@ def _link_or_copy(path: Path, copy_path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's content; weights of other projects are converted.
-
-    Raises:
-        HgfastError: the file is missing, broken, or of a format that neither hgfast nor `hgfast.converters` knows.
-    """
+    """Return a checkpoint's content; weights of other projects are converted (`hgfast.converters`)."""
     if not path.is_file():
         raise HgfastError(f"no checkpoint at {path}")
     try:

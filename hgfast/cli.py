@@ -166,12 +166,7 @@ def field_docs(cls: type) -> Iterator[tuple[str, str]]:
 
 
 def dispatch(commands: Mapping[str, Callable[..., Any]], description: str = "") -> Any:
-    """Call the function that the first word of `sys.argv` names, and return its value; its signature and docstring declare the
-    flags.
-
-    Raises:
-        HgfastError: as `parse`.
-    """
+    """Call the function that the first word of `sys.argv` names, and return its value; its signature declares the flags."""
     parser = Parser(description=description, formatter_class=Formatter)
     subcommands = parser.add_subcommands()
     subparsers = {}
@@ -187,11 +182,7 @@ def dispatch(commands: Mapping[str, Callable[..., Any]], description: str = "") 
 
 
 def load_config_file(path: Path, groups: Iterable[str]) -> dict[str, Any]:
-    """Read a YAML file of keys and values. `groups` are keys whose values are mappings.
-
-    Raises:
-        HgfastError: the file cannot be read, or it or a group is not a mapping.
-    """
+    """Read a YAML file of keys and values. `groups` are keys whose values must be mappings."""
     content = read_yaml(path, "the configuration", max_values=1000)  # jsonargparse copies long lists many times
     if not isinstance(content, dict):
         raise HgfastError(f"the configuration {path} must hold lines such as 'batch_size: 32'")

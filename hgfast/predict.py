@@ -114,8 +114,7 @@ def parse_boxes(text: str | None) -> FloatArray | None:
 
 
 def list_files(images: Sequence[Path], out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Return the files, with folders replaced by their images and videos and duplicates removed, and unreadable folders with the
-    reason."""
+    """Return the files, with folders replaced by their content and without duplicates, and unreadable folders with the reason."""
     files: list[Path] = []
     unreadable: list[tuple[Path, str]] = []
     for path in images:
@@ -188,12 +187,7 @@ def heatmap_grid(predictor: Predictor, crops: Image, heatmaps: Any, keypoints: A
 
 
 def open_predictor(config: PredictConfig) -> Predictor:
-    """Load a checkpoint or an exported network.
-
-    Raises:
-        HgfastError: the network cannot be loaded, a checkpoint is given and torch is not installed, or the flags do not match the
-            export.
-    """
+    """Load a checkpoint, which requires torch, or an exported network, which must match the flags."""
     if not is_exported(config.checkpoint):
         try:
             from hgfast.checkpoints import load_model

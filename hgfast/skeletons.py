@@ -56,8 +56,7 @@ class Skeleton:
     def from_dict(cls, stored: Mapping[str, Any]) -> Skeleton:
         """Restore a skeleton from `to_dict`; lists are accepted for tuples, and older names of hand joints are updated.
 
-        Raises:
-            TypeError, ValueError: fields are unknown, missing or invalid.
+        Raises TypeError or ValueError if fields are unknown, missing or invalid.
         """
         names = {stored_name: name for name, stored_name in STORED_NAMES.items()}
         skeleton = cls(**{name: _to_tuples(value) for name, value in rename_keys(stored, names).items()})

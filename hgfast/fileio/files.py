@@ -61,14 +61,9 @@ def prepare_file(path: Path, flag: str) -> None:
 
 
 def check_distinct_paths(inputs: Iterable[tuple[str, Path]], outputs: Mapping[str, Path]) -> None:
-    """Check that no output is an input or another output, also through links. Devices and pipes may be both.
+    """Raise `HgfastError` if an output is an input or another output, also through links. Devices and pipes may be both.
 
-    Args:
-        inputs: description, such as "the checkpoint", and path of every input.
-        outputs: paths by flag, such as "--json".
-
-    Raises:
-        HgfastError: two paths are the same file.
+    inputs: description, such as "the checkpoint", and path. outputs: path by flag, such as "--json".
     """
     input_names = {path.resolve(): description for description, path in inputs}
     output_flags: dict[Path, str] = {}

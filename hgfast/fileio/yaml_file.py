@@ -20,15 +20,9 @@ MAX_VALUES = 50_000
 
 
 def read_yaml(path: Path, description: str, max_values: int = MAX_VALUES) -> Any:
-    """Read a file as `yaml.safe_load` does.
+    """Read a file, called `description` in errors, as `yaml.safe_load` does.
 
-    Args:
-        path: the file.
-        description: description of the file for error messages, such as "the configuration".
-        max_values: largest number of values, with aliases expanded.
-
-    Raises:
-        HgfastError: the file does not exist, is not YAML, or is too large.
+    Raises `HgfastError` if it does not exist, is not YAML, is too large, or has more than `max_values` with aliases expanded.
     """
     where = f"{description} {path}"
     try:

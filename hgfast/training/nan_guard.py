@@ -43,9 +43,6 @@ def save_bad_batch(batch: Batch, model: StackedHourglass, step: int, path: Path)
 
     BatchNorm's running statistics already include the batch: if they are not finite, they are reset to their initial values.
     Training does not use them.
-
-    Raises:
-        HgfastError: the file cannot be written.
     """
     state = checkpoints.model_state(model)
     for name, value in state["weights"].items():

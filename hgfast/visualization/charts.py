@@ -42,13 +42,8 @@ def joint_colors(skeleton: Skeleton) -> list[tuple[int, int, int]]:
 def draw_bars(path: Path, rows: Sequence[Mapping[str, Any]], skeleton: Skeleton, max_value: float, title: str) -> None:
     """Draw a bar for each joint and metric in the colors of the skeleton; NaN has no bar.
 
-    Args:
-        path: with suffix .png, .svg or .pdf.
-        rows: one per joint of the skeleton: "joint", its name, and metrics by name.
-        max_value: maximum of the first metric.
-
-    Raises:
-        HgfastError: the file cannot be written.
+    path: with suffix .png, .svg or .pdf. rows: one per joint of the skeleton: "joint", its name, and metrics by name.
+    max_value: maximum of the first metric.
     """
     names = [name for name in rows[0] if name != "joint"]
     figure = Figure(figsize=(2.5 + 3.5 * len(names), 1.2 + BAR_HEIGHT * len(rows)), layout="constrained")
@@ -80,15 +75,7 @@ def draw_curves(
     max_value: float,
     title: str,
 ) -> None:
-    """Draw curves by name, each (T,) accuracies at (T,) thresholds.
-
-    Args:
-        axis_labels: of the thresholds and of the accuracies.
-        max_value: maximum of the accuracies.
-
-    Raises:
-        HgfastError: the file cannot be written.
-    """
+    """Draw curves by name, each (T,) accuracies at (T,) thresholds; `axis_labels` are of the thresholds and the accuracies."""
     _save_figure(_curve_figure(thresholds, curves, axis_labels, max_value), path, title, "--curve")
 
 

@@ -65,11 +65,7 @@ def validation_grid(model: StackedHourglass, samples: SampleArrays, count: int =
     """Show `count` evenly spaced labeled samples, always the same: two per row, three tiles each.
 
     The tiles are the ground truth, the prediction, and the maximum over the joints' normalized heatmaps. Only labeled joints are
-    drawn. An image that cannot be read has black tiles with a caption.
-
-    Args:
-        model: on any device, in any mode, which is restored.
-        samples: N samples, at least one of them labeled.
+    drawn. An image that cannot be read has black tiles with a caption. The mode of the model is restored.
     """
     indices = select_evenly(np.flatnonzero(samples.labeled.any(1)), count)
     with eval_mode(model):
@@ -105,12 +101,7 @@ def log_validation(
     """Log a validation to TensorBoard: scalars joints/NAME, the first metric of `joint_metrics`, and the images valid/curve, if
     matplotlib is installed, and valid/grid.
 
-    Args:
-        samples: N samples of the validation split.
-        metric: of the data set.
-        step: of the validation.
-        predicted: (N, K, 2) in source pixels, from `hgfast.training.evaluator.predict`.
-        network: the validated network.
+    samples: the N samples of the validation split. predicted: (N, K, 2) from `hgfast.training.evaluator.predict`.
     """
     metrics = [tuple(row.values())[:2] for row in joint_metrics(samples, predicted, metric)]
     log.log_scalars(step, {f"joints/{name}": value for name, value in metrics if np.isfinite(value)})
