@@ -12,15 +12,15 @@ import pytest
 
 from hgfast import config as config_module
 from hgfast.cli import parse
-from hgfast.config import Config, DatasetName
+from hgfast.config import Config, DatasetName, InferenceConfig
 from hgfast.errors import HgfastError
-from hgfast.evaluate import EvaluateConfig, evaluate
 from hgfast.pipelines import datasets, readers
 from hgfast.pipelines.checks.result import CheckConfig
 from hgfast.pipelines.checks.run import check, format_report
 from hgfast.pipelines.datasets import input_files, open_samples
-from hgfast.train import train
+from hgfast.training.checkpoint_evaluation import evaluate
 from hgfast.training.distributed import Ranks, select_device
+from hgfast.training.run import train
 from tests.conftest import ROOT
 from tests.docs_blocks import blocks
 
@@ -52,8 +52,8 @@ def test_one_file_and_one_line_add_a_data_set(lines: Path, tmp_path: Path) -> No
         Config,
         [*flags, "--out", str(tmp_path / "exp"), "--device=cpu", "--model.preset=tiny", "--batch-size=8", "--train.epochs=1"],
     )
-    folder = train(config, Ranks(0, 1, 1, select_device("cpu")))
-    evaluation = evaluate(parse(EvaluateConfig, [str(folder / "best.pt"), *flags], positional="checkpoint"))
+    folder = train(config, Ranks.single(select_device("cpu")))
+    evaluation = evaluate(parse(InferenceConfig, flags), folder / "best.pt")
     assert (evaluation.result["split"], evaluation.result["samples"]) == ("valid", 4)
     assert 0 <= evaluation.result["rows"][0]["pck@0.2"] <= 1
     assert [row["joint"] for row in evaluation.result["joints"]] == ["left_eye", "right_eye", "nose"]
