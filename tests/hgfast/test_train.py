@@ -264,21 +264,21 @@ def test_resume_within_an_epoch(hands: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is interrupted after one of two epochs and resumed ends with the weights of an uninterrupted run."""
+    """A run that is interrupted in the second of three epochs and resumed ends with the weights of an uninterrupted run."""
     ranks = distributed.init_distributed("cpu")
     torch.set_num_threads(1)
-    whole = train(small_config(hands, tmp_path / "whole"), ranks)
+    whole = train(small_config(hands, tmp_path / "whole", 3), ranks)
 
     report = RunLogger.log_epoch
 
     def interrupt(self: RunLogger, record: dict[str, float], console_metrics: Sequence[str] | None) -> None:
         report(self, record, console_metrics)
-        if record["epoch"] == 1:
+        if record["epoch"] == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunLogger, "log_epoch", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(small_config(hands, tmp_path / "parts"), ranks)
+        train(small_config(hands, tmp_path / "parts", 3), ranks)
     monkeypatch.setattr(RunLogger, "log_epoch", report)
     with (tmp_path / "parts/small/metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "st')  # killed while writing
