@@ -57,10 +57,13 @@ def model_state(model: StackedHourglass) -> dict[str, Any]:
 def save(content: dict[str, Any], path: Path) -> None:
     """Write a checkpoint atomically. Raises `HgfastError` if that fails; an existing file then stays unchanged."""
     try:
-        with atomic_write(path) as temp_path:
-            torch.save(content, temp_path)
+        with atomic_write(path) as temp_path, temp_path.open("wb") as file:
+            torch.save(content, file)
     except (OSError, RuntimeError) as error:
-        raise HgfastError(f"cannot write {path} ({error}): free some space or choose another folder") from error
+        cause: BaseException = error
+        while not isinstance(cause, OSError) and cause.__context__ is not None:  # torch's writer hides the error of a full disk
+            cause = cause.__context__
+        raise HgfastError(f"cannot write {path} ({cause}): free some space or choose another folder") from error
 
 
 def write_checkpoint(content: dict[str, Any], folder: Path, keep_checkpoints: int, previous_step: int) -> None:
