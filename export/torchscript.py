@@ -10,105 +10,18 @@ has deprecated TorchScript since 2.13.
 
 from __future__ import annotations
 
-import io
-import tempfile
-import time
-import warnings
-from dataclasses import replace
-from pathlib import Path
-
-import torch
-from torch import Tensor, nn
-
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run_main
-from hgfast.export.exporter import artifact, onnx_file
-from hgfast.export.exporter.artifact import ExportedArtifact
-from hgfast.export.exporter.export_module import ExportModule
 from hgfast.export.exporter.options import ExportConfig
-from hgfast.export.exporter.verify import Reference, Row, Tolerances, batch_sizes_to_check, compare
-from hgfast.fileio.files import to_json
-from hgfast.model import StackedHourglass
-from hgfast.runtime.backends import DeviceOptions, ignore_torchscript_deprecation, make_torchscript_fn
-from hgfast.runtime.sidecar import HEATMAPS, KEYPOINTS, OUTPUT_NAMES
-
-EXTRA_FILE = "hgfast.json"
-
-
-class KeypointsOnly(nn.Module):
-    """A traced graph that returns only its keypoints. Scripting it avoids a second trace."""
-
-    def __init__(self, whole: torch.jit.ScriptModule) -> None:
-        super().__init__()
-        self.traced = whole
-
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.traced(images)[0],)
-
-
-class HeatmapsOnly(KeypointsOnly):
-    """A traced graph that returns only its heatmaps."""
-
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.traced(images)[1],)
-
-
-def trace(graph: ExportModule) -> torch.jit.ScriptModule:
-    """Trace the graph for any batch size."""
-    example = torch.zeros(onnx_file.input_shape(graph, 1), dtype=onnx_file.input_type(graph))
-    with ignore_torchscript_deprecation(), torch.inference_mode():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # the size of the heatmaps is constant
-        return torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
-
-
-def select_outputs(whole: torch.jit.ScriptModule, names: tuple[str, ...]) -> torch.jit.ScriptModule:
-    """Return the traced graph with only the outputs `names` of its `OUTPUT_NAMES`, frozen."""
-    with ignore_torchscript_deprecation():
-        if names != OUTPUT_NAMES:
-            wrapper = KeypointsOnly if names == (KEYPOINTS,) else HeatmapsOnly
-            whole = torch.jit.script(wrapper(whole).eval())
-        return torch.jit.freeze(whole)
-
-
-def make_torchscript(config: ExportConfig, model: StackedHourglass, out: Path) -> ExportedArtifact:
-    """Write the TorchScript file and its sidecar. Raises `HgfastError` if it differs from the checkpoint or cannot be written."""
-    spec = config.spec
-    whole = trace(ExportModule(model, replace(spec, outputs=OUTPUT_NAMES)))
-    delivered = select_outputs(whole, spec.outputs)
-    sidecar = artifact.make_sidecar(config, model, "torchscript")
-    emulates_fp16 = config.precision == "fp16" and not torch.cuda.is_available()
-
-    def write(path: Path) -> None:
-        content = io.BytesIO()  # torch.jit.save aborts on a full disk, and would store the file name
-        with ignore_torchscript_deprecation():
-            torch.jit.save(delivered, content, _extra_files={EXTRA_FILE: to_json(sidecar.metadata)})
-        path.write_bytes(content.getvalue())
-
-    def check(path: Path, reference: Reference, limits: Tolerances | None) -> list[Row]:
-        run = make_torchscript_fn(path, list(spec.outputs), DeviceOptions())
-        rows = []
-        with tempfile.TemporaryDirectory() as folder, ignore_torchscript_deprecation():
-            file = Path(folder) / "all_outputs"
-            torch.jit.save(select_outputs(whole, OUTPUT_NAMES), str(file))
-            probe = run if HEATMAPS in spec.outputs else make_torchscript_fn(file, list(OUTPUT_NAMES), DeviceOptions())
-            for batch_size in batch_sizes_to_check(config.batch_range)[: 1 if emulates_fp16 else None]:
-                rows.append({"runtime": "torch", **compare(run, probe, reference, batch_size, limits, spec.outputs)})
-        return rows
-
-    exported = artifact.write_artifact(out, write, sidecar, check, config, model)
-    if emulates_fp16 and exported.rows:
-        print("fp16 is emulated on this CPU and slow: only the smallest batch size was verified; a GPU verifies all")
-    return exported
 
 
 def main() -> None:
-    start_time = time.perf_counter()
     config = parse(ExportConfig, positional="checkpoint", description=__doc__ or "")
     if config.precision == "int8":
         raise HgfastError("int8 requires ONNX or TensorRT: use hgfast export onnx or tensorrt, or --precision fp16")
-    config.validate("torchscript")
-    exported = make_torchscript(config, config.load_model(), config.output_path("torchscript"))
-    artifact.print_summary(exported, time.perf_counter() - start_time)
+    from hgfast.export.exporter import artifact, torchscript_export  # import torch
+
+    artifact.export(config, "torchscript", torchscript_export.make_torchscript)
 
 
 if __name__ == "__main__":

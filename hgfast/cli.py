@@ -136,7 +136,7 @@ def arrange_help(parser: Parser, config_class: type, flag_aliases: Mapping[str, 
     """Order --help: `config_class.HELP_FIRST`, the class's other flags, nested dataclasses, the base classes' flags. Show the
     aliases, which `normalize_argv` replaces."""
     groups = list(parser._action_groups)
-    flags = {action.dest: (group, action) for group in groups for action in group._group_actions}
+    flags = {action.dest: (group, action) for group in groups for action in group._group_actions if action.option_strings}
     first, last = list[Any](), list[Any]()
     bases = [base for base in config_class.__mro__[1:] if is_dataclass(base)]
     parts = [("most used", getattr(config_class, "HELP_FIRST", ()), first)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -14,6 +15,9 @@ import pytest
 from hgfast.errors import run_main
 from hgfast.pipelines.synthetic import generate_freihand, generate_mpii
 from hgfast.system_info import cpu_features
+
+if TYPE_CHECKING:
+    from hgfast.export.exporter.artifact import ExportedArtifact
 
 hypothesis.settings.register_profile("few", max_examples=20, deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("many", max_examples=2000, deadline=None, print_blob=True)
@@ -58,6 +62,36 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("people") / "MPII"
     generate_mpii(out, 30, seed=4, valid=10, workers=1)
     return out
+
+
+@pytest.fixture(scope="session")
+def cached_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Export each network to ONNX once, for all test files and workers."""
+    from hgfast.export.exporter import onnx_export
+    from tests.exports import caching_exporter
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "onnx"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "export_onnx_model", caching_exporter(folder))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a tiny network of 16 joints, as if it had been trained."""
+    from tests.exports import save_checkpoint
+
+    return save_checkpoint(tmp_path_factory.mktemp("tiny") / "net.pt")
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_checkpoint: Path, cached_exporter: None) -> ExportedArtifact:
+    """`tiny_checkpoint` as ONNX in fp32, verified, with both outputs, for up to five images."""
+    from tests.exports import export_onnx
+
+    return export_onnx(tiny_checkpoint, tiny_checkpoint.with_name("fp32.onnx"))
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ import hgfast
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
+from hgfast.export.exporter.artifact import load_network
+from hgfast.export.exporter.onnx_export import make_onnx
 from hgfast.export.exporter.options import ExportConfig
-from hgfast.export.to_onnx import make_onnx
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.skeletons import BODY16
@@ -76,7 +77,7 @@ def test_without_torch(wheel: Path, tmp_path: Path) -> None:
     meta = Meta(BODY16, Normalization(), 64, "logits", "dark", -0.5)
     checkpoints.save(checkpoints.model_state(build_model(PRESETS["tiny"], meta)), checkpoint)
     config = ExportConfig(checkpoint=checkpoint, batch="1:2:4", no_verify=True)
-    make_onnx(config, config.load_model(), config.output_path("onnx"))
+    make_onnx(config, load_network(config), config.output_path("onnx"))
     cv2.imwrite(str(tmp_path / "photo.jpg"), np.full((600, 500, 3), 90, np.uint8))
     run = make_environment(tmp_path)
     pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from hgfast.checkpoints import load_model
 from hgfast.errors import HgfastError
 from hgfast.export.exporter import verify
 from hgfast.export.exporter.options import ExportConfig
@@ -44,6 +45,32 @@ class ExportedArtifact:
     @property
     def rows(self) -> list[Row]:
         return list((self.sidecar.verification or {}).get("rows", ()))
+
+
+def export(config: ExportConfig, suffix: str, make: Callable[[ExportConfig, StackedHourglass, Path], ExportedArtifact]) -> None:
+    """Validate the options, export the checkpoint with `make`, and print a summary."""
+    start_time = time.perf_counter()
+    config.validate(suffix)
+    print_summary(make(config, load_network(config), config.output_path(suffix)), time.perf_counter() - start_time)
+
+
+def load_network(config: ExportConfig) -> StackedHourglass:
+    """Load the network with the input size and decoder of the flags. Raises `HgfastError` like `hgfast.load_model`."""
+    path, size = config.checkpoint, config.input_size
+    sha256 = sha256_of(path) if path.is_file() else ""
+    model = load_model(path, decoder=config.decoder)
+    if sha256_of(path) != sha256:
+        raise HgfastError(f"{path} changed while it was read: export again, or export best.pt of a finished run")
+    config.checkpoint_sha256 = sha256
+    if size is not None:
+        multiple = model.meta.stride * 2**model.arch.depth
+        if size % multiple:
+            raise HgfastError(
+                f"--input-size {size} cannot be halved {model.arch.depth} times after the stem, as this network requires: "
+                f"choose a multiple of {multiple}"
+            )
+        model.meta = replace(model.meta, input_size=size)
+    return model
 
 
 def make_sidecar(

@@ -6,7 +6,6 @@ uint8 NHWC RGB -> float, normalize -> network (fp32 or fp16) -> last stack -> de
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,24 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hgfast.errors import HgfastError
+from hgfast.export.exporter.options import ExportSpec
 from hgfast.model import Residual, StackedHourglass
 from hgfast.runtime.sidecar import HEATMAPS, KEYPOINTS
 from hgfast.runtime.torch_predictor import check_flip_pairs, decode_keypoints
-
-
-@dataclass(frozen=True)
-class ExportSpec:
-    """Input, outputs and precision of an exported graph.
-
-    fp16: the network computes in fp16; normalization and decoding stay in fp32. flip_test: the network also processes the
-    mirrored images, in one batch with the others. normalized: the input is (N, 3, H, W) float32 that the caller has normalized,
-    instead of (N, H, W, 3) uint8 RGB. outputs: of `hgfast.runtime.sidecar.OUTPUT_NAMES`, in their order.
-    """
-
-    fp16: bool = False
-    flip_test: bool = False
-    normalized: bool = False
-    outputs: tuple[str, ...] = (KEYPOINTS,)
 
 
 class ExportModule(nn.Module):
@@ -70,6 +55,13 @@ class ExportModule(nn.Module):
         heatmaps = self.heatmaps(images)
         outputs = {KEYPOINTS: decode_keypoints(self.network, heatmaps), HEATMAPS: heatmaps}
         return tuple(outputs[name] for name in self.spec.outputs)
+
+    def example(self, count: int) -> Tensor:
+        """Return `count` black images in the input format."""
+        size = self.meta.input_size
+        if self.spec.normalized:
+            return torch.zeros(count, 3, size, size)
+        return torch.zeros(count, size, size, 3, dtype=torch.uint8)
 
     def heatmaps(self, images: Tensor) -> Tensor:
         """Map normalized float32 (N, 3, S, S) to (N, K, S / stride, S / stride) float32, averaged with a flip test."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hgfast.errors import HgfastError
-from hgfast.export.exporter.onnx_file import load_onnx
 from hgfast.runtime.sidecar import Precision
 
 MIN_LAYER_SHARE = {
@@ -37,7 +37,11 @@ class ConvWeights:
 
 def onnx_conv_weights(path: Path) -> ConvWeights:
     """Like `model_conv_weights`, for a file. Also raises `HgfastError` if the file is not a complete ONNX model."""
-    return model_conv_weights(load_onnx(path), str(path))
+    try:
+        model = onnx.load(path)
+    except (OSError, DecodeError) as error:
+        raise HgfastError(f"{path} cannot be read as ONNX ({' '.join(str(error).split())[:120]}): export it again") from error
+    return model_conv_weights(model, str(path))
 
 
 def model_conv_weights(model: onnx.ModelProto, what: str) -> ConvWeights:

@@ -19,17 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from hgfast.errors import HgfastError
+from hgfast.export.exporter.options import BuildOptions
 from hgfast.export.exporter.precision_check import ConvWeights
-from hgfast.export.exporter.trt_builder import (
-    BuildOptions,
-    BuiltEngine,
-    TrtBackend,
-    check_batch_range,
-    check_plan,
-    engine_layer_info,
-    supported_gpus,
-)
-from hgfast.fileio.files import atomic_write, prepare_file
+from hgfast.export.exporter.trt_builder import BuiltEngine, TrtBackend, check_plan, describe_build, engine_layer_info
+from hgfast.fileio.files import atomic_write
 from hgfast.runtime.sidecar import BatchRange, Precision
 from hgfast.runtime.tensorrt_engine import one_line
 
@@ -48,22 +41,17 @@ def build(module: nn.Module, example: Tensor, batch: BatchRange, options: BuildO
         HgfastError: there is no GPU, Torch-TensorRT does not support an option, or it cannot convert the network.
     """
     options.check("torch_tensorrt")
-    check_batch_range(batch)
     if not torch.cuda.is_available():
         raise HgfastError("Torch-TensorRT needs an NVIDIA GPU, and torch finds none that it can use: build with tensorrt_rtx")
-    if options.timing_cache is not None:
-        prepare_file(options.timing_cache, "--timing-cache")
     torch_tensorrt = backend.module
     start_time = time.perf_counter()
     program = export_program(module.cuda(), example.cuda(), batch)
     parse_s = time.perf_counter() - start_time
-    shapes = {name: (size, *example.shape[1:]) for name, size in (("min", batch.min), ("opt", batch.opt), ("max", batch.max))}
+    least, best, most = ((size, *example.shape[1:]) for size in (batch.min, batch.opt, batch.max))
     if batch.min == batch.max:
-        images = torch_tensorrt.Input(shape=shapes["max"], dtype=example.dtype)
+        images = torch_tensorrt.Input(shape=most, dtype=example.dtype)
     else:
-        images = torch_tensorrt.Input(
-            min_shape=shapes["min"], opt_shape=shapes["opt"], max_shape=shapes["max"], dtype=example.dtype
-        )
+        images = torch_tensorrt.Input(min_shape=least, opt_shape=best, max_shape=most, dtype=example.dtype)
     start_time = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, _collect_warnings() as lines:
         # the default path is shared by all users of the machine and is not written atomically
@@ -88,13 +76,7 @@ def build(module: nn.Module, example: Tensor, batch: BatchRange, options: BuildO
             _copy_timing_cache(timing_cache, options.timing_cache)
     plan = bytes(plan)
     check_plan(plan, backend)
-    builder_info = {
-        "backend": "torch_tensorrt",
-        "version": backend.version,
-        "torch_tensorrt": str(torch_tensorrt.__version__),
-        **options.to_dict,
-        "hardware": supported_gpus(options),
-    }
+    builder_info = {**describe_build(backend, options), "torch_tensorrt": str(torch_tensorrt.__version__)}
     return BuiltEngine(plan, parse_s, build_s, tuple(dict.fromkeys(lines)), builder_info, engine_layer_info(plan, backend))
 
 

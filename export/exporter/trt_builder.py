@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hgfast.errors import HgfastError
-from hgfast.fileio.files import atomic_write, prepare_file
+from hgfast.export.exporter.options import BuildOptions
+from hgfast.fileio.files import atomic_write
 from hgfast.runtime.sidecar import BatchRange
 from hgfast.runtime.tensorrt_engine import (
     LIBRARY_NAMES,
+    PIP_PACKAGES,
     LibraryNotFound,
     TrtLibrary,
     check_plan_header,
@@ -29,7 +31,13 @@ from hgfast.runtime.tensorrt_engine import (
     one_line,
 )
 
-BUILDERS = ("auto", "tensorrt", "tensorrt_rtx", "torch_tensorrt")
+BackendName = Literal["tensorrt", "tensorrt_rtx", "torch_tensorrt"]
+BACKEND_REASONS: dict[BackendName, str] = {
+    "tensorrt": "builds for this machine's GPU",
+    "torch_tensorrt": "builds for this machine's GPU from torch",
+    "tensorrt_rtx": "builds engines that fit several kinds of GPU",
+}
+"""Backends in the order in which auto tries them, and why to take them."""
 TORCH_TENSORRT_PACKAGES = "a torch built for CUDA (https://pytorch.org/get-started) and pip install torch-tensorrt"
 RTX_HARDWARE = "compute capability 8.0, 8.6, 8.9, 12.0 and later"  # the default of TensorRT-RTX
 
@@ -45,57 +53,11 @@ class TrtBackend:
     has_gpu: whether torch finds a usable GPU.
     """
 
-    name: Literal["tensorrt", "tensorrt_rtx", "torch_tensorrt"]
+    name: BackendName
     version: str
     module: Any
     reason: str
     has_gpu: bool
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """Options of the build.
-
-    timing_cache: file of kernel timings, which makes the next build faster (TensorRT, Torch-TensorRT).
-    hardware_compatible: for all GPUs from Ampere on. version_compatible: also for later versions of TensorRT (TensorRT).
-    workspace_gb: maximum workspace of a layer in gigabytes. optimization_level: 0 (fast build) to 5 (fast engine).
-    compute_capabilities: the GPUs to build for, such as SM86 (TensorRT-RTX).
-    """
-
-    timing_cache: Path | None = None
-    hardware_compatible: bool = False
-    version_compatible: bool = False
-    workspace_gb: float | None = None
-    optimization_level: int | None = None
-    compute_capabilities: tuple[str, ...] = ()
-
-    def check(self, backend: str) -> None:
-        """Raise `HgfastError` for a value out of range or an option that the backend does not support."""
-        if self.workspace_gb is not None and self.workspace_gb <= 0:
-            raise HgfastError(f"the workspace is {self.workspace_gb} GB, must be above 0; omit it for no limit")
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise HgfastError(f"the optimization level is {self.optimization_level}, must be 0 to 5")
-        if backend == "tensorrt_rtx" and self.version_compatible:
-            raise HgfastError("TensorRT-RTX cannot build version-compatible engines: leave it out, or build with tensorrt")
-        if backend == "torch_tensorrt" and self.version_compatible:  # it excludes the runtime that such an engine should contain
-            raise HgfastError("version-compatible engines of Torch-TensorRT do not run on their own: build with tensorrt")
-        if backend == "tensorrt_rtx" and self.timing_cache is not None:
-            raise HgfastError("TensorRT-RTX has no timing cache: leave it out")
-        if backend != "tensorrt_rtx" and self.compute_capabilities:
-            raise HgfastError(
-                f"{backend} builds for the GPU of the machine, not for {', '.join(self.compute_capabilities)}: "
-                "request a hardware-compatible engine, or build with tensorrt_rtx"
-            )
-
-    @property
-    def to_dict(self) -> dict[str, Any]:
-        """The options to record in the sidecar."""
-        return {
-            "hardware_compatible": self.hardware_compatible,
-            "version_compatible": self.version_compatible,
-            "workspace_gb": self.workspace_gb,
-            "optimization_level": self.optimization_level,
-        }
 
 
 @dataclass(frozen=True)
@@ -123,13 +85,6 @@ class BuiltEngine:
         return library
 
 
-def has_usable_gpu() -> bool:
-    """Whether torch finds a usable GPU."""
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def import_torch_tensorrt() -> Any:
     """Import torch_tensorrt. Raises `LibraryNotFound` with the packages to install."""
     captured_output = io.StringIO()
@@ -142,18 +97,19 @@ def import_torch_tensorrt() -> Any:
         ) from error
 
 
-def find_backend(wanted: str, gpu: bool | None = None) -> TrtBackend:
+def find_backend(wanted: BackendName | Literal["auto"], gpu: bool | None = None) -> TrtBackend:
     """Return the library to build with. gpu: whether there is a GPU; None: detect it.
 
     With a GPU, auto takes the first of TensorRT, Torch-TensorRT and TensorRT-RTX that is installed, otherwise TensorRT-RTX.
 
     Raises:
         BuilderNotFound: auto, and no library can be imported.
-        HgfastError: the name is unknown, or the requested library cannot be imported or needs a GPU to build.
+        HgfastError: the requested library cannot be imported or needs a GPU to build.
     """
-    if wanted not in BUILDERS:
-        raise HgfastError(f"there is no backend {wanted!r}: choose from {', '.join(BUILDERS)}")
-    gpu = has_usable_gpu() if gpu is None else gpu
+    if gpu is None:
+        import torch
+
+        gpu = torch.cuda.is_available()
     if wanted != "auto":
         backend = _backend(wanted, "as requested", gpu)
         if not gpu and wanted != "tensorrt_rtx":
@@ -163,32 +119,26 @@ def find_backend(wanted: str, gpu: bool | None = None) -> TrtBackend:
             )
         return backend
     rejected = [] if gpu else ["TensorRT and Torch-TensorRT need a GPU to build, and torch finds none that it can use"]
-    for name in ("tensorrt", "torch_tensorrt", "tensorrt_rtx") if gpu else ("tensorrt_rtx",):
+    for name, reason in BACKEND_REASONS.items():
         try:
-            return _backend(name, "; ".join([_BACKEND_REASONS[name], *rejected]), gpu)
+            if gpu or name == "tensorrt_rtx":
+                return _backend(name, "; ".join([reason, *rejected]), gpu)
         except LibraryNotFound as error:
             rejected.append(error.reason)
     raise BuilderNotFound(
-        f"nothing here builds TensorRT engines ({'; '.join(rejected)}): pip install tensorrt-rtx-cu13-libs "
-        "tensorrt-rtx-cu13-bindings, which needs no GPU to build, or, on a machine with a GPU, pip install tensorrt-cu13"
+        f"nothing here builds TensorRT engines ({'; '.join(rejected)}): pip install {PIP_PACKAGES['tensorrt_rtx']}, which needs "
+        f"no GPU to build, or, on a machine with a GPU, pip install {PIP_PACKAGES['tensorrt']}"
     )
 
 
-_BACKEND_REASONS = {
-    "tensorrt": "builds for this machine's GPU",
-    "torch_tensorrt": "builds for this machine's GPU from torch",
-    "tensorrt_rtx": "builds engines that fit several kinds of GPU",
-}
-
-
-def _backend(name: str, why: str, gpu: bool) -> TrtBackend:
+def _backend(name: BackendName, reason: str, gpu: bool) -> TrtBackend:
     if name == "torch_tensorrt":
         module = import_torch_tensorrt()
         version = str(importlib.import_module("tensorrt").__version__)
-        return TrtBackend("torch_tensorrt", version, module, f"torch_tensorrt {module.__version__}: {why}", gpu)
-    library: TrtLibrary = "tensorrt_rtx" if name == "tensorrt_rtx" else "tensorrt"
-    module = import_tensorrt(library)
-    return TrtBackend(library, str(module.__version__), module, f"{library} {module.__version__}: {why}", gpu)
+    else:
+        module = import_tensorrt(name)
+        version = str(module.__version__)
+    return TrtBackend(name, version, module, f"{name} {module.__version__}: {reason}", gpu)
 
 
 def build(onnx: Path, batch: BatchRange, backend: TrtBackend, options: BuildOptions) -> BuiltEngine:
@@ -200,9 +150,6 @@ def build(onnx: Path, batch: BatchRange, backend: TrtBackend, options: BuildOpti
     if backend.name == "torch_tensorrt":
         raise ValueError("torch_tensorrt builds from a module, in export/exporter/torch_trt.py")
     options.check(backend.name)
-    check_batch_range(batch)
-    if options.timing_cache is not None:
-        prepare_file(options.timing_cache, "--timing-cache")
     trt = backend.module
     logger = make_logger(trt)
     try:
@@ -235,25 +182,14 @@ def build(onnx: Path, batch: BatchRange, backend: TrtBackend, options: BuildOpti
     if backend.has_gpu:
         layers = engine_layer_info(plan, backend)
         warnings += [] if layers else [f"the engine cannot be inspected here ({last_errors(logger)})"]
-    about = {
-        "backend": backend.name,
-        "version": backend.version,
-        **options.to_dict,
-        "hardware": _supported_gpus(backend, options),
-    }
-    return BuiltEngine(plan, parse_s, build_s, tuple(dict.fromkeys(warnings)), about, layers)
-
-
-def check_batch_range(batch: BatchRange) -> None:
-    """Raise `HgfastError` unless 1 <= min <= opt <= max."""
-    if not 1 <= batch.min <= batch.opt <= batch.max:
-        raise HgfastError(f"the batch {batch.min}:{batch.opt}:{batch.max} is not ascending from at least 1: give min:opt:max")
+    builder_info = describe_build(backend, options)
+    return BuiltEngine(plan, parse_s, build_s, tuple(dict.fromkeys(warnings)), builder_info, layers)
 
 
 def check_plan(plan: bytes, backend: TrtBackend) -> None:
     """Check by its header, without a GPU, that a plan is complete. Raises `HgfastError` otherwise."""
-    library: TrtLibrary = "tensorrt_rtx" if backend.name == "tensorrt_rtx" else "tensorrt"
-    check_plan_header(plan, library_of_plan(plan) or library if backend.name == "torch_tensorrt" else library, "the engine")
+    library = library_of_plan(plan) or "tensorrt" if backend.name == "torch_tensorrt" else backend.name
+    check_plan_header(plan, library, "the engine")
 
 
 def engine_layer_info(plan: bytes, backend: TrtBackend) -> str | None:
@@ -368,21 +304,17 @@ def _advice(reason: str) -> str:
     return "try a newer TensorRT"
 
 
-def _supported_gpus(backend: TrtBackend, options: BuildOptions) -> str:
-    """Describe the GPUs that an engine runs on."""
-    if backend.name == "tensorrt_rtx":
-        capabilities = [f"{int(name[2:]) // 10}.{int(name[2:]) % 10}" for name in options.compute_capabilities]
-        return f"compute capability {', '.join(capabilities)}" if capabilities else RTX_HARDWARE
-    return supported_gpus(options)
-
-
-def supported_gpus(options: BuildOptions) -> str:
-    """Describe the GPUs that an engine runs on if it is built for this machine's."""
+def describe_build(backend: TrtBackend, options: BuildOptions) -> dict[str, Any]:
+    """Return the library, the options and the GPUs that an engine runs on, for the sidecar's `builder`."""
     import torch
 
-    if options.hardware_compatible:
-        return "compute capability 8.0 and later"
-    if not torch.cuda.is_available():
-        return "the kind of GPU that it was built on"
-    major, minor = torch.cuda.get_device_capability()
-    return f"compute capability {major}.{minor}"
+    if backend.name == "tensorrt_rtx":
+        capabilities = [f"{int(name[2:]) // 10}.{int(name[2:]) % 10}" for name in options.compute_capabilities]
+        hardware = f"compute capability {', '.join(capabilities)}" if capabilities else RTX_HARDWARE
+    elif options.hardware_compatible:
+        hardware = "compute capability 8.0 and later"
+    elif torch.cuda.is_available():
+        hardware = "compute capability {}.{}".format(*torch.cuda.get_device_capability())
+    else:
+        hardware = "the kind of GPU that it was built on"
+    return {"backend": backend.name, "version": backend.version, **options.to_record, "hardware": hardware}

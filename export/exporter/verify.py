@@ -108,6 +108,15 @@ def batch_sizes_to_check(sizes: BatchRange) -> list[int]:
     return sorted({size for size in (sizes.min, 3, sizes.max) if sizes.min <= size <= sizes.max})
 
 
+def compare_batches(
+    runtime: str, run: RunFn, probe: RunFn | None, reference: Reference, sizes: BatchRange, limits: Tolerances | None,
+    output_names: Sequence[str],
+) -> list[Row]:  # fmt: skip
+    """Return a row of `compare` for each batch size to verify."""
+    batch_sizes = batch_sizes_to_check(sizes)
+    return [{"runtime": runtime, **compare(run, probe, reference, size, limits, output_names)} for size in batch_sizes]
+
+
 def compare(
     run: RunFn, probe: RunFn | None, reference: Reference, batch_size: int, limits: Tolerances | None, output_names: Sequence[str]
 ) -> Row:

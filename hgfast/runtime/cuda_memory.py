@@ -1,12 +1,6 @@
 """Memory, streams and graphs on an NVIDIA GPU, with NVIDIA's cuda-bindings and without torch.
 
-    gpu = CudaDevice(what="hand.engine")
-    with gpu.activate(), CudaStream(gpu) as stream, PinnedBuffer(gpu, (2, 3), np.float32) as host:
-        with DeviceBuffer(gpu, 24) as device:
-            copy_to_device(gpu, device, host, stream)
-            stream.synchronize()
-
-Resources are freed by `close`, at the end of a `with`, or when the object is garbage collected.
+Resources are freed by `close` or when the object is garbage collected.
 """
 
 from __future__ import annotations
@@ -17,14 +11,13 @@ import importlib
 import weakref
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hgfast.errors import HgfastError
 
-ResourceT = TypeVar("ResourceT", bound="_CudaResource")
 NO_GPU_ADVICE = "use a machine that has one, or export to ONNX, which needs no GPU"
 
 
@@ -129,12 +122,6 @@ class _CudaResource:
         if self._finalizer is not None:
             self._finalizer()
 
-    def __enter__(self: ResourceT) -> ResourceT:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _free(gpu: CudaDevice, free: Callable[[Any], object], handle: Any) -> None:
     # memory that CUDA cannot free, as after a GPU failure, is freed when the process ends
@@ -147,8 +134,7 @@ class PinnedBuffer(_CudaResource):
 
     def __init__(self, gpu: CudaDevice, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         cudart, numpy_dtype = gpu.cudart, np.dtype(dtype)
-        self.nbytes = prod(shape) * numpy_dtype.itemsize
-        size = max(1, self.nbytes)
+        size = max(1, prod(shape) * numpy_dtype.itemsize)
         self.address = int(gpu.check_error(cudart.cudaMallocHost(size), f"allocate {size} bytes of page-locked memory"))
         super().__init__(gpu, cudart.cudaFreeHost, self.address)
         raw = memoryview((ctypes.c_ubyte * size).from_address(self.address))
@@ -173,24 +159,19 @@ class CudaStream(_CudaResource):
     """A non-blocking stream. handle: an existing stream to use instead, which is not destroyed."""
 
     def __init__(self, gpu: CudaDevice, handle: int | None = None) -> None:
-        cudart = gpu.cudart
-        owned = handle is None
-        if owned:
-            handle = int(
-                gpu.check_error(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking), "create a stream on the GPU")
-            )
-        super().__init__(gpu, cudart.cudaStreamDestroy if owned else None, handle)
-        self.handle: int = handle or 0
+        cudart, free = gpu.cudart, None
+        if handle is None:
+            created = cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking)
+            handle, free = int(gpu.check_error(created, "create a stream on the GPU")), cudart.cudaStreamDestroy
+        super().__init__(gpu, free, handle)
+        self.handle = handle
 
-    def synchronize(self) -> None:
-        """Wait for all work in the stream. Raises `HgfastError` if any of it failed."""
+    def synchronize(self, must: bool = True) -> None:
+        """Wait for all work in the stream. must: raise `HgfastError` if any of it failed."""
         cudart = self.gpu.cudart
-        self.gpu.check_error(cudart.cudaStreamSynchronize(self.handle), "finish its work on the GPU")
-
-    def synchronize_quietly(self) -> None:
-        """Like `synchronize`, but ignore errors."""
-        cudart = self.gpu.cudart
-        cudart.cudaStreamSynchronize(self.handle)
+        result = cudart.cudaStreamSynchronize(self.handle)
+        if must:
+            self.gpu.check_error(result, "finish its work on the GPU")
 
 
 class CudaGraph(_CudaResource):
@@ -206,50 +187,45 @@ class CudaGraph(_CudaResource):
         self.gpu.check_error(cudart.cudaGraphLaunch(self._executable, stream.handle), "launch its CUDA graph")
 
 
-def copy_to_device(gpu: CudaDevice, device: DeviceBuffer, host: PinnedBuffer, stream: CudaStream) -> None:
-    """Enqueue a copy to the GPU."""
-    cudart = gpu.cudart
-    direction = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
-    gpu.check_error(
-        cudart.cudaMemcpyAsync(device.address, host.address, host.nbytes, direction, stream.handle), "copy to the GPU"
-    )
+def copy_to_device(device: DeviceBuffer, host: PinnedBuffer, stream: CudaStream) -> None:
+    """Enqueue a copy of the host's array to the GPU."""
+    gpu, cudart = stream.gpu, stream.gpu.cudart
+    kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+    result = cudart.cudaMemcpyAsync(device.address, host.address, host.array.nbytes, kind, stream.handle)
+    gpu.check_error(result, "copy to the GPU")
 
 
-def copy_to_host(gpu: CudaDevice, host: PinnedBuffer, device: DeviceBuffer, stream: CudaStream) -> None:
-    """Enqueue a copy from the GPU."""
-    cudart = gpu.cudart
-    direction = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-    gpu.check_error(
-        cudart.cudaMemcpyAsync(host.address, device.address, host.nbytes, direction, stream.handle), "copy from the GPU"
-    )
+def copy_to_host(host: PinnedBuffer, device: DeviceBuffer, stream: CudaStream) -> None:
+    """Enqueue a copy from the GPU to the host's array."""
+    gpu, cudart = stream.gpu, stream.gpu.cudart
+    kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+    result = cudart.cudaMemcpyAsync(host.address, device.address, host.array.nbytes, kind, stream.handle)
+    gpu.check_error(result, "copy from the GPU")
 
 
-def capture_graph(gpu: CudaDevice, stream: CudaStream, enqueue: Callable[[], object]) -> CudaGraph:
+def capture_graph(stream: CudaStream, enqueue: Callable[[], object]) -> CudaGraph:
     """Capture the work that `enqueue` adds to a stream, without running it. No other code may use the stream meanwhile.
 
     Raises:
         HgfastError: CUDA cannot capture it, or `enqueue` raises; the stream is unchanged.
     """
-    cudart = gpu.cudart
+    gpu, cudart = stream.gpu, stream.gpu.cudart
     mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads may use CUDA meanwhile
     gpu.check_error(cudart.cudaStreamBeginCapture(stream.handle, mode), "begin a CUDA graph")
+    graph, capturing = None, True
     try:
         enqueue()
+        capturing = False
+        graph = gpu.check_error(cudart.cudaStreamEndCapture(stream.handle), "capture a CUDA graph")
+        return CudaGraph(gpu, gpu.check_error(cudart.cudaGraphInstantiate(graph, 0), "instantiate its CUDA graph"))
     except BaseException:
-        _, graph = cudart.cudaStreamEndCapture(stream.handle)
-        if graph is not None:
-            cudart.cudaGraphDestroy(graph)
+        if capturing:
+            _, graph = cudart.cudaStreamEndCapture(stream.handle)
         cudart.cudaGetLastError()  # clear the error, which the exception reports
         raise
-    try:
-        graph = gpu.check_error(cudart.cudaStreamEndCapture(stream.handle), "capture a CUDA graph")
-    except HgfastError:
-        cudart.cudaGetLastError()
-        raise
-    try:
-        return CudaGraph(gpu, gpu.check_error(cudart.cudaGraphInstantiate(graph, 0), "instantiate its CUDA graph"))
     finally:
-        cudart.cudaGraphDestroy(graph)
+        if graph is not None:
+            cudart.cudaGraphDestroy(graph)
 
 
 def _format_cuda_version(number: int) -> str:

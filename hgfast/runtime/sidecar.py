@@ -54,6 +54,10 @@ class BatchRange:
     opt: int
     max: int
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ValueError(f"its batch {self.min}:{self.opt}:{self.max} is not ascending from at least 1")
+
     @property
     def as_flag(self) -> str:
         return f"{self.min}:{self.opt}:{self.max}" if self.max > self.min else str(self.max)
@@ -191,8 +195,6 @@ def _check_consistent(sidecar: Sidecar) -> None:
     shapes = {KEYPOINTS: (batch_size, joints, 3), HEATMAPS: (batch_size, joints, cells, cells)}
     expected = (batch_size, 3, size, size) if sidecar.normalized else (batch_size, size, size, 3)
     names = [port.name for port in sidecar.outputs]
-    if not batch.min <= batch.opt <= batch.max:
-        raise ValueError(f"its batch {batch.min}:{batch.opt}:{batch.max} is not ascending")
     if sidecar.input.shape != expected or sidecar.input.dtype != ("float32" if sidecar.normalized else "uint8"):
         raise ValueError(f"its input {sidecar.input.shape} {sidecar.input.dtype} contradicts its other fields")
     if len(set(names)) < len(names) or any(shapes.get(port.name) != port.shape for port in sidecar.outputs):

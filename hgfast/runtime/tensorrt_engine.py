@@ -18,16 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
-from hgfast.runtime.cuda_memory import (
-    CudaDevice,
-    CudaGraph,
-    CudaStream,
-    DeviceBuffer,
-    PinnedBuffer,
-    capture_graph,
-    copy_to_device,
-    copy_to_host,
-)
+from hgfast.runtime import cuda_memory
+from hgfast.runtime.cuda_memory import CudaDevice, CudaGraph, CudaStream, DeviceBuffer, PinnedBuffer
 from hgfast.runtime.cuda_memory import GpuNotFound as GpuNotFound
 from hgfast.runtime.sidecar import Sidecar
 
@@ -238,7 +230,6 @@ class Engine:
         self._use_graphs, self._native_graphs = use_cuda_graphs, False
         self.runtime: Any = None
         self.engine: Any = None
-        self.context: Any = None
         self.runtime_config: Any = None
         self.runtime_cache: Any = None
         with self.gpu.activate():
@@ -246,7 +237,7 @@ class Engine:
             # a graph captured in the caller's stream could contain the caller's work
             self._capture_stream = self.stream if stream is None else CudaStream(self.gpu)
             try:
-                self._deserialize(plan, compatible, use_cuda_graphs)
+                self._deserialize(plan, compatible)
             except BaseException:
                 self.close()
                 raise
@@ -277,7 +268,7 @@ class Engine:
             for shape in list(self._shape_contexts):
                 self._release_shape(shape)
             # before the memory that they use
-            self.context = self.runtime_config = self.runtime_cache = self.engine = self.runtime = None
+            self.runtime_config = self.runtime_cache = self.engine = self.runtime = None
             for resource in (self._workspace, self._capture_stream, self.stream):
                 if resource is not None:
                     resource.close()
@@ -288,8 +279,8 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _deserialize(self, plan: bytes, compatible: bool, use_cuda_graphs: bool) -> None:
-        """Load the plan, allocate the workspace that all contexts share, and create the first context."""
+    def _deserialize(self, plan: bytes, compatible: bool) -> None:
+        """Load the plan and allocate the workspace that all contexts share."""
         trt, name = self.trt, LIBRARY_NAMES[self.name]
         runtime = trt.Runtime(self.logger)
         if compatible:
@@ -300,55 +291,43 @@ class Engine:
         self.runtime, self.engine = runtime, engine
         self.input, self.outputs = self._match_io_tensors()
         self._types = {tensor_name: self._numpy_dtype(tensor_name) for tensor_name in (self.input, *self.outputs.values())}
-        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self.name == "tensorrt_rtx":
             settings = engine.create_runtime_config()
-            settings.set_execution_context_allocation_strategy(strategy)
+            settings.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
             self.runtime_cache = kernels = settings.create_runtime_cache()
             settings.set_runtime_cache(kernels)  # compiles a kernel once instead of once per context
-            if use_cuda_graphs and hasattr(settings, "cuda_graph_strategy"):
+            if self._use_graphs and hasattr(settings, "cuda_graph_strategy"):
                 # TensorRT-RTX knows when its kernels for a shape are ready for capture
                 settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
                 self._native_graphs = settings.cuda_graph_strategy == trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             self.runtime_config = settings
         self._workspace = DeviceBuffer(self.gpu, engine.device_memory_size_v2)
-        self._create_context()
-
-    def _create_context(self) -> None:
-        """Create `context` for the next new input shape."""
-        trt, engine, settings, scratch = self.trt, self.engine, self.runtime_config, self._workspace
-        assert scratch is not None
-        self.logger.lines.clear()
-        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = engine.create_execution_context(strategy if settings is None else settings)
-        if context is None:
-            raise HgfastError(
-                f"{self.path} cannot start ({last_errors(self.logger)}): free memory on the GPU, or build a smaller batch"
-            )
-        context.set_device_memory(scratch.address, scratch.nbytes)
-        self.context = context
 
     def _context_for(self, shape: tuple[int, ...]) -> _ShapeContext:
         """Context for this input shape, created on first use; evicts the least recently used."""
         if shape in self._shape_contexts:
             self._shape_contexts.move_to_end(shape)
             return self._shape_contexts[shape]
-        if self.context is None:
-            self._create_context()
-        context = self.context
+        trt, engine, scratch = self.trt, self.engine, self._workspace
+        assert scratch is not None
         self.logger.lines.clear()
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = engine.create_execution_context(strategy if self.runtime_config is None else self.runtime_config)
+        if context is None:
+            raise HgfastError(
+                f"{self.path} cannot start ({last_errors(self.logger)}): free memory on the GPU, or build a smaller batch"
+            )
+        context.set_device_memory(scratch.address, scratch.nbytes)
         if not context.set_input_shape(self.input, shape):
             raise HgfastError(f"{self.path} does not accept input shape {shape} ({last_errors(self.logger)}); see its sidecar")
         while len(self._shape_contexts) >= MAX_CACHED_SHAPES:
             self._release_shape(next(iter(self._shape_contexts)))
-        shape_context = _ShapeContext(context)
-        self.context = None
+        self._shape_contexts[shape] = shape_context = _ShapeContext(context)
         try:
             self._allocate_buffers(shape_context, shape)
         except BaseException:
-            shape_context.close()
+            self._release_shape(shape)
             raise
-        self._shape_contexts[shape] = shape_context
         return shape_context
 
     def _allocate_buffers(self, shape_context: _ShapeContext, shape: tuple[int, ...]) -> None:
@@ -361,8 +340,8 @@ class Engine:
                 raise HgfastError(f"{self.path} does not give the size of {tensor_name} for input shape {shape}: export it again")
             dtype = self._types[tensor_name]
             shape_context.host_buffers[tensor_name] = PinnedBuffer(self.gpu, size, dtype)
-            shape_context.device_buffers[tensor_name] = DeviceBuffer(self.gpu, prod(size) * dtype.itemsize)
-            if not context.set_tensor_address(tensor_name, shape_context.device_buffers[tensor_name].address):
+            shape_context.device_buffers[tensor_name] = buffer = DeviceBuffer(self.gpu, prod(size) * dtype.itemsize)
+            if not context.set_tensor_address(tensor_name, buffer.address):
                 raise HgfastError(f"{self.path} takes no buffer for {tensor_name} ({last_errors(self.logger)}): build it again")
 
     def _run(self, shape_context: _ShapeContext, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -381,35 +360,33 @@ class Engine:
 
     def _enqueue(self, shape_context: _ShapeContext, stream: CudaStream) -> None:
         """Enqueue the copy to the GPU, the network, and the copies from the GPU."""
-        context = shape_context.context
-        copy_to_device(self.gpu, shape_context.device_buffers[self.input], shape_context.host_buffers[self.input], stream)
+        context, host, device = shape_context.context, shape_context.host_buffers, shape_context.device_buffers
+        cuda_memory.copy_to_device(device[self.input], host[self.input], stream)
         self.logger.lines.clear()
         if not context.execute_async_v3(stream.handle):
             raise HgfastError(f"{self.path} failed ({last_errors(self.logger)}): build it again on this machine")
         for tensor_name in self.outputs.values():
-            copy_to_host(self.gpu, shape_context.host_buffers[tensor_name], shape_context.device_buffers[tensor_name], stream)
+            cuda_memory.copy_to_host(host[tensor_name], device[tensor_name], stream)
 
     def _capture(self, shape_context: _ShapeContext) -> None:
         """Capture the graph of a shape, or add a warning if that fails."""
-        context, shape = shape_context.context, shape_context.host_buffers[self.input].array.shape
-        reason = ""
+        context, stream, reason = shape_context.context, self._capture_stream, ""
         if self.name == "tensorrt_rtx" and self._native_graphs:
             if not context.is_stream_capturable(self.stream.handle):
                 reason = f"{self.path} cannot be captured in this stream according to TensorRT-RTX"
         elif self._use_graphs:
             try:
-                shape_context.graph = capture_graph(
-                    self.gpu, self._capture_stream, lambda: self._enqueue(shape_context, self._capture_stream)
-                )
+                shape_context.graph = cuda_memory.capture_graph(stream, lambda: self._enqueue(shape_context, stream))
             except HgfastError as error:
                 reason = str(error).rpartition("): ")[0] + ")"  # without the advice for a failed call
+        shape = shape_context.host_buffers[self.input].array.shape
         warning = f"images of shape {shape} run without a CUDA graph: {reason}"
         if reason and warning not in self.warnings:
             self.warnings.append(warning)
 
     def _release_shape(self, shape: tuple[int, ...]) -> None:
         """Free the context of a shape after its pending GPU work."""
-        self.stream.synchronize_quietly()
+        self.stream.synchronize(must=False)
         self._shape_contexts.pop(shape).close()
 
     def _match_io_tensors(self) -> tuple[str, dict[str, str]]:

@@ -23,8 +23,9 @@ from hgfast.bench.variants.latency import LatencyVariant, make_batches, predict_
 from hgfast.checkpoints import load_model
 from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
+from hgfast.export.exporter.artifact import load_network
+from hgfast.export.exporter.onnx_export import make_onnx
 from hgfast.export.exporter.options import ExportConfig
-from hgfast.export.to_onnx import make_onnx
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime import sidecar as sidecars
 from hgfast.runtime.torch_predictor import decode_keypoints
@@ -41,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def onnx(checkpoint: Path) -> Path:
     config = ExportConfig(checkpoint=checkpoint, batch="1:2:4", no_verify=True)
-    return make_onnx(config, config.load_model(), config.output_path("onnx")).path
+    return make_onnx(config, load_network(config), config.output_path("onnx")).path
 
 
 # ---- variants ----

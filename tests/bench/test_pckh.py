@@ -26,10 +26,12 @@ from hgfast.bench.scoring.predictions import read_predictions
 from hgfast.config import DataConfig, InferenceConfig
 from hgfast.errors import HgfastError
 from hgfast.errors import run_main as leave
-from hgfast.export.exporter import onnx_file, trt_builder
-from hgfast.export.to_onnx import make_onnx
-from hgfast.export.torchscript import make_torchscript
-from hgfast.export.trt import TensorRTConfig, make_engine
+from hgfast.export.exporter import onnx_export, trt_builder
+from hgfast.export.exporter.artifact import load_network
+from hgfast.export.exporter.onnx_export import make_onnx
+from hgfast.export.exporter.options import TensorRTConfig
+from hgfast.export.exporter.tensorrt_export import make_engine
+from hgfast.export.exporter.torchscript_export import make_torchscript
 from hgfast.metrics import BOX_PCK, body_metrics, hand_metrics
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
@@ -598,23 +600,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of bodies as a checkpoint, as ONNX in fp32 and fp16, as TorchScript of several kinds, as an engine."""
     folder = tmp_path_factory.mktemp("exported")
     network = untrained(folder / "net.pt", BODY16, -0.5, shift=0.25)
-    trace, backend_results = onnx_file.export_onnx_model, {}
+    trace, backend_results = onnx_export.export_onnx_model, {}
 
     def once(graph: Any, sizes: Any) -> Any:
         """The exporter takes seconds, and the engine's ONNX is the other one."""
         if graph.spec not in backend_results:
             backend_results[graph.spec] = trace(graph, sizes).SerializeToString()
-        return onnx_file.onnx.load_from_string(backend_results[graph.spec])
+        return onnx_export.onnx.load_from_string(backend_results[graph.spec])
 
     flags: dict[str, Any] = {"checkpoint": network, "batch": "1:4:8", "threads": 1}
     config = TensorRTConfig(**flags)
 
     def make(function: Any, name: str, *more: Any, **changed: Any) -> None:
         chosen = replace(config, **changed)
-        function(chosen, chosen.load_model(), folder / name, *more)
+        function(chosen, load_network(chosen), folder / name, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_file, "export_onnx_model", once)
+        patch.setattr(onnx_export, "export_onnx_model", once)
         make(make_onnx, "net.onnx")
         make(make_onnx, "half.onnx", precision="fp16")
         make(make_torchscript, "net.torchscript")

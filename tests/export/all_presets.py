@@ -33,13 +33,13 @@ from hgfast.bench.harness.networks import calibrate_batch_norms, scale_heatmaps
 from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run_main
-from hgfast.export import trt
-from hgfast.export.exporter import trt_builder
-from hgfast.export.exporter.artifact import RECORDED_PACKAGES, ExportedArtifact
+from hgfast.export.exporter import tensorrt_export, trt_builder
+from hgfast.export.exporter.artifact import RECORDED_PACKAGES, ExportedArtifact, load_network
+from hgfast.export.exporter.onnx_export import make_onnx
+from hgfast.export.exporter.options import TensorRTConfig
+from hgfast.export.exporter.tensorrt_export import make_engine
+from hgfast.export.exporter.torchscript_export import make_torchscript
 from hgfast.export.exporter.trt_builder import TrtBackend
-from hgfast.export.to_onnx import make_onnx
-from hgfast.export.torchscript import make_torchscript
-from hgfast.export.trt import TensorRTConfig, make_engine
 from hgfast.fileio.files import check_distinct_paths, prepare_file
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
@@ -130,7 +130,7 @@ def exports(
     made = dict[str, ExportedArtifact]()
 
     def onnx(config: TensorRTConfig) -> ExportedArtifact:
-        made[config.precision] = make_onnx(config, config.load_model(), config.output_path("onnx"))
+        made[config.precision] = make_onnx(config, load_network(config), config.output_path("onnx"))
         return made[config.precision]
 
     def engine(config: TensorRTConfig) -> ExportedArtifact:
@@ -138,14 +138,14 @@ def exports(
             raise HgfastError("TensorRT-RTX is not installed here")
         if config.precision not in made:
             raise HgfastError("there is no ONNX to build from")
-        with mock.patch.object(trt, "make_onnx", lambda *_, **__: made[config.precision]):
-            return make_engine(config, config.load_model(), config.output_path("engine"), backend)
+        with mock.patch.object(tensorrt_export, "make_onnx", lambda *_, **__: made[config.precision]):
+            return make_engine(config, load_network(config), config.output_path("engine"), backend)
 
     for precision in PRECISIONS:
         chosen = replace(config, precision=precision)
         yield f"onnx {precision}", lambda chosen=chosen: onnx(chosen)
         yield f"engine {precision}", lambda chosen=chosen: engine(chosen)
-    yield "torchscript fp32", lambda: make_torchscript(config, config.load_model(), config.output_path("torchscript"))
+    yield "torchscript fp32", lambda: make_torchscript(config, load_network(config), config.output_path("torchscript"))
 
 
 def run_export(make: Callable[[], ExportedArtifact]) -> Row:

@@ -20,21 +20,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hgfast import checkpoints, load_model
-from hgfast.architectures import PRESETS
-from hgfast.checkpoints import build_model
-from hgfast.export.exporter.options import ExportConfig
-from hgfast.export.to_onnx import make_onnx
+from hgfast import load_model
+from hgfast.export.exporter.artifact import ExportedArtifact
 from hgfast.geometry import crop_matrices, warp
-from hgfast.model import Meta
-from hgfast.normalization import Normalization
 from hgfast.runtime.boxes import crop_squares
 from hgfast.runtime.session import Session
 from hgfast.runtime.torch_predictor import predict_crops
-from hgfast.skeletons import BODY16
 from hgfast.visualization.draw import read_image
 from tests.conftest import ROOT, TIMEOUT, shared_path
-from tests.foreign_nets import with_random_statistics
+from tests.exports import export_onnx
 from tests.odd_images import exif, rotated_jpeg, scene
 
 SOURCE = ROOT / "export" / "cpp"
@@ -111,25 +105,13 @@ def sanitized(folder: Path, rtx: Path | None) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(folder: Path) -> Path:
-    """A tiny network, as if it had been trained."""
-    torch.manual_seed(4)
-    normalization = Normalization((0.45, 0.5, 0.4), (0.25, 0.2, 0.3))
-    model = build_model(PRESETS["tiny"], Meta(BODY16, normalization, 64, "logits", "dark", -0.5, shift=0.125))
-    with_random_statistics(model)
-    checkpoints.save(checkpoints.model_state(model), folder / "net.pt")
-    return folder / "net.pt"
-
-
-def export(checkpoint: Path, name: str, **flags: Any) -> Path:
-    config = ExportConfig(checkpoint=checkpoint, batch="1:2:5", threads=1, no_verify=True, **flags)
-    make_onnx(config, config.load_model(), checkpoint.parent / name)
-    return checkpoint.parent / name
+def checkpoint(tiny_checkpoint: Path) -> Path:
+    return tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
-def net(checkpoint: Path) -> Path:
-    return export(checkpoint, "net.onnx", outputs="keypoints,heatmaps")
+def net(tiny_onnx: ExportedArtifact) -> Path:
+    return tiny_onnx.path
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +234,7 @@ def test_batch_that_must_be_full(cli: Tool, net: Path, tmp_path: Path) -> None:
 
 
 def test_network_that_takes_floats(checkpoint: Path, cli: Tool, net: Path, tmp_path: Path) -> None:
-    floats = export(checkpoint, "floats.onnx", input="float")
+    floats = export_onnx(checkpoint, tmp_path / "floats.onnx", input="float", no_verify=True).path
     image = random_image(200, 150)
     (found,) = parse_people(cli(floats, *write_raw(image, tmp_path / "raw"), *flags(BOXES)))
     (expected,) = parse_people(cli(net, *write_raw(image, tmp_path / "raw"), *flags(BOXES)))

@@ -16,22 +16,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from hgfast import checkpoints
-from hgfast.architectures import PRESETS
-from hgfast.checkpoints import build_model
-from hgfast.export.exporter.options import ExportConfig
-from hgfast.export.to_onnx import make_onnx
+from hgfast.export.exporter.artifact import ExportedArtifact
 from hgfast.fileio.video import VideoReader
-from hgfast.model import Meta
-from hgfast.normalization import Normalization
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime.session import Session
-from hgfast.skeletons import BODY16
 from hgfast.visualization.draw import read_image
 from tests.conftest import ROOT, TIMEOUT
-from tests.foreign_nets import with_random_statistics
 
 EXAMPLES = ROOT / "export" / "examples"
 BOX = (20.0, 30.0, 100.0, 140.0)
@@ -39,16 +30,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("examples")
-    torch.manual_seed(4)
-    model = build_model(PRESETS["tiny"], Meta(BODY16, Normalization(), 64, "logits", "dark", -0.5))
-    with_random_statistics(model)
-    with torch.no_grad():
-        model.last.score.weight *= 20  # so that it is sure of some joints, which are drawn
-    checkpoints.save(checkpoints.model_state(model), folder / "net.pt")
-    config = ExportConfig(checkpoint=folder / "net.pt", batch="1:2:4", no_verify=True)
-    return make_onnx(config, config.load_model(), config.output_path("onnx")).path
+def net(tiny_onnx: ExportedArtifact) -> Path:
+    return tiny_onnx.path
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,85 +18,46 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hgfast import checkpoints, load_model
-from hgfast.architectures import PRESETS
-from hgfast.checkpoints import build_model
+from hgfast import load_model
 from hgfast.errors import HgfastError, run_main
 from hgfast.export import to_onnx, torchscript, trt
-from hgfast.export.exporter import onnx_file, options, trt_builder
-from hgfast.export.exporter.artifact import ExportedArtifact
-from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.exporter import artifact, onnx_export, options, tensorrt_export, torchscript_export, trt_builder
+from hgfast.export.exporter.artifact import ExportedArtifact, load_network
+from hgfast.export.exporter.export_module import ExportModule
+from hgfast.export.exporter.onnx_export import make_onnx
+from hgfast.export.exporter.options import ExportConfig, ExportSpec, TensorRTConfig
 from hgfast.export.exporter.precision_check import onnx_conv_weights
+from hgfast.export.exporter.tensorrt_export import make_engine
+from hgfast.export.exporter.torchscript_export import make_torchscript
 from hgfast.export.exporter.trt_builder import BuilderNotFound, TrtBackend
-from hgfast.export.to_onnx import make_onnx
-from hgfast.export.torchscript import make_torchscript
-from hgfast.export.trt import TensorRTConfig, make_engine
-from hgfast.model import Meta
-from hgfast.normalization import Normalization
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime.backends import RUNTIMES_BY_FORMAT, Artifact, DeviceOptions
 from hgfast.runtime.sidecar import OUTPUT_NAMES, BatchRange, Sidecar, read_sidecar, sidecar_path
 from hgfast.runtime.tensorrt_engine import GpuNotFound
 from hgfast.runtime.torch_predictor import crop_squares, predict_crops
-from hgfast.skeletons import BODY16, HAND21, Skeleton, anonymous_skeleton
-from tests.conftest import ROOT, Command, shared_path
+from hgfast.skeletons import BODY16, HAND21, anonymous_skeleton
+from tests.conftest import ROOT, shared_path
+from tests.exports import BATCH, MAX_BATCH, export_onnx, save_checkpoint
 from tests.foreign_nets import BearpawNet, PrincetonNet, prefixed_state, with_random_statistics
 
-BATCH, MAX_BATCH = "1:2:5", 5
 Images = NDArray[np.uint8]
-Traced = dict[Any, onnx.ModelProto]
+
+
+pytestmark = pytest.mark.usefixtures("cached_exporter")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("export")
-
-
-def save_checkpoint(path: Path, skeleton: Skeleton = BODY16, **changed: Any) -> Path:
-    """A tiny network, as if it had been trained."""
-    torch.manual_seed(4)
-    meta = Meta(skeleton, Normalization((0.45, 0.5, 0.4), (0.25, 0.2, 0.3)), 64, "logits", "dark", -0.5, shift=0.125)
-    model = build_model(PRESETS["tiny"], replace(meta, **changed))
-    with_random_statistics(model)
-    with torch.no_grad():
-        model.last.score.weight *= 20  # so that it is sure of some joints
-    checkpoints.save(checkpoints.model_state(model), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def network(folder: Path) -> Path:
-    return save_checkpoint(folder / "net.pt")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def traced() -> Iterator[Traced]:
-    """The exporter is asked once for the same network, as it takes seconds."""
-    cache: Traced = {}
-    export = onnx_file.export_onnx_model
-
-    def trace(graph: Any, sizes: BatchRange) -> onnx.ModelProto:
-        content = b"".join(value.numpy().tobytes() for value in graph.state_dict().values())
-        key = (graph.spec, sizes, graph.meta, hashlib.sha256(content).digest())
-        if key not in cache:
-            cache[key] = export(graph, sizes)
-        copy = onnx.ModelProto()
-        copy.CopyFrom(cache[key])
-        return copy
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_file, "export_onnx_model", trace)
-        yield cache
+def network(tiny_checkpoint: Path) -> Path:
+    return tiny_checkpoint
 
 
 def onnx_of(network: Path, out: str, **flags: Any) -> ExportedArtifact:
-    config = ExportConfig(checkpoint=network, **{"batch": BATCH, "threads": 1, "outputs": "keypoints,heatmaps", **flags})
-    return make_onnx(config, config.load_model(), network.parent / out)
+    return export_onnx(network, network.parent / out, **flags)
 
 
 @pytest.fixture(scope="module")
-def fp32(network: Path) -> ExportedArtifact:
-    return onnx_of(network, "fp32.onnx")
+def fp32(tiny_onnx: ExportedArtifact) -> ExportedArtifact:
+    return tiny_onnx
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +78,7 @@ def flipping(network: Path) -> ExportedArtifact:
 @pytest.fixture(scope="module")
 def script(network: Path) -> ExportedArtifact:
     config = ExportConfig(checkpoint=network, batch=BATCH, outputs="keypoints,heatmaps")
-    return make_torchscript(config, config.load_model(), network.with_name("net.torchscript"))
+    return make_torchscript(config, load_network(config), network.with_name("net.torchscript"))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +90,7 @@ def rtx() -> TrtBackend:
 @pytest.fixture(scope="module")
 def engine(network: Path, rtx: TrtBackend) -> ExportedArtifact:
     config = TensorRTConfig(checkpoint=network, batch=BATCH, threads=1, outputs="keypoints,heatmaps")
-    return make_engine(config, config.load_model(), network.with_name("net.engine"), rtx)
+    return make_engine(config, load_network(config), network.with_name("net.engine"), rtx)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +179,7 @@ def test_outputs_of_onnx_and_torchscript(
     assert [port.name for port in published.sidecar.outputs] == names
     assert [output.name for output in onnx.load(published.path).graph.output] == names
     config = ExportConfig(checkpoint=network, batch=BATCH, outputs=outputs)
-    scripted = make_torchscript(config, config.load_model(), tmp_path / "some.torchscript")
+    scripted = make_torchscript(config, load_network(config), tmp_path / "some.torchscript")
     for path, runtime in ((published.path, "onnxruntime"), (published.path, "openvino"), (scripted.path, "torch")):
         found = Artifact(path, runtime, options=DeviceOptions(1))(images[:3])  # type: ignore[arg-type]
         assert list(found) == names
@@ -259,33 +220,30 @@ def test_verification_is_in_the_sidecar(fp32: ExportedArtifact, fp16: ExportedAr
     assert min(row["counted"] for row in fp32.rows) > 0
 
 
-def test_another_precision_than_asked_for_is_an_error(
-    network: Path, traced: Traced, fp32: ExportedArtifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    single = next(model for (spec, *_), model in traced.items() if not spec.fp16)
-    monkeypatch.setattr(onnx_file, "export_onnx_model", lambda graph, sizes: single)
+def test_another_precision_than_asked_for_is_an_error(network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    export, single = onnx_export.export_onnx_model, ExportModule(load_model(network), ExportSpec(outputs=OUTPUT_NAMES))
+    monkeypatch.setattr(onnx_export, "export_onnx_model", lambda graph, sizes: export(single, sizes))
     with pytest.raises(HgfastError, match=r"a.onnx is fp32 although fp16 was requested; nothing was written"):
         onnx_of(network, str(tmp_path / "a.onnx"), precision="fp16")
     assert not list(tmp_path.iterdir())
 
 
 def test_another_network_is_not_written(
-    network: Path,
-    folder: Path,
-    traced: Traced,
-    fp32: ExportedArtifact,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: Any,
+    network: Path, fp32: ExportedArtifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As if the exporter had made one weight a little larger; what was there before stays."""
-    other = onnx.ModelProto()
-    other.CopyFrom(next(model for (spec, *_), model in traced.items() if not spec.fp16))
-    tensor = next(one for one in other.graph.initializer if one.name.endswith("score.weight"))
-    values = onnx.numpy_helper.to_array(tensor) * np.float32(1.001)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    """As if the exporter had made one weight a little larger; an existing file stays."""
+    export = onnx_export.export_onnx_model
+
+    def export_another(graph: ExportModule, sizes: BatchRange) -> onnx.ModelProto:
+        other = export(graph, sizes)
+        tensor = next(one for one in other.graph.initializer if one.name.endswith("score.weight"))
+        values = onnx.numpy_helper.to_array(tensor) * np.float32(1.001)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return other
+
+    folder = network.parent
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(onnx_file, "export_onnx_model", lambda graph, sizes: other)
+    monkeypatch.setattr(onnx_export, "export_onnx_model", export_another)
     with pytest.raises(HgfastError, match=r"fp32.onnx differs from .*net.pt and was not written: heatmaps differ by"):
         onnx_of(network, fp32.path.name)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -325,7 +283,7 @@ def test_torchscript_takes_any_batch(script: ExportedArtifact, network: Path, im
 
 def test_torchscript_in_fp16(network: Path, images: Images, tmp_path: Path, capsys: Any) -> None:
     config = ExportConfig(checkpoint=network, batch=BATCH, precision="fp16", outputs="keypoints,heatmaps")
-    published = make_torchscript(config, config.load_model(), tmp_path / "half.torchscript")
+    published = make_torchscript(config, load_network(config), tmp_path / "half.torchscript")
     _, heatmaps = expected_outputs(network, images[:1])
     found = Artifact(published.path)(images[:1])
     assert 0 < np.abs(found["heatmaps"] - heatmaps).max() < 5e-3 * np.abs(heatmaps).max()
@@ -364,7 +322,7 @@ CONVERTED = pytest.mark.real_data
 def test_every_family_describes_itself(tmp_path: Path, family: str, joints: int) -> None:
     path = FAMILIES[family](tmp_path / "net.pt", joints)
     config = ExportConfig(checkpoint=path, input_size=64, batch="2")
-    published = make_torchscript(config, config.load_model(), config.output_path("torchscript"))
+    published = make_torchscript(config, load_network(config), config.output_path("torchscript"))
     assert published.path == tmp_path / "net.64.fp32.torchscript"
     check_described(published, path, joints)
     body = joints == 16
@@ -403,10 +361,10 @@ def check_described(published: ExportedArtifact, checkpoint: Path, joints: int) 
 def test_converted_weights_as_onnx(tmp_path: Path, images: Images, make: Callable[[Path, int], Path], joints: int) -> None:
     path = make(tmp_path / "net.pt", joints)
     config = ExportConfig(checkpoint=path, input_size=64, batch=BATCH, threads=1, outputs="keypoints,heatmaps")
-    published = make_onnx(config, config.load_model(), tmp_path / "net.onnx")
+    published = make_onnx(config, load_network(config), tmp_path / "net.onnx")
     check_described(published, path, joints)
     keypoints, heatmaps = [], []
-    model = config.load_model()
+    model = load_network(config)
     for image in images:
         points, _, maps = predict_crops(model, image, *crop_squares(image))
         keypoints.append(points - (model.meta.shift, model.meta.shift, 0))
@@ -429,8 +387,8 @@ def test_engines_are_built_and_not_run(
     published = engine
     if precision == "fp16":
         config = TensorRTConfig(checkpoint=network, batch=BATCH, threads=1, precision="fp16", out=tmp_path / "net.fp16.engine")
-        published = make_engine(config, config.load_model(), config.output_path("engine"), rtx)
-    trt.artifact.print_summary(published, 1.0)
+        published = make_engine(config, load_network(config), config.output_path("engine"), rtx)
+    artifact.print_summary(published, 1.0)
     printed = capsys.readouterr().out
     assert "tensorrt_rtx" in printed and "built, not run" in printed
     found = read_sidecar(published.path)
@@ -438,7 +396,7 @@ def test_engines_are_built_and_not_run(
     assert found.verification is not None and found.verification["rows"] == published.rows
     assert (found.export_format, found.precision, found.batch) == ("tensorrt_rtx", precision, BatchRange(1, 2, MAX_BATCH))
     assert found.builder is not None and found.builder["version"] == rtx.version and precision in found.builder["precision"]
-    source = trt.onnx_path(published.path)
+    source = options.onnx_path(published.path)
     assert source.name == f"{published.path.name}.onnx"  # which no other export takes
     assert found.onnx_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
     hub = read_sidecar(source)
@@ -472,7 +430,7 @@ def test_without_a_builder_there_is_the_onnx(network: Path, monkeypatch: pytest.
     flags = ("--out", out, "--batch", BATCH, "--threads", 1, "--outputs", "keypoints,heatmaps")
     assert main_of(monkeypatch, trt, network, *flags) == 2
     said = capsys.readouterr()
-    onnx = trt.onnx_path(out)
+    onnx = options.onnx_path(out)
     assert said.err.startswith(f"error: {onnx} is written, the engine is not: nothing here builds TensorRT engines")
     assert "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings" in said.err and said.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.engine.onnx", "net.engine.onnx.json"]
@@ -488,8 +446,8 @@ def test_torch_tensorrt_gets_no_int8(network: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(trt_builder, "find_backend", lambda wanted: backend)
     config = TensorRTConfig(checkpoint=network, precision="int8", backend="torch_tensorrt")
     with pytest.raises(HgfastError, match="Torch-TensorRT gets fp32 and fp16 here: build int8 with --backend tensorrt or"):
-        trt.find_backend(config)
-    assert trt.find_backend(replace(config, precision="fp16")) is backend
+        tensorrt_export.find_backend(config)
+    assert tensorrt_export.find_backend(replace(config, precision="fp16")) is backend
 
 
 def test_missing_builder_is_returned(monkeypatch: pytest.MonkeyPatch, network: Path) -> None:
@@ -497,7 +455,7 @@ def test_missing_builder_is_returned(monkeypatch: pytest.MonkeyPatch, network: P
         raise BuilderNotFound("nothing here builds")
 
     monkeypatch.setattr(trt_builder, "find_backend", none)
-    assert isinstance(trt.find_backend(TensorRTConfig(checkpoint=network)), BuilderNotFound)
+    assert isinstance(tensorrt_export.find_backend(TensorRTConfig(checkpoint=network)), BuilderNotFound)
 
 
 # ---- flags ----
@@ -511,12 +469,22 @@ def test_all_scripts_are_tested() -> None:
 
 
 @pytest.mark.parametrize("script", EVERY)
-def test_help_names_every_option(script: str, command: Command) -> None:
-    done = command(f"export/{script}.py", "--help")
-    assert done.returncode == 0 and not done.stderr
+def test_help(script: str) -> None:
+    """Every option is listed, and nothing that takes seconds to import is imported; nor is it for an unknown flag."""
+    code = (
+        "import atexit, sys\nfrom hgfast.errors import run_main\n"
+        f"from hgfast.export.{script} import main\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'cv2', 'nvidia', 'h5py', 'scipy'}\n"
+        "atexit.register(lambda: print('imported:', *heavy & set(sys.modules)))\nrun_main(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not done.stderr and done.stdout.endswith("\nimported:\n")
     shared = {f"--{field.name.replace('_', '-')}" for field in fields(ExportConfig) if field.name != "checkpoint"}
     assert shared <= set(done.stdout.replace(",", " ").replace("]", " ").split())
     assert (script == "trt") == ("--timing-cache" in done.stdout)
+    done = subprocess.run([sys.executable, "-c", code, "--batches=1"], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2 and "unknown flag --batches (did you mean --batch?)" in done.stderr
+    assert done.stdout == "imported:\n"
 
 
 INVALID_FLAGS = "must be one number, or min:opt:max such as 1:8:32"
@@ -527,8 +495,8 @@ CASES: list[tuple[tuple[str, ...], list[Any], str]] = [
     (EVERY, ["{tmp}/cut.pt"], "cut.pt cannot be read as a checkpoint"),
     (EVERY, ["{net}", "--input-size", "100"], "--input-size 100 cannot be halved 3 times .*choose a multiple of 32"),
     (EVERY, ["{deep}", "--input-size", "100"], "--input-size 100 cannot be halved 4 times .*choose a multiple of 64"),
-    (("to_onnx",), ["{net}", "--input-size", "0"], "--input-size 0 cannot be halved"),
-    (("to_onnx",), ["{net}", "--input-size", "-64"], "--input-size -64 cannot be halved"),
+    (("to_onnx",), ["{net}", "--input-size", "0"], r"input_size is 0, must be in \[1, 4096\]"),
+    (EVERY, ["{net}", "--input-size", "6400000"], r"input_size is 6400000, must be in \[1, 4096\]"),
     *[(EVERY[: 1 + 2 * (size == "0")], ["{net}", f"--batch={size}"], f"--batch {size} {INVALID_FLAGS}")
       for size in ("0", "a", "8:1:4", "1:2", "-1", "1:2:3:4", "1::3", "0:1:2", "2.5", "٣")],
     (("to_onnx",), ["{net}", "--batch", ""], f"--batch  {INVALID_FLAGS}"),
@@ -537,7 +505,7 @@ CASES: list[tuple[tuple[str, ...], list[Any], str]] = [
     (("to_onnx", "trt"), ["{net}", "--precision", "int8"], "--precision int8 requires images .*--dataset and --data"),
     (("torchscript",), ["{net}", "--precision", "int8"], "int8 requires ONNX or TensorRT: use hgfast export onnx"),
     (EVERY, ["{net}", "--precision", "fp8"], "bad value for precision: fp8 is not one of fp32, fp16, int8"),
-    (EVERY, ["{net}", "--out", "{tmp}/text.pt/a.onnx"], "cannot make the folder .*: choose another with --out"),
+    (EVERY, ["{net}", "--out", "{tmp}/text.pt/a.bin"], "cannot make the folder .*: choose another with --out"),
     (EVERY, ["{net}", "--out", "{tmp}"], "which is a folder: name a file in it with --out"),
     (EVERY, ["{net}", "--out", "{net}"], "--out .*net.pt would overwrite the checkpoint: choose another file with --out"),
     (EVERY, ["{net}", "--out", "{tmp}/sub/../net.pt"], "would overwrite the checkpoint"),
@@ -547,14 +515,16 @@ CASES: list[tuple[tuple[str, ...], list[Any], str]] = [
     (EVERY, ["{net}", "more"], "unexpected word 'more'"),
     (EVERY, [], "checkpoint"),
     (EVERY, ["{nameless}", "--flip-test"], "must know which joints are left and right, and these have no names"),
-    (EVERY, ["{net}", "--batch", "1:8:99999999"], "--batch and --input-size must be at most"),
+    (EVERY, ["{net}", "--batch", "1:8:99999999"], "--batch 1:8:99999999 must be at most 4096"),
     (("to_onnx",), ["{net}", "--batch", "9" * 40], INVALID_FLAGS),
-    (EVERY, ["{net}", "--input-size", "6400000"], "--batch and --input-size must be at most"),
-    (EVERY, ["{net}", "--threads", "0"], "--threads is 0, must be at least 1"),
-    (EVERY, ["{net}", "--calibration", "0"], "--calibration is 0, must be at least 1"),
-    (EVERY, ["{net}", "--max-loss", "-1"], "--max-loss is -1.0, must be at least 0"),
+    (EVERY, ["{net}", "--threads", "0"], "threads is 0, must be at least 1"),
+    (EVERY, ["{net}", "--calibration", "0"], "calibration is 0, must be at least 1"),
+    (EVERY, ["{net}", "--max-loss", "-1"], "max_loss is -1.0, must be at least 0"),
     (EVERY, ["{net}", "--decoder", "soft"], "bad value for decoder: soft is not one of argmax, quarter, dark"),
     (("trt",), ["{net}", "--backend", "trtexec"], "bad value for backend: trtexec is not one of"),
+    (("trt",), ["{net}", "--workspace-gb", "0"], "workspace_gb is 0.0, must be above 0"),
+    (("trt",), ["{net}", "--optimization-level", "6"], r"optimization_level is 6, must be in \[0, 5\]"),
+    (("trt",), ["{net}", "--out", "{tmp}/a.onnx"], r"a.onnx is the engine and must not end in .onnx: .* will be .*a.onnx.onnx"),
     (("to_onnx",), ["{net}", "--backend", "tensorrt"], "unknown flag --backend"),
 ]  # fmt: skip
 
@@ -581,8 +551,8 @@ def test_bad_input(
     inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, script: str, words: list[str], sentence: str
 ) -> None:
     """One sentence, exit code 2, no file."""
-    monkeypatch.setattr(onnx_file, "export_onnx_model", None)  # whoever calls it fails otherwise
-    monkeypatch.setattr(torchscript, "select_outputs", None)
+    monkeypatch.setattr(onnx_export, "export_onnx_model", None)  # whoever calls it fails otherwise
+    monkeypatch.setattr(torchscript_export, "select_outputs", None)
     monkeypatch.chdir(inputs)
     before = {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()}
     names = {name: inputs / f"{name}.pt" for name in ("net", "deep", "nameless")}

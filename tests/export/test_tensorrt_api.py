@@ -502,7 +502,7 @@ def test_cudart() -> None:
         ("cudart.cudaFreeHost", "cudart.cudaMemcpyAsync", "cudaMemcpyAsync takes dst, src"),
         ("cudaMemcpyHostToDevice", "cudaMemcpyToDevice", "there is no cudaMemcpyKind.cudaMemcpyToDevice"),
         ("self.cudart.cudaError_t.cudaSuccess", "self.cudart.cudaError_t.cudaSucces", "no cudaError_t.cudaSucces"),
-        ("direction, stream.handle)", "direction)", "cudaMemcpyAsync takes dst, src, count, kind, stream"),
+        ("kind, stream.handle)", "kind)", "cudaMemcpyAsync takes dst, src, count, kind, stream"),
         ("cudaGraphInstantiate(graph, 0)", "cudaGraphInstantiate(graph, flags=0)", "cudaGraphInstantiate takes graph, flags"),
     ],
 )

@@ -18,9 +18,10 @@ import torch
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
+from hgfast.export.exporter.artifact import load_network
+from hgfast.export.exporter.onnx_export import make_onnx
 from hgfast.export.exporter.options import ExportConfig
-from hgfast.export.to_onnx import make_onnx
-from hgfast.export.torchscript import make_torchscript
+from hgfast.export.exporter.torchscript_export import make_torchscript
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.runtime import sidecar
@@ -42,8 +43,8 @@ def valid_exports(folder: Path) -> dict[str, Path]:
     meta = Meta(BODY16, Normalization(), SIDE, "logits", "dark", -0.5)
     checkpoints.save(checkpoints.model_state(build_model(PRESETS["tiny"], meta)), checkpoint)
     config = ExportConfig(checkpoint=checkpoint, batch="1:2:4", no_verify=True)
-    onnx = make_onnx(config, config.load_model(), config.output_path("onnx")).path
-    script = make_torchscript(config, config.load_model(), config.output_path("torchscript")).path
+    onnx = make_onnx(config, load_network(config), config.output_path("onnx")).path
+    script = make_torchscript(config, load_network(config), config.output_path("torchscript")).path
     engine = folder / "net.engine"
     plan = b"vtrt" + bytes(12) + (4096).to_bytes(8, "little") + bytes((1, 7, 1, 116))
     engine.write_bytes(plan + bytes(4096 - len(plan)))

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
 from hgfast.errors import HgfastError
-from hgfast.export.exporter.export_module import ExportModule, ExportSpec, fuse_batch_norms
+from hgfast.export.exporter.export_module import ExportModule, fuse_batch_norms
+from hgfast.export.exporter.options import ExportSpec
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
 from hgfast.runtime.torch_predictor import crop_squares, decode_keypoints, forward_heatmaps, predict_crops

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,20 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from hgfast import checkpoints
+from hgfast import checkpoints, load_model
 from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
 from hgfast.cli import parse
 from hgfast.config import InferenceConfig
 from hgfast.errors import HgfastError, run_main
-from hgfast.export import to_onnx, trt
-from hgfast.export.exporter import accuracy_check, onnx_file, trt_builder
-from hgfast.export.exporter.artifact import ExportedArtifact
-from hgfast.export.exporter.export_module import ExportModule, ExportSpec
-from hgfast.export.exporter.options import ExportConfig
+from hgfast.export import to_onnx
+from hgfast.export.exporter import accuracy_check, onnx_export, trt_builder
+from hgfast.export.exporter.artifact import ExportedArtifact, load_network
+from hgfast.export.exporter.export_module import ExportModule
+from hgfast.export.exporter.options import ExportConfig, ExportSpec, TensorRTConfig
 from hgfast.export.exporter.precision_check import model_conv_weights
 from hgfast.export.exporter.quantize import OUTPUT_LAYERS, CalibrationReader, quantize, replace_batch_norms
-from hgfast.export.trt import TensorRTConfig, make_engine
+from hgfast.export.exporter.tensorrt_export import make_engine
 from hgfast.heatmaps import render
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
@@ -39,35 +38,13 @@ from hgfast.runtime.sidecar import OUTPUT_NAMES, BatchRange, read_sidecar
 from hgfast.skeletons import BODY16, HAND21, Skeleton
 from hgfast.training.batch import Batch as Loaded
 from hgfast.training.distributed import Ranks, select_device
+from tests.exports import save_checkpoint
 
 STEPS = 60  # of training, after which most joints are within a fifth of the hand
 FLOAT_LAYERS = "QuantizeLinear", "DequantizeLinear"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def traced() -> Iterator[list[onnx.ModelProto]]:
-    """The exporter is asked once for a batch size, as it takes seconds, and gives the networks of this file, fp32 all."""
-    kept: dict[tuple[BatchRange, int], onnx.ModelProto] = {}
-    order: list[onnx.ModelProto] = []
-    export = onnx_file.export_onnx_model
-
-    def trace(graph: ExportModule, sizes: BatchRange) -> onnx.ModelProto:
-        assert not graph.spec.fp16
-        key = sizes, sum(value.numel() for value in graph.parameters())
-        if key not in kept:
-            kept[key] = export(graph, sizes)
-            order.append(kept[key])
-        return copy_of(kept[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_file, "export_onnx_model", trace)
-        yield order
-
-
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    other = onnx.ModelProto()
-    other.CopyFrom(model)
-    return other
+pytestmark = pytest.mark.usefixtures("cached_exporter")
 
 
 def untrained_model(skeleton: Skeleton) -> StackedHourglass:
@@ -112,7 +89,7 @@ def config_of(words: list[str], *more: str) -> ExportConfig:
 
 
 def make(config: ExportConfig) -> ExportedArtifact:
-    return to_onnx.make_onnx(config, config.load_model(), config.output_path("onnx"))
+    return onnx_export.make_onnx(config, load_network(config), config.output_path("onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +174,7 @@ def test_for_cpus(int8: ExportedArtifact) -> None:
 @pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
 def test_runs_and_resembles(int8: ExportedArtifact, words: list[str], runtime: Any) -> None:
     images = render_images(64, 4, True)
-    whole = ExportModule(config_of(words).load_model(), ExportSpec(outputs=OUTPUT_NAMES))
+    whole = ExportModule(load_network(config_of(words)), ExportSpec(outputs=OUTPUT_NAMES))
     _, maps = (value.numpy() for value in whole(torch.from_numpy(images)))
     for number in (1, 3, 4):
         found = Artifact(int8.path, runtime, DeviceOptions(1))(images[:number])
@@ -224,7 +201,7 @@ def test_for_tensorrt(words: list[str], tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed here")
     rtx = trt_builder.find_backend("tensorrt_rtx", gpu=False)
     config = parse(TensorRTConfig, [*words, "--max-loss", "100", "--out", str(tmp_path / "net.engine")], positional="checkpoint")
-    published = make_engine(config, config.load_model(), config.output_path("engine"), rtx)
+    published = make_engine(config, load_network(config), config.output_path("engine"), rtx)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "net.engine", "net.engine.json", "net.engine.onnx", "net.engine.onnx.json",
     ]  # fmt: skip
@@ -260,7 +237,8 @@ def test_batch_norm_as_a_convolution() -> None:
     ends = [onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 5, 4, 4]) for name in ("x", "y")]
     graph = onnx.helper.make_graph(nodes, "norms", ends[:1], ends[1:], stored)
     before = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
-    after = copy_of(before)
+    after = onnx.ModelProto()
+    after.CopyFrom(before)
     replace_batch_norms(after)
     onnx.checker.check_model(after, full_check=True)
     assert [node.op_type for node in after.graph.node] == ["Conv", "Conv"] and len(after.graph.initializer) == 4
@@ -292,7 +270,7 @@ def test_accuracy_drop_is_rejected(
     words: list[str], int8: ExportedArtifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
     """Unless --max-loss allows it; what was there before stays."""
-    monkeypatch.setattr(to_onnx, "calibration_images", zero_output)
+    monkeypatch.setattr(onnx_export, "calibration_images", zero_output)
     out = tmp_path / "net.onnx"
     monkeypatch.setattr(sys, "argv", ["export/to_onnx.py", *words, "--out", str(out)])
     with pytest.raises(SystemExit) as ended:
@@ -315,7 +293,7 @@ def test_accuracy_drop_is_rejected(
 @pytest.mark.slow
 def test_heads_of_people_are_judged_by_pckh(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MPII's own rule in percent, on its validation split; the checkpoint's figure is that of bench/pckh.py."""
-    monkeypatch.setattr(to_onnx, "calibration_images", zero_output)
+    monkeypatch.setattr(onnx_export, "calibration_images", zero_output)
     checkpoints.save(checkpoints.model_state(untrained_model(BODY16).eval()), tmp_path / "net.pt")
     cli_args = [str(tmp_path / "net.pt"), "--dataset", "mpii", "--data", str(people), "--precision", "int8", "--threads", "1"]
     config = config_of([*cli_args, "--batch", "2", "--max-loss", "100"])
@@ -328,9 +306,9 @@ def test_heads_of_people_are_judged_by_pckh(people: Path, tmp_path: Path, monkey
 
 def test_calibration_uses_training_split(words: list[str]) -> None:
     config = config_of(words, "--calibration", "5")
-    found = accuracy_check.calibration_images(config, config.load_model())
+    found = accuracy_check.calibration_images(config, load_network(config))
     assert found.shape == (5, 64, 64, 3) and found.dtype == np.uint8
-    many = accuracy_check.calibration_images(replace(config, calibration=10_000), config.load_model())
+    many = accuracy_check.calibration_images(replace(config, calibration=10_000), load_network(config))
     assert len(many) == len(usable_samples(config, "train"))
 
 
@@ -343,10 +321,10 @@ def test_calibration_uses_training_split(words: list[str]) -> None:
     ],
 )
 def test_data_that_do_not_serve(
-    words: list[str], traced: list[onnx.ModelProto], int8: ExportedArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    more: list[str], complaint: str,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(onnx_file, "export_onnx_model", lambda graph, sizes: copy_of(traced[0]))
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], complaint: str
+) -> None:
+    export, sizes_before = onnx_export.export_onnx_model, BatchRange(1, 2, 4)
+    monkeypatch.setattr(onnx_export, "export_onnx_model", lambda graph, sizes: export(graph, sizes_before))
     config = config_of(words, "--out", str(tmp_path / "a.onnx"), *(word.format(tmp=tmp_path) for word in more))
     with pytest.raises(HgfastError, match=complaint):
         make(config)
@@ -361,14 +339,13 @@ def test_joint_mismatch(words: list[str], int8: ExportedArtifact, people: Path, 
 
 
 @pytest.mark.slow
-def test_size_of_hg1() -> None:
-    """A quarter for the weights, and the description of what is quantised; calibrated on two images and not judged."""
-    torch.manual_seed(0)
-    meta = Meta(BODY16, Normalization(), 64, "gaussian", "dark", 0.0)
-    graph = ExportModule(build_model(PRESETS["hg1"], meta).eval(), ExportSpec(outputs=OUTPUT_NAMES))
-    single = onnx_file.export_onnx_model(graph, BatchRange(2, 2, 2))
+def test_size_of_hg1(tmp_path: Path) -> None:
+    """A quarter for the weights, and the description of what is quantized; calibrated on two images and not judged."""
+    checkpoint = save_checkpoint(tmp_path / "hg1.pt", preset="hg1")
+    graph = ExportModule(load_model(checkpoint), ExportSpec(outputs=OUTPUT_NAMES))
+    single = onnx_export.export_onnx_model(graph, BatchRange(1, 2, 4))
     images = render_images(64, 2, False)
     for for_tensorrt in (False, True):
-        found = quantize(copy_of(single), images, BatchRange(2, 2, 2), for_tensorrt)
+        found = quantize(single, images, BatchRange(1, 2, 4), for_tensorrt)
         assert found.ByteSize() < 0.3 * single.ByteSize()
-    assert trt.input_shape(graph, 2) == images.shape
+    assert graph.example(2).shape == images.shape

@@ -17,8 +17,9 @@ from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
 from hgfast.errors import HgfastError
 from hgfast.export.exporter import artifact, verify
-from hgfast.export.exporter.export_module import ExportModule, ExportSpec
-from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.exporter.artifact import load_network
+from hgfast.export.exporter.export_module import ExportModule
+from hgfast.export.exporter.options import ExportConfig, ExportSpec
 from hgfast.export.exporter.verify import Reference, Row, Tolerances, batch_sizes_to_check, compare, tolerances_for
 from hgfast.heatmaps import render
 from hgfast.model import Meta, StackedHourglass
@@ -300,7 +301,7 @@ def config(tmp_path: Path) -> ExportConfig:
 
 
 def write(config: ExportConfig, check: artifact.CompareFn | None, content: bytes = b"new") -> artifact.ExportedArtifact:
-    model, out = config.load_model(), config.output_path("onnx")
+    model, out = load_network(config), config.output_path("onnx")
     about = artifact.make_sidecar(config, model, "onnx")
     return artifact.write_artifact(out, lambda path: path.write_bytes(content) and None, about, check, config, model)
 
@@ -343,7 +344,7 @@ def test_full_disk(config: ExportConfig, monkeypatch: pytest.MonkeyPatch) -> Non
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    model = config.load_model()
+    model = load_network(config)
     with pytest.raises(HgfastError, match=r"cannot write .*\(No space left on device\): free disk space or choose another"):
         artifact.write_artifact(
             config.output_path("onnx"), full, artifact.make_sidecar(config, model, "onnx"), None, config, model

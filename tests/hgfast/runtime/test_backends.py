@@ -30,14 +30,14 @@ from hgfast.runtime.backends import (
 )
 from hgfast.runtime.sidecar import BatchRange, Sidecar, TensorSpec, sidecar_path, write
 from hgfast.skeletons import make_skeleton
-from tests.hgfast.runtime.test_sidecar import sidecar
+from tests.hgfast.runtime.test_sidecar import make_sidecar
 
 SIDE = 8
 KEYPOINT = make_skeleton("point", ("middle",))
 Images = NDArray[np.uint8]
 
 
-def make_sidecar(path: Path, kind: str = "onnx", batch: BatchRange = BatchRange(1, 2, 4), normalized: bool = False) -> Sidecar:  # noqa: B008
+def mean_sidecar(path: Path, kind: str = "onnx", batch: BatchRange = BatchRange(1, 2, 4), normalized: bool = False) -> Sidecar:  # noqa: B008
     """The sidecar of a network of `SIDE` pixels that gives keypoints and heatmaps."""
     count: Any = "batch" if batch.max > batch.min else batch.max
     images = TensorSpec("images", "uint8", (count, SIDE, SIDE, 3), "NHWC")
@@ -45,7 +45,7 @@ def make_sidecar(path: Path, kind: str = "onnx", batch: BatchRange = BatchRange(
     if normalized:
         images = TensorSpec("images", "float32", (count, 3, SIDE, SIDE), "NCHW")
     flags: dict[str, Any] = {"input_size": SIDE, "stride": 1, "batch": batch, "normalized": normalized}
-    return sidecar(path, KEYPOINT, export_format=kind, input=images, outputs=ports, **flags)
+    return make_sidecar(path, KEYPOINT, export_format=kind, input=images, outputs=ports, **flags)
 
 
 def expected_outputs(images: Images) -> dict[str, NDArray[np.floating]]:
@@ -73,7 +73,7 @@ def make_onnx(path: Path, batch: BatchRange = BatchRange(1, 2, 4)) -> Path:  # n
     graph = helper.make_graph(nodes, "means", ends[:1], ends[1:], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, path)
-    write(make_sidecar(path, batch=batch), path)
+    write(mean_sidecar(path, batch=batch), path)
     return path
 
 
@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_onnx(folder / "net.onnx")
     with ignore_torchscript_deprecation():
         torch.jit.save(torch.jit.script(MeanModel().eval()), str(folder / "net.torchscript"))
-    write(make_sidecar(folder / "net.torchscript", "torchscript"), folder / "net.torchscript")
+    write(mean_sidecar(folder / "net.torchscript", "torchscript"), folder / "net.torchscript")
     return folder
 
 
@@ -181,7 +181,7 @@ def test_other_images_are_refused(folder: Path, file: str, images: NDArray[Any],
 
 
 def test_normalized_input_is_float(folder: Path) -> None:
-    known = make_sidecar(folder / "net.onnx", normalized=True)
+    known = mean_sidecar(folder / "net.onnx", normalized=True)
     check_images(np.zeros((1, 3, SIDE, SIDE), np.float32), known, folder)
     for wrong in (np.zeros((1, 3, SIDE, SIDE)), np.zeros((1, SIDE, SIDE, 3), np.float32), random_images(1)):
         with pytest.raises(HgfastError, match="takes images of 3 x 8 x 8 float32"):
@@ -207,7 +207,7 @@ def test_damaged_files(folder: Path, tmp_path: Path, file: str, runtime: Any, da
         Artifact(path, runtime)
     if damage is flip_last_byte:
         return  # which a runtime may not notice
-    write(make_sidecar(path, path.suffix[1:]), path)
+    write(mean_sidecar(path, path.suffix[1:]), path)
     with pytest.raises(HgfastError) as found:
         Artifact(path, runtime)
     assert f"{path} cannot be read by" in str(found.value) and "\n" not in str(found.value)
@@ -249,7 +249,7 @@ def test_runtimes_that_are_missing(folder: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
 def test_files_that_are_not_what_their_sidecar_says(tmp_path: Path, runtime: Any) -> None:
     path = make_onnx(tmp_path / "net.onnx")
-    known = make_sidecar(path)
+    known = mean_sidecar(path)
     heatmaps = replace(known.outputs[1], shape=("batch", 1, SIDE // 2, SIDE // 2))
     write(replace(known, outputs=(known.outputs[0], heatmaps), stride=2), path)
     with pytest.raises(HgfastError, match=rf"heatmaps of shape \(2, 1, {SIDE}, {SIDE}\), which is not what its sidecar says"):
@@ -257,7 +257,7 @@ def test_files_that_are_not_what_their_sidecar_says(tmp_path: Path, runtime: Any
     model = onnx.load(path)
     del model.graph.output[0]
     onnx.save(model, path)
-    write(make_sidecar(path), path)
+    write(mean_sidecar(path), path)
     with pytest.raises(HgfastError, match="gives no keypoints, which is not what its sidecar says"):
         Artifact(path, runtime)(random_images(2))
 
@@ -266,14 +266,14 @@ def test_files_that_are_not_what_their_sidecar_says(tmp_path: Path, runtime: Any
 def test_files_that_fail_when_they_run(tmp_path: Path, runtime: Any) -> None:
     """A batch that the sidecar promises and the graph does not take."""
     path = make_onnx(tmp_path / "net.onnx", BatchRange(2, 2, 2))
-    write(make_sidecar(path, batch=BatchRange(1, 2, 4)), path)
+    write(mean_sidecar(path, batch=BatchRange(1, 2, 4)), path)
     with pytest.raises(HgfastError, match=rf"net.onnx failed in {runtime} \(.*\): export it again"):
         Artifact(path, runtime)(random_images(3))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
 def test_bytes_run_as_files_do(folder: Path, runtime: Any) -> None:
-    known, content, images = make_sidecar(folder / "net.onnx"), (folder / "net.onnx").read_bytes(), random_images(2)
+    known, content, images = mean_sidecar(folder / "net.onnx"), (folder / "net.onnx").read_bytes(), random_images(2)
     found = make_run_fn(content, known, runtime, DeviceOptions(1))(images)
     assert np.abs(found["keypoints"] - expected_outputs(images)["keypoints"]).max() < 1e-3
     with pytest.raises(HgfastError, match="the ONNX cannot be read by"):

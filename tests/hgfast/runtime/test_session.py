@@ -13,16 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from hgfast import checkpoints, load_model
-from hgfast.architectures import PRESETS
-from hgfast.checkpoints import build_model
+from hgfast import load_model
 from hgfast.errors import HgfastError
-from hgfast.export.exporter.options import ExportConfig
-from hgfast.export.to_onnx import make_onnx
-from hgfast.model import Meta
-from hgfast.normalization import Normalization
+from hgfast.export.exporter.artifact import ExportedArtifact
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.predict import PredictConfig, predict
 from hgfast.runtime.backends import DeviceOptions, make_run_fn
@@ -31,28 +25,18 @@ from hgfast.runtime.torch_predictor import crop_squares, predict_crops
 from hgfast.skeletons import BODY16
 from hgfast.visualization.draw import write_image
 from tests.conftest import ROOT
-from tests.foreign_nets import with_random_statistics
 
 TOLERANCE = 0.02  # pixels of the source, times what a pixel of the input is there
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("session") / "net.pt"
-    torch.manual_seed(4)
-    meta = Meta(BODY16, Normalization((0.45, 0.5, 0.4), (0.25, 0.2, 0.3)), 64, "logits", "dark", -0.5, shift=0.125)
-    model = build_model(PRESETS["tiny"], meta)
-    with_random_statistics(model)
-    with torch.no_grad():
-        model.last.score.weight *= 20  # so that it is sure of some joints
-    checkpoints.save(checkpoints.model_state(model), path)
-    return path
+def network(tiny_checkpoint: Path) -> Path:
+    return tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
-def exported(network: Path) -> Path:
-    config = ExportConfig(checkpoint=network, batch="1:2:4", outputs="keypoints,heatmaps")
-    return make_onnx(config, config.load_model(), config.output_path("onnx")).path
+def exported(tiny_onnx: ExportedArtifact) -> Path:
+    return tiny_onnx.path
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +78,7 @@ def test_image_layouts(session: Session, exported: Path, photo: Any) -> None:
 
 
 def test_lists_go_in_parts(session: Session, photo: Any) -> None:
-    """Seven crops where the network takes four at once, one image having none."""
+    """Seven crops for a network that takes five at once; one image has none."""
     boxes = [None, [(0, 0, 50, 50)] * 3, [], [(10, 10, 90, 90), (20, 20, 60, 80), (0, 0, 240, 240)]]
     found = session([photo] * 4, boxes)
     assert [len(poses) for poses in found] == [1, 3, 0, 3]

@@ -29,7 +29,7 @@ from hgfast.skeletons import BODY16, HAND21, Skeleton
 Content = dict[str, Any]
 
 
-def sidecar(path: Path, skeleton: Skeleton = BODY16, **changed: Any) -> Sidecar:
+def make_sidecar(path: Path, skeleton: Skeleton = BODY16, **changed: Any) -> Sidecar:
     joints = len(skeleton.joints)
     whole = Sidecar(
         artifact=path.name,
@@ -64,7 +64,7 @@ def artifact(tmp_path: Path) -> Path:
     """A file with a sidecar."""
     path = tmp_path / "net.fp32.onnx"
     path.write_bytes(b"a network")
-    write(sidecar(path), path)
+    write(make_sidecar(path), path)
     return path
 
 
@@ -101,7 +101,7 @@ def artifact(tmp_path: Path) -> Path:
 def test_round_trip(tmp_path: Path, changed: dict[str, Any]) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(bytes(range(256)) * 9000)  # more than is read at once
-    written = sidecar(path, **changed)
+    written = make_sidecar(path, **changed)
     assert write(written, path) == sidecar_path(path) == tmp_path / "net.onnx.json"
     assert read_sidecar(path) == written
     assert isinstance(read_sidecar(path).skeleton, Skeleton) and isinstance(read_sidecar(path).input.shape, tuple)
@@ -109,7 +109,7 @@ def test_round_trip(tmp_path: Path, changed: dict[str, Any]) -> None:
 
 def test_numbers_that_are_not_finite_become_null(artifact: Path) -> None:
     rows = [{"runtime": "openvino", "heatmaps": float("inf"), "verdict": "heatmaps differ"}]
-    write(sidecar(artifact, verification={"rows": rows}), artifact)
+    write(make_sidecar(artifact, verification={"rows": rows}), artifact)
     assert "Infinity" not in sidecar_path(artifact).read_text()
     verification = read_sidecar(artifact).verification
     assert verification is not None and verification["rows"][0]["heatmaps"] is None
@@ -248,11 +248,11 @@ def test_a_bad_sidecar_is_not_written(artifact: Path) -> None:
     before = sidecar_path(artifact).read_bytes()
     for changed in ({"artifact": "folder/net.onnx"}, {"mean": (0.5, 0.5)}, {"result_offset": float("nan")}, {"sha256": ""}):
         with pytest.raises(ValueError, match="does not match the schema"):
-            write(replace(sidecar(artifact), **changed), artifact)
+            write(replace(make_sidecar(artifact), **changed), artifact)
     assert sidecar_path(artifact).read_bytes() == before
     (artifact.parent / "file").touch()
     with pytest.raises(HgfastError, match=r"cannot write .*choose another place with --out"):
-        write(sidecar(artifact), artifact.parent / "file" / "net.onnx")
+        write(make_sidecar(artifact), artifact.parent / "file" / "net.onnx")
 
 
 @pytest.mark.parametrize(

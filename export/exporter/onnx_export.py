@@ -1,4 +1,4 @@
-"""Export the module to an ONNX model, and edit and load ONNX models."""
+"""Export the network to ONNX: export, quantize for int8, select the outputs, verify, write."""
 
 from __future__ import annotations
 
@@ -6,26 +6,69 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hgfast.errors import HgfastError
+from hgfast.export.exporter import artifact
+from hgfast.export.exporter.accuracy_check import calibration_images, check_accuracy
+from hgfast.export.exporter.artifact import ExportedArtifact
 from hgfast.export.exporter.export_module import ExportModule
-from hgfast.runtime.sidecar import HEATMAPS, INPUT_NAME, OUTPUT_NAMES, BatchRange
+from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.exporter.precision_check import model_conv_weights
+from hgfast.export.exporter.quantize import quantize
+from hgfast.export.exporter.verify import Reference, Row, Tolerances, compare_batches
+from hgfast.model import StackedHourglass
+from hgfast.runtime.backends import RUNTIMES_BY_FORMAT, DeviceOptions, make_onnxruntime_fn, make_run_fn
+from hgfast.runtime.sidecar import HEATMAPS, INPUT_NAME, KEYPOINTS, OUTPUT_NAMES, BatchRange
 
 EXAMPLE_BATCH = 2  # torch.export specializes a batch size of one
 NOISY_LOGGERS = ("torch.onnx._internal.exporter._registration", "torch.onnx._internal.exporter._core")
 """Loggers that report a missing torchvision."""
 
 
+def make_onnx(config: ExportConfig, model: StackedHourglass, out: Path, for_tensorrt: bool = False) -> ExportedArtifact:
+    """Write the ONNX file and its sidecar.
+
+    Raises:
+        HgfastError: the model differs from the checkpoint, loses too much accuracy (int8), or cannot be written; then nothing is
+            written.
+    """
+    spec, options = config.spec, DeviceOptions(config.threads)
+    full_model = export_onnx_model(ExportModule(model, replace(spec, outputs=OUTPUT_NAMES)), config.batch_range)
+    sidecar, accuracy = artifact.make_sidecar(config, model, "onnx"), None
+    if config.precision == "int8":
+        full_model = quantize(full_model, calibration_images(config, model), config.batch_range, for_tensorrt)
+    if (precision := model_conv_weights(full_model, str(out)).precision) != config.precision:
+        raise HgfastError(
+            f"{out} is {precision} although {config.precision} was requested; nothing was written; please report this bug"
+        )
+    add_metadata(full_model, sidecar.metadata)
+    output_model = select_outputs(full_model, spec.outputs)
+    if config.precision == "int8":
+        scored_model = output_model if KEYPOINTS in spec.outputs else full_model
+        runner = make_onnxruntime_fn(scored_model.SerializeToString(), options)
+        accuracy = check_accuracy(config, model, runner, sidecar, "onnxruntime")
+
+    def check(path: Path, reference: Reference, limits: Tolerances | None) -> list[Row]:
+        rows = []
+        for runtime in RUNTIMES_BY_FORMAT["onnx"]:
+            run = make_run_fn(path, sidecar, runtime, options)
+            probe = make_run_fn(full_model.SerializeToString(), sidecar, runtime, options)
+            rows += compare_batches(runtime, run, probe, reference, config.batch_range, limits, spec.outputs)
+        return rows
+
+    return artifact.write_artifact(out, lambda path: onnx.save(output_model, path), sidecar, check, config, model, accuracy)
+
+
 def export_onnx_model(graph: ExportModule, sizes: BatchRange) -> onnx.ModelProto:
     """Export the graph, which must have all `OUTPUT_NAMES`, with a free batch size unless `sizes` is a single number."""
     assert graph.spec.outputs == OUTPUT_NAMES
     dynamic = sizes.max > sizes.min
-    example = torch.zeros(input_shape(graph, EXAMPLE_BATCH if dynamic else sizes.max), dtype=input_type(graph))
+    example = graph.example(EXAMPLE_BATCH if dynamic else sizes.max)
     shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
     with suppress_exporter_warnings():
         program = torch.onnx.export(
@@ -44,15 +87,6 @@ def export_onnx_model(graph: ExportModule, sizes: BatchRange) -> onnx.ModelProto
     model = program.model_proto
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def input_shape(graph: ExportModule, number: int) -> tuple[int, int, int, int]:
-    size = graph.meta.input_size
-    return (number, 3, size, size) if graph.spec.normalized else (number, size, size, 3)
-
-
-def input_type(graph: ExportModule) -> torch.dtype:
-    return torch.float32 if graph.spec.normalized else torch.uint8
 
 
 def select_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -76,14 +110,6 @@ def add_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
         part.doc_string = ""
     model.producer_name = "hgfast"
     onnx.helper.set_model_props(model, metadata)
-
-
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """Load an ONNX file. Raises `HgfastError` if it cannot be read or is truncated."""
-    try:
-        return onnx.load(path)
-    except (OSError, DecodeError) as error:
-        raise HgfastError(f"{path} cannot be read as ONNX ({' '.join(str(error).split())[:120]}): export it again") from error
 
 
 @contextlib.contextmanager
