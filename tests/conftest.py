@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -66,8 +67,8 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cached_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Export each network to ONNX once, for all test files and workers."""
-    from hgfast.export.exporter import onnx_export
+    """Export each network to ONNX once, for all test files and workers, and render the images to verify with once."""
+    from hgfast.export.exporter import artifact, onnx_export
     from tests.exports import caching_exporter
 
     folder = tmp_path_factory.getbasetemp()
@@ -75,6 +76,7 @@ def cached_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_export, "export_onnx_model", caching_exporter(folder))
+        patch.setattr(artifact, "render_images", functools.cache(artifact.render_images))
         yield
 
 

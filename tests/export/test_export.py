@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from hgfast.runtime.sidecar import OUTPUT_NAMES, BatchRange, Sidecar, read_sidec
 from hgfast.runtime.tensorrt_engine import GpuNotFound
 from hgfast.runtime.torch_predictor import crop_squares, predict_crops
 from hgfast.skeletons import BODY16, HAND21, anonymous_skeleton
-from tests.conftest import ROOT, shared_path
+from tests.conftest import ROOT, SHARED
 from tests.exports import BATCH, MAX_BATCH, export_onnx, save_checkpoint
 from tests.foreign_nets import BearpawNet, PrincetonNet, prefixed_state, with_random_statistics
 
@@ -169,7 +168,7 @@ def test_fp16_is_smaller(fp32: ExportedArtifact, fp16: ExportedArtifact) -> None
     assert half * 2 == single and fp16.path.stat().st_size < fp32.path.stat().st_size
 
 
-@pytest.mark.parametrize("outputs", ["keypoints", "heatmaps", "heatmaps,keypoints"])
+@pytest.mark.parametrize("outputs", ["keypoints", "heatmaps"])
 def test_outputs_of_onnx_and_torchscript(
     fp32: ExportedArtifact, network: Path, tmp_path: Path, images: Images, outputs: str
 ) -> None:
@@ -308,13 +307,8 @@ def native_checkpoint(path: Path, joints: int) -> Path:
     return save_checkpoint(path, {16: BODY16, 21: HAND21}[joints])
 
 
-def stored_checkpoint(name: str) -> Callable[[Path, int], Path]:
-    return lambda path, joints: shared_path(f"reference/{name}")
-
-
 FAMILIES = {"native": native_checkpoint, "princeton": princeton_checkpoint, "bearpaw": bearpaw_checkpoint}
 SKELETONS = {16: BODY16, 21: HAND21}
-CONVERTED = pytest.mark.real_data
 
 
 @pytest.mark.parametrize("joints", [16, 21])
@@ -350,16 +344,13 @@ def check_described(published: ExportedArtifact, checkpoint: Path, joints: int) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("make", "joints"),
-    [
-        pytest.param(stored_checkpoint("princeton_2hg_dim32.pt"), 16, marks=CONVERTED),
-        pytest.param(stored_checkpoint("bearpaw_2hg_feats16.pth.tar"), 16, marks=CONVERTED),
-        (princeton_checkpoint, 21),
-        (bearpaw_checkpoint, 21),
-    ],
+    ("stored", "family"), [("princeton_2hg_dim32.pt", "princeton"), ("bearpaw_2hg_feats16.pth.tar", "bearpaw")]
 )
-def test_converted_weights_as_onnx(tmp_path: Path, images: Images, make: Callable[[Path, int], Path], joints: int) -> None:
-    path = make(tmp_path / "net.pt", joints)
+def test_converted_weights_as_onnx(tmp_path: Path, images: Images, stored: str, family: str) -> None:
+    """Trained weights if they are next to the checkout, otherwise random ones."""
+    path, joints = SHARED / "reference" / stored, 16
+    if not path.is_file():
+        path = FAMILIES[family](tmp_path / "net.pt", joints)
     config = ExportConfig(checkpoint=path, input_size=64, batch=BATCH, threads=1, outputs="keypoints,heatmaps")
     published = make_onnx(config, load_network(config), tmp_path / "net.onnx")
     check_described(published, path, joints)
@@ -587,6 +578,11 @@ def test_end_to_end(inputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_names_of_files(flags: dict[str, Any], name: str) -> None:
     assert ExportConfig(**{"checkpoint": Path("a/best.pt"), **flags}).output_path("onnx") == Path("a") / name
     assert ExportConfig(**{"checkpoint": Path("b.pt"), **flags, "out": Path("c.bin")}).output_path("onnx") == Path("c.bin")
+
+
+@pytest.mark.parametrize("words", ["heatmaps,keypoints", "keypoints, heatmaps"])
+def test_order_of_outputs(words: str) -> None:
+    assert ExportConfig(checkpoint=Path("a.pt"), outputs=words).spec.outputs == OUTPUT_NAMES
 
 
 @pytest.mark.parametrize(

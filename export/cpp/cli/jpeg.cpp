@@ -11,28 +11,28 @@ namespace cli {
 namespace {
 
 constexpr unsigned EXIF = JPEG_APP0 + 1;
-constexpr std::size_t MOST_PIXELS = std::size_t{1} << 28;
+constexpr std::size_t MAX_PIXELS = std::size_t{1} << 28;
 
-/// libjpeg's errors come back by longjmp, which skips destructors: nothing between the two may own anything.
+/// Error handler of libjpeg. It returns by longjmp, which skips destructors: code below setjmp must not own resources.
 struct Errors {
     jpeg_error_mgr base;
     std::jmp_buf back;
     std::array<char, JMSG_LENGTH_MAX> message;
 };
 
-void leave(j_common_ptr info) {
+void jump_back(j_common_ptr info) {
     auto* errors = reinterpret_cast<Errors*>(info->err);
     info->err->format_message(info, errors->message.data());
     std::longjmp(errors->back, 1);
 }
 
-/// A decoder that is given back however reading ends.
+/// A decoder, which the destructor frees.
 struct Decoder {
     jpeg_decompress_struct info{};
     Errors errors{};
     Decoder() {
         info.err = jpeg_std_error(&errors.base);
-        errors.base.error_exit = leave;
+        errors.base.error_exit = jump_back;
         errors.base.output_message = [](j_common_ptr) {};
     }
     ~Decoder() { jpeg_destroy_decompress(&info); }
@@ -40,7 +40,7 @@ struct Decoder {
     Decoder& operator=(const Decoder&) = delete;
 };
 
-/// Up to the image's size. False with a message in `decoder` on an error.
+/// Read the header. Returns false with a message in `decoder` on an error.
 bool open(Decoder& decoder, const std::string& bytes) {
     if (setjmp(decoder.errors.back) != 0) return false;
     jpeg_create_decompress(&decoder.info);
@@ -52,7 +52,7 @@ bool open(Decoder& decoder, const std::string& bytes) {
     return true;
 }
 
-/// All rows, to memory that is large enough.
+/// Decode all rows to `out`. Returns false with a message in `decoder` on an error.
 bool decode(Decoder& decoder, std::uint8_t* out) {
     if (setjmp(decoder.errors.back) != 0) return false;
     const std::size_t row = std::size_t{3} * decoder.info.output_width;
@@ -64,14 +64,14 @@ bool decode(Decoder& decoder, std::uint8_t* out) {
     return true;
 }
 
-/// The orientation in an EXIF marker: 1 to 8, 0 for none.
+/// Return the orientation in an EXIF marker, 1 to 8, or 0 if there is none.
 int orientation(const std::uint8_t* data, std::size_t size) {
     constexpr std::array<std::uint8_t, 6> NAME = {'E', 'x', 'i', 'f', 0, 0};
     constexpr unsigned ORIENTATION = 0x0112;
     if (size < NAME.size() + 8) return 0;
     for (std::size_t i = 0; i < NAME.size(); ++i)
         if (data[i] != NAME[i]) return 0;
-    data += NAME.size(), size -= NAME.size();  // a TIFF from here on
+    data += NAME.size(), size -= NAME.size();  // the rest is a TIFF file
     const bool little = data[0] == 'I';
     const auto number = [&](std::size_t at, std::size_t bytes) -> std::size_t {
         if (at > size || size - at < bytes) return 0;
@@ -95,7 +95,7 @@ LoadedImage read_jpeg(const std::string& path) {
     };
     if (!open(decoder, bytes)) return fail();
     const std::size_t count = std::size_t{decoder.info.output_width} * decoder.info.output_height;
-    if (count == 0 || count > MOST_PIXELS) throw std::runtime_error(path + " has too many pixels");
+    if (count == 0 || count > MAX_PIXELS) throw std::runtime_error(path + " has too many pixels");
     LoadedImage image;
     image.width = static_cast<int>(decoder.info.output_width), image.height = static_cast<int>(decoder.info.output_height);
     image.pixels.resize(count * 3);

@@ -1,61 +1,183 @@
-// Keypoints of JPEGs on the command line. Exit codes: 0 success, 2 invalid input, 1 another failure.
+// hgfast_cli: keypoints of JPEGs on the command line. Exit codes: 0 success, 2 invalid input, 1 another failure.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <cstddef>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
+#include <iterator>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
-#include "arguments.hpp"
 #include "image_file.hpp"
-#include "process.hpp"
 
 namespace {
 
-hgfast::Status predict(hgfast::Session& session, const cli::Arguments& arguments, const cli::LoadedImage& image,
-                       hgfast::Result& out) {
+const char* const USAGE =
+    "hgfast_cli MODEL IMAGE.jpg... [--box X,Y,WIDTH,HEIGHT]...\n"
+    "Prints the keypoints, in pixels of the image, as one line of JSON per image.\n"
+    "  --box X,Y,W,H      one person, may be repeated; none: the whole image\n"
+    "  --padding P        side of the square divided by the longer side of the box; 1.25 for tight boxes\n"
+    "  --raw W H          the files contain only W x H pixels of 8 bits\n"
+    "  --channels N       of --raw: 1 gray, 3, 4\n"
+    "  --bgr              of --raw: blue first\n"
+    "  --backend NAME     automatic, openvino, tensorrt, tensorrt_rtx\n"
+    "  --threads N        CPU threads\n"
+    "  --device NAME      OpenVINO device name, or GPU index\n"
+    "  --repeat N         run the first image N more times and print time, memory and open files\n";
+
+struct Arguments {
+    std::string model;
+    std::vector<std::string> images;
+    bool raw = false;                                     ///< the files contain only pixels; else they are JPEG
+    int raw_width = 0, raw_height = 0, raw_channels = 3;  ///< of raw files
+    std::vector<hgfast::Box> boxes;                       ///< none: the whole image
+    hgfast::Options options;
+    hgfast::Order order = hgfast::Order::rgb;
+    int repeat = 0;
+    bool help = false;
+};
+
+/// Parse a number; also nan and inf, which the library refuses.
+double real(const std::string& word) {
+    std::size_t used = 0;
+    double value = 0;
+    try {
+        value = std::stod(word, &used);
+    } catch (const std::exception&) {
+        used = 0;
+    }
+    if (used == 0 || used != word.size()) throw std::runtime_error("'" + word + "' is not a number");
+    return value;
+}
+
+int whole(const std::string& word) {
+    const double value = real(word);
+    if (!(std::abs(value) < 1e9) || value != std::trunc(value)) throw std::runtime_error("'" + word + "' is not a whole number");
+    return static_cast<int>(value);
+}
+
+hgfast::Box box(const std::string& word) {
+    std::istringstream text(word);
+    std::vector<double> values;
+    for (std::string part; std::getline(text, part, ',');) values.push_back(real(part));
+    if (values.size() != 4) throw std::runtime_error("--box requires X,Y,WIDTH,HEIGHT, not '" + word + "'");
+    return {values[0], values[1], values[2], values[3]};
+}
+
+hgfast::Backend backend(const std::string& word) {
+    using hgfast::Backend;
+    for (const Backend one : {Backend::automatic, Backend::openvino, Backend::tensorrt, Backend::tensorrt_rtx})
+        if (word == hgfast::name(one)) return one;
+    throw std::runtime_error("there is no backend '" + word + "': automatic, openvino, tensorrt, tensorrt_rtx");
+}
+
+/// Throws std::runtime_error with one sentence.
+Arguments parse(const std::vector<std::string>& words) {
+    Arguments arguments;
+    std::size_t at = 0;
+    while (at < words.size()) {
+        const std::string word = words[at++];
+        const auto next = [&]() -> const std::string& {
+            if (at == words.size()) throw std::runtime_error(word + " requires a value");
+            return words[at++];
+        };
+        if (word == "--help" || word == "-h")
+            arguments.help = true;
+        else if (word == "--box")
+            arguments.boxes.push_back(box(next()));
+        else if (word == "--padding")
+            arguments.options.padding = real(next());
+        else if (word == "--raw")
+            arguments.raw = true, arguments.raw_width = whole(next()), arguments.raw_height = whole(next());
+        else if (word == "--channels")
+            arguments.raw_channels = whole(next());
+        else if (word == "--bgr")
+            arguments.order = hgfast::Order::bgr;
+        else if (word == "--backend")
+            arguments.options.backend = backend(next());
+        else if (word == "--threads")
+            arguments.options.threads = whole(next());
+        else if (word == "--device")
+            arguments.options.device = next();
+        else if (word == "--repeat")
+            arguments.repeat = whole(next());
+        else if (word.size() > 1 && word[0] == '-')
+            throw std::runtime_error("there is no flag " + word + ", see --help");
+        else if (arguments.model.empty())
+            arguments.model = word;
+        else
+            arguments.images.push_back(word);
+    }
+    if (!arguments.help && arguments.images.empty()) throw std::runtime_error("a model and an image are required, see --help");
+    return arguments;
+}
+
+hgfast::Status predict(hgfast::Session& session, const Arguments& arguments, const cli::LoadedImage& image, hgfast::Result& out) {
     const hgfast::Image view = image.view(arguments.raw ? arguments.order : hgfast::Order::rgb);
     return arguments.boxes.empty() ? session.run(view, out) : session.run(view, arguments.boxes, out);
 }
 
-cli::LoadedImage read(const cli::Arguments& arguments, const std::string& path) {
+cli::LoadedImage read(const Arguments& arguments, const std::string& path) {
     if (!arguments.raw) return cli::read_jpeg(path);
     return cli::read_raw(path, arguments.raw_width, arguments.raw_height, arguments.raw_channels);
 }
 
-int complain(const hgfast::Status& status) {
+int report(const hgfast::Status& status) {
     std::cerr << "hgfast_cli: " << status.message << " [" << hgfast::name(status.code) << "]\n";
     return status.code == hgfast::Code::failed ? 1 : 2;
 }
 
+/// Resident memory of this process; 0 without /proc.
+long memory_kb() {
+    std::ifstream status("/proc/self/status");
+    long kb = 0;
+    for (std::string word; status >> word;)
+        if (word == "VmRSS:" && status >> kb) break;
+    return kb;
+}
+
+/// Number of open files of this process; 0 without /proc.
+std::ptrdiff_t open_files() {
+    std::error_code error;
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd", error), {});
+}
+
 /// Warm up with a tenth of the runs, at least 100, then measure `repeat` runs.
-hgfast::Status repeat(hgfast::Session& session, const cli::Arguments& arguments, const cli::LoadedImage& image) {
+hgfast::Status repeat(hgfast::Session& session, const Arguments& arguments, const cli::LoadedImage& image) {
     using Clock = std::chrono::steady_clock;
     hgfast::Result result;
     hgfast::Status status;
     for (int i = 0; status && i < std::max(100, arguments.repeat / 10); ++i) status = predict(session, arguments, image, result);
-    const cli::ResourceUsage before = cli::resource_usage();
+    const long memory_before = memory_kb();
+    const auto files_before = open_files();
     const auto start = Clock::now();
     for (int i = 0; status && i < arguments.repeat; ++i) status = predict(session, arguments, image, result);
     const double ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count() / arguments.repeat;
-    const cli::ResourceUsage after = cli::resource_usage();
-    std::cerr << "{\"runs\": " << arguments.repeat << ", \"ms\": " << ms
-              << ", \"memory_growth_kb\": " << after.memory_kb - before.memory_kb << ", \"memory_kb\": " << after.memory_kb
-              << ", \"files_before\": " << before.files << ", \"files_after\": " << after.files << "}\n";
+    const long memory = memory_kb();
+    std::cerr << "{\"runs\": " << arguments.repeat << ", \"ms\": " << ms << ", \"memory_growth_kb\": " << memory - memory_before
+              << ", \"memory_kb\": " << memory << ", \"files_before\": " << files_before << ", \"files_after\": " << open_files()
+              << "}\n";
     return status;
 }
 
-int work(const cli::Arguments& arguments) {
+int run(const Arguments& arguments) {
     hgfast::Session session;
-    if (const auto status = hgfast::Session::load(arguments.model, arguments.options, session); !status) return complain(status);
+    if (const auto status = hgfast::Session::load(arguments.model, arguments.options, session); !status) return report(status);
     for (const std::string& path : arguments.images) {
         hgfast::Result people;
-        if (const auto status = predict(session, arguments, read(arguments, path), people); !status) return complain(status);
+        if (const auto status = predict(session, arguments, read(arguments, path), people); !status) return report(status);
         std::cout << people.to_json() << "\n";
     }
     if (arguments.repeat > 0) {
         std::cerr << session.about() << "\n";
-        if (const auto status = repeat(session, arguments, read(arguments, arguments.images.front())); !status)
-            return complain(status);
+        const auto status = repeat(session, arguments, read(arguments, arguments.images.front()));
+        if (!status) return report(status);
     }
     return 0;
 }
@@ -64,12 +186,10 @@ int work(const cli::Arguments& arguments) {
 
 int main(int count, char** words) {
     try {
-        const cli::Arguments arguments = cli::parse({words + 1, words + count});
-        if (arguments.help) {
-            std::cout << cli::USAGE;
-            return 0;
-        }
-        return work(arguments);
+        const Arguments arguments = parse({words + 1, words + count});
+        if (!arguments.help) return run(arguments);
+        std::cout << USAGE;
+        return 0;
     } catch (const std::exception& error) {
         std::fprintf(stderr, "hgfast_cli: %s\n", error.what());
         return 2;

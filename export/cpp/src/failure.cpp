@@ -1,6 +1,7 @@
 #include "failure.hpp"
 
 #include <array>
+#include <cstddef>
 #include <cstdio>
 
 namespace hgfast {
@@ -25,22 +26,11 @@ std::string one_line(const std::string& text) {
 }
 
 const char* name(Code code) noexcept {
-    switch (code) {
-        case Code::ok: return "ok";
-        case Code::bad_option: return "bad_option";
-        case Code::bad_image: return "bad_image";
-        case Code::bad_box: return "bad_box";
-        case Code::no_file: return "no_file";
-        case Code::bad_sidecar: return "bad_sidecar";
-        case Code::other_sidecar: return "other_sidecar";
-        case Code::bad_model: return "bad_model";
-        case Code::wrong_version: return "wrong_version";
-        case Code::not_built: return "not_built";
-        case Code::no_device: return "no_device";
-        case Code::closed: return "closed";
-        case Code::failed: return "failed";
-    }
-    return "unknown";
+    constexpr std::array NAMES = {"ok",          "bad_option",    "bad_image", "bad_box",       "no_file",
+                                  "bad_sidecar", "other_sidecar", "bad_model", "wrong_version", "not_built",
+                                  "no_device",   "closed",        "failed"};
+    const auto index = static_cast<std::size_t>(code);
+    return index < NAMES.size() ? NAMES[index] : "unknown";
 }
 
 void Status::or_throw() const {

@@ -8,8 +8,8 @@
 namespace hgfast {
 namespace {
 
-constexpr double LARGEST = 100;           // maximum size of a box relative to the image; a larger one is a mistake
-constexpr int MAX_SIDE = 1 << 20;  // pixels; float represents larger coordinates inexactly
+constexpr double MAX_BOX_SCALE = 100;  // maximum size of a box relative to the image; a larger one is a mistake
+constexpr int MAX_SIDE = 1 << 20;      // pixels; float represents larger coordinates inexactly
 
 std::string words(const Box& box) {
     return "the box " + number(box.x) + "," + number(box.y) + "," + number(box.width) + "," + number(box.height);
@@ -44,8 +44,8 @@ Square box_square(const Image& image, const Box& box, double padding) {
     if (w <= 0 || h <= 0) throw Failure(Code::bad_box, words(box) + " has no area: give x,y,width,height in pixels");
     const std::string extent =
         "the image of " + std::to_string(image.width) + " x " + std::to_string(image.height) + " pixels";
-    if (std::max(w, h) * padding > LARGEST * std::max(image.width, image.height))
-        throw Failure(Code::bad_box, words(box) + " is more than " + number(LARGEST) + " times as large as " + extent);
+    if (std::max(w, h) * padding > MAX_BOX_SCALE * std::max(image.width, image.height))
+        throw Failure(Code::bad_box, words(box) + " is more than " + number(MAX_BOX_SCALE) + " times as large as " + extent);
     if (x >= image.width || y >= image.height || x + w <= 0 || y + h <= 0)
         throw Failure(Code::bad_box, words(box) + " lies outside " + extent);
     return {x + w / 2, y + h / 2, std::max(w, h) * padding};

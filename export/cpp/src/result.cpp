@@ -8,7 +8,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-/// To so many decimals; null where it is not finite.
+/// Round to multiples of 1 / unit; null if not finite.
 ordered_json rounded(double value, double unit) {
     if (!std::isfinite(value)) return nullptr;
     return std::nearbyint(value * unit) / unit;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -74,7 +75,7 @@ void check_options(const Options& options) {
 
 Status closed() { return {Code::closed, "session is closed; load a new one"}; }
 
-/// One crop.
+/// A crop, and where its keypoints go.
 struct Job {
     const Image* image;
     Square square;
@@ -98,13 +99,9 @@ std::vector<Backend> backends() {
 }
 
 const char* name(Backend backend) noexcept {
-    switch (backend) {
-        case Backend::automatic: return "automatic";
-        case Backend::openvino: return "openvino";
-        case Backend::tensorrt: return "tensorrt";
-        case Backend::tensorrt_rtx: return "tensorrt_rtx";
-    }
-    return "unknown";
+    constexpr std::array NAMES = {"automatic", "openvino", "tensorrt", "tensorrt_rtx"};
+    const auto index = static_cast<std::size_t>(backend);
+    return index < NAMES.size() ? NAMES[index] : "unknown";
 }
 
 struct Session::Impl {
@@ -120,12 +117,27 @@ struct Session::Impl {
         runner->run(count);
     }
 
+    /// Predict the people in each image, one per square.
+    std::vector<Result> run(const std::vector<Image>& images, const std::vector<std::vector<Square>>& squares) {
+        std::vector<Result> results;
+        std::vector<Job> jobs;
+        for (std::size_t i = 0; i < images.size(); ++i) {
+            results.push_back({std::vector<Person>(squares[i].size()), sidecar.skeleton});
+            for (std::size_t k = 0; k < squares[i].size(); ++k) {
+                input_from_source(squares[i][k], sidecar.input_size);  // throws for a bad square, before the network runs
+                jobs.push_back({&images[i], squares[i][k], &results[i].people[k]});
+            }
+        }
+        run(jobs);
+        return results;
+    }
+
     /// Run all jobs in batches that the network accepts; an incomplete last batch is padded.
     void run(const std::vector<Job>& jobs) {
-        const std::lock_guard<std::mutex> turn(mutex);
-        const auto most = static_cast<std::size_t>(sidecar.batch_max);
-        for (std::size_t start = 0; start < jobs.size(); start += most) {
-            const std::size_t used = std::min(most, jobs.size() - start);
+        const std::lock_guard<std::mutex> lock(mutex);
+        const auto max_batch = static_cast<std::size_t>(sidecar.batch_max);
+        for (std::size_t start = 0; start < jobs.size(); start += max_batch) {
+            const std::size_t used = std::min(max_batch, jobs.size() - start);
             const auto count = std::max(static_cast<int>(used), sidecar.batch_min);
             auto* input = static_cast<std::uint8_t*>(runner->input(count));
             for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
@@ -188,9 +200,7 @@ Status Session::run(const Image& image, Result& out) noexcept {
     if (!impl_) return closed();
     return reported([&] {
         check_image(image);
-        Result result{std::vector<Person>(1), impl_->sidecar.skeleton};
-        impl_->run({{&image, whole_square(image), result.people.data()}});
-        out = std::move(result);
+        out = std::move(impl_->run({image}, {{whole_square(image)}}).front());
     });
 }
 
@@ -198,29 +208,21 @@ Status Session::run(const Image& image, const std::vector<Box>& boxes, Result& o
     if (!impl_) return closed();
     return reported([&] {
         check_image(image);
-        Result result{std::vector<Person>(boxes.size()), impl_->sidecar.skeleton};
-        std::vector<Job> jobs;
-        for (std::size_t i = 0; i < boxes.size(); ++i) {
-            jobs.push_back({&image, box_square(image, boxes[i], impl_->padding), &result.people[i]});
-            input_from_source(jobs.back().square, impl_->sidecar.input_size);
-        }
-        impl_->run(jobs);
-        out = std::move(result);
+        std::vector<Square> squares;
+        for (const Box& box : boxes) squares.push_back(box_square(image, box, impl_->padding));
+        out = std::move(impl_->run({image}, {squares}).front());
     });
 }
 
 Status Session::run(const std::vector<Image>& images, std::vector<Result>& out) noexcept {
     if (!impl_) return closed();
     return reported([&] {
-        std::vector<Result> results;
-        for (std::size_t i = 0; i < images.size(); ++i) results.push_back({std::vector<Person>(1), impl_->sidecar.skeleton});
-        std::vector<Job> jobs;
-        for (std::size_t i = 0; i < images.size(); ++i) {
-            check_image(images[i]);
-            jobs.push_back({&images[i], whole_square(images[i]), results[i].people.data()});
+        std::vector<std::vector<Square>> squares;
+        for (const Image& image : images) {
+            check_image(image);
+            squares.push_back({whole_square(image)});
         }
-        impl_->run(jobs);
-        out = std::move(results);
+        out = impl_->run(images, squares);
     });
 }
 

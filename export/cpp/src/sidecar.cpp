@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "failure.hpp"
-#include "sha256.hpp"
 
 namespace hgfast {
 namespace {
@@ -17,9 +16,9 @@ namespace {
 using nlohmann::json;
 
 constexpr int FORMAT = 1;
-constexpr std::uintmax_t LARGEST_SIDECAR = 16u << 20, LARGEST_MODEL = std::uintmax_t{4} << 30;  // bytes
-constexpr std::int64_t LARGEST_SIDE = 8192, MOST_JOINTS = 4096, MOST_EDGES = 65536, LARGEST_BATCH = 4096;
-constexpr double LARGEST_INPUT = 2.0 * (1u << 30), LARGEST_SHIFT = 1e6;  // bytes; pixels
+constexpr std::uintmax_t MAX_SIDECAR = 16u << 20, MAX_MODEL = std::uintmax_t{4} << 30;  // bytes
+constexpr std::int64_t MAX_INPUT_SIDE = 8192, MAX_JOINTS = 4096, MAX_EDGES = 65536, MAX_BATCH = 4096;
+constexpr double MAX_INPUT = 2.0 * (1u << 30), MAX_SHIFT = 1e6;  // bytes; pixels
 
 /// A value in the sidecar and its location, such as "skeleton.joints.3".
 class Field {
@@ -31,7 +30,7 @@ public:
                                              (where_.empty() ? "" : where_ + ": ") + what + "): export again");
     }
     Field operator[](const char* key) const {
-        if (!value_.is_object()) complain("it is no object");
+        if (!value_.is_object()) complain("it is not an object");
         const auto found = value_.find(key);
         if (found == value_.end()) complain(std::string("'") + key + "' is missing");
         return {*found, where_.empty() ? key : where_ + "." + key, path_};
@@ -39,14 +38,14 @@ public:
     Field at(std::size_t index) const { return {value_.at(index), where_ + "." + std::to_string(index), path_}; }
     bool has(const char* key) const { return value_.is_object() && value_.contains(key) && !value_[key].is_null(); }
     std::size_t size(std::size_t least, std::size_t most) const {
-        if (!value_.is_array()) complain("it is no list");
+        if (!value_.is_array()) complain("it is not a list");
         if (value_.size() < least || value_.size() > most)
             complain("it has " + std::to_string(value_.size()) + " entries, not " + std::to_string(least) + " to " +
                      std::to_string(most));
         return value_.size();
     }
     std::string text() const {
-        if (!value_.is_string()) complain("it is no text");
+        if (!value_.is_string()) complain("it is not a string");
         return value_.get<std::string>();
     }
     bool flag() const {
@@ -54,7 +53,7 @@ public:
         return value_.get<bool>();
     }
     int whole(std::int64_t least, std::int64_t most) const {
-        if (!value_.is_number_integer()) complain("it is no whole number");
+        if (!value_.is_number_integer()) complain("it is not a whole number");
         const bool large = value_.is_number_unsigned() &&
                            value_.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
         const std::int64_t result = large ? std::numeric_limits<std::int64_t>::max() : value_.get<std::int64_t>();
@@ -62,7 +61,7 @@ public:
         return static_cast<int>(result);
     }
     double real(double least, double most) const {
-        if (!value_.is_number()) complain("it is no number");
+        if (!value_.is_number()) complain("it is not a number");
         const double result = value_.get<double>();
         if (!(result >= least && result <= most)) complain("it is not from " + number(least) + " to " + number(most));
         return result;
@@ -88,14 +87,14 @@ std::shared_ptr<const Skeleton> read_skeleton(const Field& field) {
     auto skeleton = std::make_shared<Skeleton>();
     skeleton->name = field["name"].text();
     const Field joints = field["joints"], edges = field["edges"];
-    const std::size_t count = joints.size(1, static_cast<std::size_t>(MOST_JOINTS));
+    const std::size_t count = joints.size(1, static_cast<std::size_t>(MAX_JOINTS));
     std::set<std::string> seen;
     for (std::size_t i = 0; i < count; ++i) {
         skeleton->joints.push_back(joints.at(i).text());
-        if (!seen.insert(skeleton->joints.back()).second) joints.at(i).complain("there are two such joints");
+        if (!seen.insert(skeleton->joints.back()).second) joints.at(i).complain("there are two joints of this name");
     }
     const auto last = static_cast<std::int64_t>(count) - 1;
-    for (std::size_t i = 0, n = edges.size(0, static_cast<std::size_t>(MOST_EDGES)); i < n; ++i) {
+    for (std::size_t i = 0, n = edges.size(0, static_cast<std::size_t>(MAX_EDGES)); i < n; ++i) {
         const Field edge = edges.at(i);
         edge.size(2, 2);
         skeleton->edges.push_back({edge.at(0).whole(0, last), edge.at(1).whole(0, last)});
@@ -109,10 +108,10 @@ void check_port(const Field& port, const char* dtype, const std::array<int, 3>& 
     if (!port["dtype"].is(dtype)) port["dtype"].complain(std::string("it is not ") + dtype);
     const Field shape = port["shape"];
     shape.size(axes + 1, axes + 1);
-    if (!shape.at(0).is("batch") && shape.at(0).whole(1, LARGEST_BATCH) != sidecar.batch_max)
+    if (!shape.at(0).is("batch") && shape.at(0).whole(1, MAX_BATCH) != sidecar.batch_max)
         shape.at(0).complain("it is not the batch");
     for (std::size_t i = 0; i < axes; ++i)
-        if (shape.at(i + 1).whole(1, LARGEST_SIDE) != wanted[i])
+        if (shape.at(i + 1).whole(1, MAX_INPUT_SIDE) != wanted[i])
             shape.at(i + 1).complain("it is not " + std::to_string(wanted[i]));
 }
 
@@ -148,7 +147,7 @@ std::string read_file(const std::string& path, std::uintmax_t largest, const std
 Sidecar parse_sidecar(const std::string& text, const std::string& path) {
     const json content = json::parse(text, nullptr, false);
     if (content.is_discarded())
-        throw Failure(Code::bad_sidecar, "the sidecar " + path + " cannot be read (it is no JSON): export again");
+        throw Failure(Code::bad_sidecar, "the sidecar " + path + " cannot be read (it is not JSON): export again");
     const Field all(content, "", path);
     const Field format = all["format"];
     if (format.whole(std::numeric_limits<int>::min(), std::numeric_limits<int>::max()) != FORMAT)
@@ -160,7 +159,7 @@ Sidecar parse_sidecar(const std::string& text, const std::string& path) {
     if (sidecar.sha256.size() != 64 || sidecar.sha256.find_first_not_of("0123456789abcdef") != std::string::npos)
         all["sha256"].complain("it is not 64 hexadecimal digits");
     sidecar.skeleton = read_skeleton(all["skeleton"]);
-    sidecar.input_size = all["input_size"].whole(1, LARGEST_SIDE);
+    sidecar.input_size = all["input_size"].whole(1, MAX_INPUT_SIDE);
     sidecar.normalized = all["normalised"].flag();
     const Field mean = all["mean"], std = all["std"], batch = all["batch"];
     mean.size(3, 3), std.size(3, 3);
@@ -168,12 +167,12 @@ Sidecar parse_sidecar(const std::string& text, const std::string& path) {
         sidecar.mean[i] = static_cast<float>(mean.at(i).real(-1e6, 1e6));
         sidecar.std[i] = static_cast<float>(std.at(i).real(1e-6, 1e6));
     }
-    sidecar.batch_min = batch["min"].whole(1, LARGEST_BATCH);
-    sidecar.batch_opt = batch["opt"].whole(sidecar.batch_min, LARGEST_BATCH);
-    sidecar.batch_max = batch["max"].whole(sidecar.batch_opt, LARGEST_BATCH);
-    if (static_cast<double>(sidecar.crop_bytes()) * sidecar.batch_max > LARGEST_INPUT)
-        batch.complain("so many images are too large");
-    sidecar.shift = all["shift"].real(-LARGEST_SHIFT, LARGEST_SHIFT);
+    sidecar.batch_min = batch["min"].whole(1, MAX_BATCH);
+    sidecar.batch_opt = batch["opt"].whole(sidecar.batch_min, MAX_BATCH);
+    sidecar.batch_max = batch["max"].whole(sidecar.batch_opt, MAX_BATCH);
+    if (static_cast<double>(sidecar.crop_bytes()) * sidecar.batch_max > MAX_INPUT)
+        batch.complain("so many images need too much memory");
+    sidecar.shift = all["shift"].real(-MAX_SHIFT, MAX_SHIFT);
     check_ports(all, sidecar);
     if (sidecar.kind == Kind::tensorrt || sidecar.kind == Kind::tensorrt_rtx) {
         const Field builder = all["builder"];
@@ -188,13 +187,13 @@ Artifact read_artifact(const std::string& path) {
     Artifact artifact;
     artifact.path = path;
     artifact.bytes =
-        read_file(path, LARGEST_MODEL, "there is no file " + path + ": create it with hgfast export onnx or tensorrt");
-    const std::string text = read_file(sidecar_path, LARGEST_SIDECAR,
+        read_file(path, MAX_MODEL, "there is no file " + path + ": create it with hgfast export onnx or tensorrt");
+    const std::string text = read_file(sidecar_path, MAX_SIDECAR,
                                        path + " has no sidecar " + sidecar_path + " in its folder, which is required: copy both");
     artifact.sidecar = parse_sidecar(text, sidecar_path);
     if (sha256(artifact.bytes.data(), artifact.bytes.size()) != artifact.sidecar.sha256)
-        throw Failure(Code::other_sidecar,
-                      "the sidecar " + sidecar_path + " does not belong to " + path + " (another sha256): copy both, or export again");
+        throw Failure(Code::other_sidecar, "the sidecar " + sidecar_path + " does not belong to " + path +
+                                               " (another sha256): copy both, or export again");
     return artifact;
 }
 

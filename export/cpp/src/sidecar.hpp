@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -43,5 +44,9 @@ struct Artifact {
     Sidecar sidecar;
 };
 Artifact read_artifact(const std::string& path);
+
+
+/// SHA-256 (FIPS 180-4) as 64 hexadecimal digits.
+std::string sha256(const void* data, std::size_t size);
 
 }  // namespace hgfast

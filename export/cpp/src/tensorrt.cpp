@@ -1,6 +1,5 @@
-// TensorRT 10 and 11, or TensorRT-RTX, whichever this library was built with: they have nearly one interface, and one process
-// can hold only one of them. Crops wait in pinned memory; copying in, the network and copying out are one CUDA graph a batch
-// size.
+// TensorRT 10 and 11, or TensorRT-RTX, depending on the build: their interfaces are nearly the same, and a process can load only
+// one of them. Crops are in pinned memory. Copying to the GPU, the network and copying back are one CUDA graph per batch size.
 #include <NvInfer.h>
 
 #include <algorithm>
@@ -29,7 +28,7 @@ constexpr const char* HEADERS = "TensorRT";
 constexpr const char* NAME = "TensorRT-RTX";
 #else
 constexpr const char* NAME = "TensorRT";
-constexpr std::size_t MOST_GRAPHS = 8;  // batch sizes whose graphs are cached
+constexpr std::size_t MAX_GRAPHS = 8;  // batch sizes whose graphs are cached
 #endif
 
 /// Collects the last errors. The process has one logger, because TensorRT-RTX keeps the first that it gets.
@@ -38,7 +37,7 @@ public:
     void log(Severity severity, const char* text) noexcept override {
         if (severity > Severity::kERROR) return;
         try {
-            const std::lock_guard<std::mutex> turn(mutex_);
+            const std::lock_guard<std::mutex> lock(mutex_);
             if (lines_.size() == 3) lines_.pop_front();
             lines_.push_back(one_line(text));
         } catch (...) {
@@ -46,7 +45,7 @@ public:
         }
     }
     std::string take_errors() {
-        const std::lock_guard<std::mutex> turn(mutex_);
+        const std::lock_guard<std::mutex> lock(mutex_);
         std::string all;
         for (const std::string& line : lines_) all += (all.empty() ? "" : "; ") + line;
         lines_.clear();
@@ -90,8 +89,8 @@ int find_device(const Artifact& artifact, const Options& options) {
 
 std::string dotted(long version) { return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100); }
 
-/// The headers that this was compiled with must be the library's: others lay their classes out in another way, and calls would
-/// go astray. A major release of TensorRT keeps to one way; TensorRT-RTX 1.3 and 1.7 have different ones.
+/// Check that the library has the version of the headers that this file was compiled with: other versions have other virtual
+/// tables. They are the same within a major version of TensorRT, but differ between TensorRT-RTX 1.3 and 1.7.
 void check_headers(long version) {
 #if defined(HGFAST_WITH_TENSORRT_RTX)
     constexpr long SAME = 100;
@@ -101,7 +100,7 @@ void check_headers(long version) {
     if (version / SAME == NV_TENSORRT_VERSION / SAME) return;
     throw Failure(Code::not_built, "this library was built with the headers of " + std::string(HEADERS) + " " +
                                        dotted(NV_TENSORRT_VERSION) + " and finds " + NAME + " " + dotted(version) +
-                                       ", which they do not fit: build it with the headers of that");
+                                       ", which they do not match: build it with the headers of that version");
 }
 
 template <typename Made>
@@ -121,7 +120,7 @@ std::size_t bytes_of(nvinfer1::DataType type) {
     }
 }
 
-/// One of the network's inputs or outputs: its name, and memory on the GPU for the largest batch.
+/// An input or output of the network: its name, and its GPU memory for the largest batch.
 struct Port {
     std::string name;
     std::size_t image_bytes = 0;
@@ -183,7 +182,7 @@ public:
     }
 
 private:
-    /// A batch size. A context whose graph was captured must not be given another shape, so each has its own; they share memory.
+    /// A batch size with its own context, because a captured graph is valid only for the shape of its context. All share memory.
     struct Shape {
         int count = 0;
         std::unique_ptr<nvinfer1::IExecutionContext> context;
@@ -231,7 +230,7 @@ private:
             port.image_bytes = bytes_of(engine_->getTensorDataType(port.name.c_str()));
             for (std::int32_t i = 1; i < dims.nbDims; ++i) {
                 const auto length = static_cast<std::int64_t>(dims.d[i]);
-                if (length < 1 || length > 65536) differs("has a port " + port.name + " of no fixed size");
+                if (length < 1 || length > 65536) differs("has a tensor " + port.name + " without a fixed size");
                 port.image_bytes *= static_cast<std::size_t>(length);
             }
         }
@@ -242,7 +241,7 @@ private:
         const nvinfer1::Dims dims = engine_->getTensorShape(port);
         bool same = dims.nbDims == static_cast<std::int32_t>(wanted.size()) + 1 && engine_->getTensorDataType(port) == type;
         for (std::size_t i = 0; same && i < wanted.size(); ++i) same = static_cast<std::int64_t>(dims.d[i + 1]) == wanted[i];
-        if (!same) differs("has a port " + ports_[index].name + " of another shape or type");
+        if (!same) differs("has a tensor " + ports_[index].name + " of another shape or type");
     }
 
     void check_profile() const {
@@ -258,7 +257,7 @@ private:
         }
     }
 
-    /// The context, and where that is done here the graph, of a batch size; made when it is first asked for.
+    /// Return the context (and graph, for TensorRT) of a batch size, created on first use.
     Shape& shape_for(int count) {
         for (auto found = shapes_.begin(); found != shapes_.end(); ++found)
             if (found->count == count) {
@@ -275,7 +274,7 @@ private:
         }
         set_shape(shapes_.front(), count);
 #else
-        if (shapes_.size() == MOST_GRAPHS) shapes_.pop_back();
+        if (shapes_.size() == MAX_GRAPHS) shapes_.pop_back();
         Shape made;
         made.context = own(engine_->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED),
                            path_ + " cannot start", "free memory on the GPU");
@@ -321,7 +320,7 @@ private:
         const bool graphs = config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE);
         graphs_ = graphs ? "CUDA graphs by TensorRT-RTX" : "no CUDA graphs (" + listener().take_errors() + ")";
         return engine_->createExecutionContext(config.get());
-#else  // TensorRT-RTX before 1.2, or headers of TensorRT, which never get here
+#else  // TensorRT-RTX before 1.2, or headers of TensorRT, which check_headers refuses
         graphs_ = "no CUDA graphs (TensorRT-RTX has them from 1.2 on)";
         return engine_->createExecutionContext();
 #endif
@@ -362,7 +361,7 @@ private:
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
     std::vector<Port> ports_;    // the input, then the outputs
-    std::size_t keypoints_ = 0;  // which of them
+    std::size_t keypoints_ = 0;  // index of the keypoints
     cuda::Pinned host_input_, host_keypoints_;
 #if !defined(HGFAST_WITH_TENSORRT_RTX)
     cuda::Device shared_;  // workspace that all contexts share

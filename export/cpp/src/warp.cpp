@@ -8,10 +8,10 @@
 namespace hgfast {
 namespace {
 
-constexpr double SHRINK_BELOW = 0.75;  // input pixels a source pixel; from there on interpolation alone would skip too much
-constexpr float EPSILON = 1e-2F;         // shrunk pixels: a sliver narrower than this at a region's end is rounding
+constexpr double SHRINK_BELOW = 0.75;  // input pixels per source pixel; below, interpolation alone would skip source pixels
+constexpr float EPSILON = 1e-2F;       // in shrunk pixels: a narrower rest at the end of a region is a rounding error
 
-/// An image's pixels as RGB, whatever its form.
+/// Reads the pixels of an image as RGB.
 class Pixels {
 public:
     explicit Pixels(const Image& image)
@@ -19,23 +19,23 @@ public:
           channels_(static_cast<std::size_t>(image.channels)),
           stride_(image.stride_bytes != 0 ? image.stride_bytes : channels_ * static_cast<std::size_t>(image.width)) {
         if (channels_ != 1)
-            places_ = image.order == Order::bgr ? std::array<std::size_t, 3>{2, 1, 0} : std::array<std::size_t, 3>{0, 1, 2};
+            offsets_ = image.order == Order::bgr ? std::array<std::size_t, 3>{2, 1, 0} : std::array<std::size_t, 3>{0, 1, 2};
     }
-    /// `count` pixels of row y from column x on, to `out` (count, 3).
+    /// Copy `count` pixels of row y from column x on to `out` (count, 3).
     template <typename Value>
     void row(std::size_t y, std::size_t x, std::size_t count, Value* out) const {
         const std::uint8_t* pixel = data_ + y * stride_ + x * channels_;
         for (std::size_t i = 0; i < count; ++i, pixel += channels_, out += 3)
-            for (std::size_t c = 0; c < 3; ++c) out[c] = static_cast<Value>(pixel[places_[c]]);
+            for (std::size_t c = 0; c < 3; ++c) out[c] = static_cast<Value>(pixel[offsets_[c]]);
     }
 
 private:
     const std::uint8_t* data_;
     std::size_t channels_, stride_;
-    std::array<std::size_t, 3> places_{};
+    std::array<std::size_t, 3> offsets_{};  // of red, green and blue in a pixel
 };
 
-/// RGB pixels (height, width, 3), and where they lie: along each axis, source = scale * part + begin.
+/// RGB pixels (height, width, 3) of a region of the image. Along each axis, source = scale * part + begin.
 struct Part {
     std::vector<std::uint8_t> pixels;
     std::size_t width = 0, height = 0;
@@ -43,12 +43,12 @@ struct Part {
     std::array<double, 2> begin{};
 };
 
-/// What an input shows of one axis of the image, and the grid of shrunk pixels there. Single precision, as in Python.
+/// One axis of the region that the input shows, and of its grid of shrunk pixels. Single precision, as in hgfast.geometry.
 struct Axis {
-    float low, high;    // of the region, not clipped
-    float start, end;   // of the pixels that are cut out
-    float begin;        // of the shrunk grid
-    std::size_t count;  // of shrunk pixels
+    float low, high;    // region, not clipped to the image
+    float start, end;   // whole source pixels to crop
+    float begin;        // start of the shrunk grid
+    std::size_t count;  // number of shrunk pixels
 
     Axis(double scale, double shift, int size, int pixels, float ratio) {
         const double one = 0 * (1 / scale) - shift / scale, other = size * (1 / scale) - shift / scale;
@@ -66,13 +66,13 @@ struct Axis {
     std::size_t pixels() const { return static_cast<std::size_t>(end - start); }
 };
 
-/// The weights of one shrunk pixel: of the pixels from `first` on.
+/// Weights of the source pixels from `first` on for one shrunk pixel.
 struct Weights {
     std::size_t first = 0;
     std::vector<float> values;
 };
 
-/// Triangles around the centers of shrunk pixels; the border is repeated.
+/// Triangular filters around the centers of the shrunk pixels; border pixels are repeated.
 std::vector<Weights> triangles(const Axis& axis, float ratio) {
     const float support = 1 / ratio;
     const auto pixels = static_cast<std::ptrdiff_t>(axis.pixels());
@@ -88,8 +88,8 @@ std::vector<Weights> triangles(const Axis& axis, float ratio) {
         found.assign(static_cast<std::size_t>(last - first + 1), 0.0);
         double sum = 0;
         for (std::ptrdiff_t cell = from; cell < to; ++cell) {
-            const double away = std::abs(static_cast<double>(cell) + 0.5 - center);
-            const double weight = std::max(0.0, 1 - away / static_cast<double>(support));
+            const double distance = std::abs(static_cast<double>(cell) + 0.5 - center);
+            const double weight = std::max(0.0, 1 - distance / static_cast<double>(support));
             found[static_cast<std::size_t>(inside(cell) - first)] += weight;
             sum += weight;
         }
@@ -99,15 +99,15 @@ std::vector<Weights> triangles(const Axis& axis, float ratio) {
     return all;
 }
 
-/// a * b + c, rounded once, as numpy and OpenCV have it: products of two floats are exact in double.
+/// a * b + c, rounded once as in numpy and OpenCV: the product of two floats is exact in double.
 float fused(float a, float b, float c) {
     return static_cast<float>(static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c));
 }
 
 std::uint8_t to_byte(float value) { return static_cast<std::uint8_t>(std::clamp(std::lrintf(value), 0L, 255L)); }
 
-/// Cut at whole pixels, so that nothing outside the region matters.
-Part cut(const Pixels& pixels, const Axis& across, const Axis& down) {
+/// Crop at whole pixels, so that pixels outside the region have no effect.
+Part crop(const Pixels& pixels, const Axis& across, const Axis& down) {
     Part part;
     part.width = across.pixels(), part.height = down.pixels();
     part.begin = {across.start, down.start};
@@ -117,7 +117,7 @@ Part cut(const Pixels& pixels, const Axis& across, const Axis& down) {
     return part;
 }
 
-/// Cut and shrink: rows are weighed together first, then columns.
+/// Crop and downscale: first along columns, then along rows.
 Part shrink(const Pixels& pixels, const Axis& across, const Axis& down, float ratio) {
     Part part;
     part.width = across.count, part.height = down.count;
@@ -147,10 +147,10 @@ Part shrink(const Pixels& pixels, const Axis& across, const Axis& down, float ra
     return part;
 }
 
-/// Where one column or row of the input lies in a part: between pixels `index` and `index` + 1.
+/// Position of a column or row of the input in a part: between pixels `index` and `index` + 1.
 struct Tap {
     std::ptrdiff_t index;
-    float share;  // of the second
+    float weight;  // of the second pixel
 };
 
 Tap tap(float position) {
@@ -159,15 +159,15 @@ Tap tap(float position) {
     return {static_cast<std::ptrdiff_t>(floor), position - floor};
 }
 
-/// OpenCV's warpAffine with INTER_LINEAR as of 4.12 and 5: single precision, multiply-adds fused, black outside.
+/// Like warpAffine of OpenCV 4.12 and 5 with INTER_LINEAR: single precision, fused multiply-adds, black outside.
 void interpolate(const Part& part, const InputFromSource& map, int size, std::uint8_t* out) {
-    // the map of the part's pixel centers to the input's, inverted as OpenCV does it
+    // map from the part's pixel centers to the input's, inverted like in OpenCV
     const double scale = map.scale * part.scale;
     const double inverse = scale * (1 / (scale * scale));
     std::array<float, 2> shift{};
-    const std::array<double, 2> there = {map.x, map.y};
+    const std::array<double, 2> offset = {map.x, map.y};
     for (std::size_t i = 0; i < 2; ++i)
-        shift[i] = static_cast<float>(-inverse * (0.5 * scale + (map.scale * part.begin[i] + there[i] - 0.5)));
+        shift[i] = static_cast<float>(-inverse * (0.5 * scale + (map.scale * part.begin[i] + offset[i] - 0.5)));
     const auto step = static_cast<float>(inverse);
     const auto count = static_cast<std::size_t>(size);
     std::vector<Tap> across(count), down(count);
@@ -187,9 +187,9 @@ void interpolate(const Part& part, const InputFromSource& map, int size, std::ui
             const std::uint8_t *p00 = pixel(row.index, column.index), *p01 = pixel(row.index, column.index + 1);
             const std::uint8_t *p10 = pixel(row.index + 1, column.index), *p11 = pixel(row.index + 1, column.index + 1);
             for (std::size_t c = 0; c < 3; ++c) {
-                const auto upper = fused(column.share, static_cast<float>(p01[c] - p00[c]), p00[c]);
-                const auto lower = fused(column.share, static_cast<float>(p11[c] - p10[c]), p10[c]);
-                *out++ = to_byte(fused(row.share, lower - upper, upper));
+                const auto upper = fused(column.weight, static_cast<float>(p01[c] - p00[c]), p00[c]);
+                const auto lower = fused(column.weight, static_cast<float>(p11[c] - p10[c]), p10[c]);
+                *out++ = to_byte(fused(row.weight, lower - upper, upper));
             }
         }
 }
@@ -201,7 +201,7 @@ void warp(const Image& image, const InputFromSource& map, int size, std::uint8_t
     const float ratio = zoom < SHRINK_BELOW ? static_cast<float>(zoom) : 1.0F;
     const Axis across(map.scale, map.x, size, image.width, ratio), down(map.scale, map.y, size, image.height, ratio);
     const Pixels pixels(image);
-    interpolate(ratio == 1.0F ? cut(pixels, across, down) : shrink(pixels, across, down, ratio), map, size, out);
+    interpolate(ratio == 1.0F ? crop(pixels, across, down) : shrink(pixels, across, down, ratio), map, size, out);
 }
 
 }  // namespace hgfast

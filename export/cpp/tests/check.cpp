@@ -1,9 +1,9 @@
-// For the tests, with the inside of the library at hand.
+// Checks of the library's internal functions, for the tests.
 //
-//     hgfast_check crop SIZE WIDTH HEIGHT CHANNELS PIXELS OUT X Y SIDE   the crop of a square, (SIZE, SIZE, 3), to OUT
-//     hgfast_check fuzz MODEL FOLDER COUNT SEED                          COUNT broken copies of a model and its sidecar
+//     hgfast_check crop SIZE WIDTH HEIGHT CHANNELS PIXELS OUT X Y SIDE   write the crop of a square, (SIZE, SIZE, 3), to OUT
+//     hgfast_check fuzz MODEL FOLDER COUNT SEED                          load COUNT broken copies of a model and its sidecar
 //
-// fuzz writes each copy to FOLDER, loads it, and runs it if that went well; it ends with a line of JSON that counts the statuses.
+// fuzz writes each copy to FOLDER, loads it, and runs it if it loads; it prints the number of each status as a line of JSON.
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -17,7 +17,7 @@
 
 #include "failure.hpp"
 #include "hgfast/hgfast.hpp"
-#include "sha256.hpp"
+#include "sidecar.hpp"
 #include "warp.hpp"
 
 namespace {

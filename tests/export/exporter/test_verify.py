@@ -29,6 +29,7 @@ from hgfast.runtime.sidecar import KEYPOINTS, OUTPUT_NAMES, BatchRange
 from hgfast.runtime.torch_predictor import crop_squares, decode_keypoints, predict_crops
 from hgfast.skeletons import BODY16
 
+pytestmark = pytest.mark.usefixtures("cached_exporter")
 SIDE, COUNT, JOINTS = 64, 16, 16
 Floats = NDArray[np.float32]
 Outputs = dict[str, Floats]

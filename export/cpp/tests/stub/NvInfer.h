@@ -1,8 +1,8 @@
-// NOT TensorRT. The declarations that src/tensorrt.cpp uses, in our own words, with bodies that do nothing, so that a machine
-// without NVIDIA's headers can see that the file compiles, links and says that there is no GPU. Nothing built with it can run an
-// engine. Use the headers of TensorRT 10 or 11 or of TensorRT-RTX for anything else.
-// The declarations are as NVIDIA/TensorRT's include/ has them, 10.16 and 11.3, and TensorRT-RTX's documents. It stands for
-// TensorRT-RTX where src/tensorrt.cpp is built for that, else for TensorRT 11; -DHGFAST_STUB_TENSORRT=10 or 11 makes it that one.
+// NOT TensorRT. Own declarations of what src/tensorrt.cpp uses, with empty bodies. They show on a machine without NVIDIA's headers
+// that the file compiles, links and reports a missing GPU. Nothing built with them can run an engine; use the headers of TensorRT
+// 10 or 11 or of TensorRT-RTX for that.
+// The declarations follow the headers of TensorRT 10.16 and 11.3 and the documentation of TensorRT-RTX. They are those of
+// TensorRT-RTX if src/tensorrt.cpp is built for it, else those of TensorRT 11, or of -DHGFAST_STUB_TENSORRT=10 or 11.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -91,7 +91,7 @@ public:
 using ILogger = v_1_0::ILogger;
 #endif
 
-/// What the library makes: nobody else does, and nothing copies it.
+/// Objects that only the library creates, and that cannot be copied.
 class INoCopy {
 protected:
     INoCopy() = default;
