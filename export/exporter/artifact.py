@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -30,6 +30,7 @@ from hgfast.training.shutdown import raise_on_sigterm
 RECORDED_PACKAGES = ("hgfast", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 NOT_RUN = "built, not run"  # verdict if this machine cannot run the artifact
 NUM_VERIFICATION_IMAGES = 16  # images for verification
+ConfigT = TypeVar("ConfigT", bound=ExportConfig)
 CompareFn = Callable[[Path, Reference, Tolerances | None], list[Row]]
 """Returns the verification rows of a temporary file."""
 
@@ -47,7 +48,7 @@ class ExportedArtifact:
         return list((self.sidecar.verification or {}).get("rows", ()))
 
 
-def export(config: ExportConfig, suffix: str, make: Callable[[ExportConfig, StackedHourglass, Path], ExportedArtifact]) -> None:
+def export(config: ConfigT, suffix: str, make: Callable[[ConfigT, StackedHourglass, Path], ExportedArtifact]) -> None:
     """Validate the options, export the checkpoint with `make`, and print a summary."""
     start_time = time.perf_counter()
     config.validate(suffix)

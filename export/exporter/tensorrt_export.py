@@ -14,7 +14,7 @@ from hgfast.export.exporter.artifact import NOT_RUN, ExportedArtifact
 from hgfast.export.exporter.export_module import ExportModule
 from hgfast.export.exporter.onnx_export import make_onnx
 from hgfast.export.exporter.options import TensorRTConfig, onnx_path
-from hgfast.export.exporter.precision_check import check_engine_precision
+from hgfast.export.exporter.precision_check import ConvWeights, check_engine_precision
 from hgfast.export.exporter.trt_builder import TrtBackend
 from hgfast.export.exporter.verify import Reference, Row, Tolerances, compare_batches
 from hgfast.model import StackedHourglass
@@ -53,6 +53,7 @@ def make_engine(config: TensorRTConfig, model: StackedHourglass, out: Path, back
             written.
     """
     sizes, spec = config.batch_range, config.spec
+    source: Path | ConvWeights
     if backend.name == "torch_tensorrt":
         from hgfast.export.exporter import torch_trt  # imported here because it requires a GPU
 
