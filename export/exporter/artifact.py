@@ -22,7 +22,7 @@ from hgfast.pipelines import sample_crops
 from hgfast.pipelines.datasets import DATASETS, usable_samples
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime import sidecar as sidecars
-from hgfast.runtime.sidecar import HEATMAPS, INPUT_NAME, KEYPOINTS, ExportFormat, Sidecar, TensorSpec, sha256_of
+from hgfast.runtime.sidecar import INPUT_NAME, ExportFormat, Sidecar, sha256_of
 from hgfast.skeletons import HAND21
 from hgfast.system_info import git_revision, package_versions
 from hgfast.training.shutdown import raise_on_sigterm
@@ -79,22 +79,16 @@ def make_sidecar(
 ) -> Sidecar:
     """Return the sidecar of an artifact that is about to be written, without its name, checksum and verification."""
     meta, sizes, spec = model.meta, config.batch_range, config.spec
-    batch: int | str = sizes.max if sizes.min == sizes.max else "batch"
-    size, joints, heatmap_size = meta.input_size, len(meta.skeleton.joints), meta.input_size // meta.stride
-    output_specs = {
-        KEYPOINTS: TensorSpec(KEYPOINTS, "float32", (batch, joints, 3), "image, joint, (x, y, score)"),
-        HEATMAPS: TensorSpec(HEATMAPS, "float32", (batch, joints, heatmap_size, heatmap_size), "image, joint, row, column"),
-    }
-    uint8_input = TensorSpec(INPUT_NAME, "uint8", (batch, size, size, 3), "NHWC")
+    specs = sidecars.tensor_specs(meta.input_size, meta.stride, len(meta.skeleton.joints), sizes, spec.normalized)
     return Sidecar(
         artifact="",
         sha256="",
         export_format=export_format,
         precision=config.precision,
         skeleton=meta.skeleton,
-        input=TensorSpec(INPUT_NAME, "float32", (batch, 3, size, size), "NCHW") if spec.normalized else uint8_input,
-        outputs=tuple(output_specs[name] for name in spec.outputs),
-        input_size=size,
+        input=specs[INPUT_NAME],
+        outputs=tuple(specs[name] for name in spec.outputs),
+        input_size=meta.input_size,
         normalized=spec.normalized,
         mean=meta.normalization.mean,
         std=meta.normalization.std,

@@ -171,7 +171,8 @@ def build(onnx: Path, batch: BatchRange, backend: TrtBackend, options: BuildOpti
     build_s = time.perf_counter() - start_time
     if serialized is None:
         raise HgfastError(
-            f"{LIBRARY_NAMES[backend.name]} cannot build {onnx} ({last_errors(logger)}): {_advice(last_errors(logger))}"
+            f"{LIBRARY_NAMES[backend.name]} cannot build {onnx} ({last_errors(logger)}): "
+            + ("build for a smaller batch" if "memory" in last_errors(logger).lower() else "try a newer TensorRT")
         )
     plan = bytes(serialized)
     if options.timing_cache is not None:
@@ -296,12 +297,6 @@ def _set_profile(builder: Any, config: Any, network: Any, batch: BatchRange, onn
         profile.set_shape(tensor.name, *((size, *shape[1:]) for size in (batch.min, batch.opt, batch.max)))
     if dynamic and config.add_optimization_profile(profile) < 0:
         raise HgfastError(f"{onnx} cannot be built for a batch of {batch.as_flag} ({last_errors(logger)}): choose another")
-
-
-def _advice(reason: str) -> str:
-    if "memory" in reason.lower():
-        return "build for a smaller batch"
-    return "try a newer TensorRT"
 
 
 def describe_build(backend: TrtBackend, options: BuildOptions) -> dict[str, Any]:

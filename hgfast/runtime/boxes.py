@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hgfast.errors import HgfastError
-from hgfast.geometry import FloatArray
+from hgfast.geometry import FloatArray, crop_matrices, warp
 
 MAX_BOX_SCALE = 100
 """Maximum size of a padded box relative to the image. A larger one is a mistake and would give a black crop."""
@@ -60,6 +60,13 @@ def check_boxes(boxes: FloatArray) -> None:
             raise HgfastError(f"the box {text} is not finite: give x,y,width,height in pixels")
         if box[2] <= 0 or box[3] <= 0:
             raise HgfastError(f"the box {text} has no area: give x,y,width,height in pixels")
+
+
+def crop_image(image: NDArray[np.uint8], center: FloatArray, side: FloatArray, size: int) -> tuple[NDArray[np.uint8], FloatArray]:
+    """Return the crops (P, size, size, 3) of squares with center (P, 2) and side (P,), and their input_from_source matrices."""
+    matrices = crop_matrices(center, side, size)
+    crops = [warp(image, matrix, size) for matrix in matrices]
+    return np.stack(crops) if crops else np.empty((0, size, size, 3), np.uint8), matrices
 
 
 def squares_to_boxes(center: FloatArray, side: FloatArray) -> FloatArray:

@@ -21,10 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from hgfast.errors import HgfastError
 from hgfast.geometry import crop_matrices, transform_points, warp
 from hgfast.runtime.backends import Artifact, DeviceOptions, RuntimeName
-from hgfast.runtime.boxes import crop_squares, squares_to_boxes
+from hgfast.runtime.boxes import crop_image, crop_squares, squares_to_boxes
 from hgfast.runtime.results import Poses
 from hgfast.runtime.sidecar import HEATMAPS, KEYPOINTS, Sidecar
-from hgfast.skeletons import Skeleton
 
 Image = NDArray[np.uint8]
 
@@ -61,7 +60,8 @@ class Session:
     ) -> None:
         self._artifact: Artifact | None = Artifact(Path(path), runtime, DeviceOptions(threads, device, stream, bf16))
         self.sidecar: Sidecar = self._artifact.sidecar
-        self.runtime = self._artifact.runtime
+        self.skeleton, self.heatmap_kind = self.sidecar.skeleton, self.sidecar.heatmap_kind
+        self.result_offset, self.runtime = self.sidecar.result_offset, self._artifact.runtime
         self._bgr, self._lock = bgr, threading.Lock()
         if KEYPOINTS not in [port.name for port in self.sidecar.outputs]:
             self.close()
@@ -73,18 +73,6 @@ class Session:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def skeleton(self) -> Skeleton:
-        return self.sidecar.skeleton
-
-    @property
-    def heatmap_kind(self) -> str:
-        return self.sidecar.heatmap_kind
-
-    @property
-    def result_offset(self) -> float:
-        return self.sidecar.result_offset
 
     @overload
     def __call__(self, image: Image, boxes: ArrayLike | None = None, *, padding: float = 1.0) -> Poses: ...
@@ -121,15 +109,10 @@ class Session:
     ) -> tuple[Poses, NDArray[np.uint8], NDArray[np.float32] | None]:
         """Like a call with one image, but also return the crops (P, S, S, 3) and, if the network has that output, the heatmaps
         (P, K, S / stride, S / stride)."""
-        rgb, size = self._to_rgb(image), self.sidecar.input_size
+        rgb = self._to_rgb(image)
         center, side = crop_squares(rgb, boxes, padding)
-        matrices = crop_matrices(center, side, size)
-        crops = (
-            np.stack([warp(rgb, matrix, size) for matrix in matrices])
-            if len(matrices)
-            else np.empty((0, size, size, 3), np.uint8)
-        )
-        outputs = self._run_network(crops) if len(crops) else {KEYPOINTS: self._empty_keypoints()}
+        crops, matrices = crop_image(rgb, center, side, self.sidecar.input_size)
+        outputs = self._run_network(crops)
         return self._to_poses(outputs[KEYPOINTS], matrices, squares_to_boxes(center, side)), crops, outputs.get(HEATMAPS)
 
     def close(self) -> None:
@@ -153,7 +136,7 @@ class Session:
         size, max_batch = self.sidecar.input_size, self.sidecar.batch.max
         all_matrices = [crop_matrices(center, side, size) for center, side in squares]
         crops = [(rgb, matrix) for rgb, matrices in zip(rgb_images, all_matrices) for matrix in matrices]
-        outputs = [self._empty_keypoints()]
+        outputs = [self._run_network(np.empty((0, size, size, 3), np.uint8))[KEYPOINTS]]
         for start in range(0, len(crops), max_batch):
             batch = np.stack([warp(rgb, matrix, size) for rgb, matrix in crops[start : start + max_batch]])
             outputs.append(self._run_network(batch)[KEYPOINTS])
@@ -161,19 +144,19 @@ class Session:
         results = zip(np.split(np.concatenate(outputs), ends[:-1]), all_matrices, squares)
         return [self._to_poses(points, matrices, squares_to_boxes(*square)) for points, matrices, square in results]
 
-    def _empty_keypoints(self) -> NDArray[np.float32]:
-        return np.empty((0, len(self.skeleton.joints), 3), np.float32)
-
     def _to_poses(self, keypoints: NDArray[np.float32], matrices: NDArray[np.float64], squares: NDArray[np.float64]) -> Poses:
         """Convert keypoints (P, K, 3) from input pixels to source pixels."""
-        points = transform_points(keypoints[..., :2].astype(np.float64), np.linalg.inv(matrices)) + self.sidecar.result_offset
+        points = transform_points(keypoints[..., :2].astype(np.float64), np.linalg.inv(matrices)) + self.result_offset
         return Poses(points, keypoints[..., 2].astype(np.float64), squares, self.skeleton)
 
     def _run_network(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Run the network on any positive number of crops (n, S, S, 3) RGB."""
+        """Run the network on any number of crops (n, S, S, 3) RGB."""
         artifact = self._artifact
         if artifact is None:
             raise HgfastError("session is closed; create a new one")
+        if not len(crops):
+            shapes: dict[str, Any] = {port.name: port.shape[1:] for port in self.sidecar.outputs}
+            return {name: np.empty((0, *shape), np.float32) for name, shape in shapes.items()}
         images: NDArray[Any] = crops
         if self.sidecar.normalized:
             mean, std = (np.array(values, np.float32) for values in (self.sidecar.mean, self.sidecar.std))

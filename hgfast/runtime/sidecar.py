@@ -187,16 +187,26 @@ def _from_dict(content: Mapping[str, Any]) -> Sidecar:
     return sidecar
 
 
+def tensor_specs(size: int, stride: int, joints: int, batch: BatchRange, normalized: bool) -> dict[str, TensorSpec]:
+    """Return the input and the possible outputs of a network, by name."""
+    count: int | str = batch.max if batch.min == batch.max else "batch"
+    cells = size // stride
+    float_input = TensorSpec(INPUT_NAME, "float32", (count, 3, size, size), "NCHW")
+    return {
+        INPUT_NAME: float_input if normalized else TensorSpec(INPUT_NAME, "uint8", (count, size, size, 3), "NHWC"),
+        KEYPOINTS: TensorSpec(KEYPOINTS, "float32", (count, joints, 3), "image, joint, (x, y, score)"),
+        HEATMAPS: TensorSpec(HEATMAPS, "float32", (count, joints, cells, cells), "image, joint, row, column"),
+    }
+
+
 def _check_consistent(sidecar: Sidecar) -> None:
     """Raise ValueError for fields that contradict each other."""
-    size, batch, joints = sidecar.input_size, sidecar.batch, len(sidecar.skeleton.joints)
-    batch_size: int | str = batch.max if batch.min == batch.max else "batch"
-    cells = size // sidecar.stride
-    shapes = {KEYPOINTS: (batch_size, joints, 3), HEATMAPS: (batch_size, joints, cells, cells)}
-    expected = (batch_size, 3, size, size) if sidecar.normalized else (batch_size, size, size, 3)
-    names = [port.name for port in sidecar.outputs]
-    if sidecar.input.shape != expected or sidecar.input.dtype != ("float32" if sidecar.normalized else "uint8"):
+    joints, names = len(sidecar.skeleton.joints), [port.name for port in sidecar.outputs]
+    specs = tensor_specs(sidecar.input_size, sidecar.stride, joints, sidecar.batch, sidecar.normalized)
+    expected = specs[INPUT_NAME]
+    if (sidecar.input.shape, sidecar.input.dtype) != (expected.shape, expected.dtype):
         raise ValueError(f"its input {sidecar.input.shape} {sidecar.input.dtype} contradicts its other fields")
+    shapes = {name: specs[name].shape for name in OUTPUT_NAMES}
     if len(set(names)) < len(names) or any(shapes.get(port.name) != port.shape for port in sidecar.outputs):
         raise ValueError("its outputs contradict its other fields")
     if sidecar.export_format.startswith("tensorrt") and sidecar.builder is None:

@@ -8,12 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hgfast.errors import HgfastError
-from hgfast.geometry import FloatArray, crop_matrices, transform_points, warp
+from hgfast.geometry import FloatArray, transform_points
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
 from hgfast.normalization import apply_color_affine, fold
+from hgfast.runtime.boxes import crop_image, squares_to_boxes
 from hgfast.runtime.boxes import crop_squares as crop_squares  # re-exported for callers of predict_crops
-from hgfast.runtime.boxes import squares_to_boxes
 from hgfast.runtime.results import Poses
 from hgfast.skeletons import Skeleton
 
@@ -63,9 +63,8 @@ def predict_crops(
         Keypoints (P, K, 3): x, y in source pixels (corner convention) and score; the crops (P, S, S, 3) uint8; their heatmaps
         (P, K, S / stride, S / stride) of kind `model.meta.heatmap_kind`.
     """
-    size, meta = model.meta.input_size, model.meta
-    matrices = crop_matrices(center, side, size)
-    crops = np.stack([warp(image, matrix, size) for matrix in matrices])
+    meta = model.meta
+    crops, matrices = crop_image(image, center, side, meta.input_size)
     device = next(model.parameters()).device
     affine = fold(np.tile(np.eye(3, 4, dtype=np.float32), (len(crops), 1, 1)), meta.normalization)
     images = apply_color_affine(torch.from_numpy(crops).to(device), torch.from_numpy(affine).to(device))
