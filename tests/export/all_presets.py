@@ -1,12 +1,12 @@
-"""Every preset, number of joints and family of weights through every export: one row an artifact, and a record.
+"""Export every preset, number of joints and family of weights in every format: one row per artifact, and a record.
 
     python -m tests.export.all_presets OUT.json
     python -m tests.export.all_presets OUT.json --presets [hg1,hg2] --families [native] --batch 1:8:32
     python -m tests.export.all_presets OUT.json --quick
 
-Not collected by pytest: hg8 takes minutes. The weights are random. BatchNorm's statistics are those of drawn images, as in
-training, or random too (--statistics): the former make a random network as large in every layer as a trained one, and rounding
-grows through it faster than through either. Ends with exit code 2 if an export failed.
+Not collected by pytest: hg8 takes minutes. The weights are random. BatchNorm's statistics are those of synthetic images or random
+(--statistics): the former give activations as large as those of a trained network, and the fastest growth of rounding errors.
+Exits with 2 if an export failed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PRECISIONS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
 
 @dataclass(kw_only=True)
 class MatrixOptions:
-    """What to export."""
+    """The exports to run."""
 
     out: Path
     """file to write the record to, JSON"""
@@ -62,42 +62,42 @@ class MatrixOptions:
     joints: list[int] = field(default_factory=lambda: [16, 21])
     """numbers of joints: 16 for bodies, 21 for hands"""
     families: list[Family] = field(default_factory=lambda: ["native", "princeton", "bearpaw"])
-    """whose weights: native, princeton or bearpaw"""
+    """families of weights: native, princeton or bearpaw"""
     batch: str = "1:8:32"
     """batch size: one number, or min:opt:max"""
-    statistics: Literal["pictures", "random"] | None = None
-    """BatchNorm's; none: of images in native networks, random in the others"""
+    statistics: Literal["images", "random"] | None = None
+    """statistics of BatchNorm; none: those of images in native networks, random in the others"""
     threads: int | None = None
-    """of the CPU; none: one a core"""
+    """CPU threads; none: one per core"""
     quick: bool = False
-    """tiny networks, at most four images at once, to see that all works"""
+    """tiny networks and batches of at most four, for a short check"""
 
     def validate(self) -> None:
-        """Raise `HgfastError` for what there is not; --quick changes what is to be done."""
+        """Raise `HgfastError` for unknown presets or joints; apply --quick."""
         if self.quick:
             self.presets, self.batch = ["tiny"], "1:2:4"
         for name, known in (("presets", list(PRESETS)), ("joints", list(SKELETONS))):
-            if strange := [one for one in getattr(self, name) if one not in known]:
-                raise HgfastError(f"--{name} {strange[0]} is unknown: choose from {', '.join(map(str, known))}")
+            if unknown := [one for one in getattr(self, name) if one not in known]:
+                raise HgfastError(f"--{name} {unknown[0]} is unknown: choose from {', '.join(map(str, known))}")
         check_distinct_paths([], {"OUT": self.out})
         prepare_file(self.out, "OUT")
 
 
 def last_layer(net: nn.Module) -> nn.Module:
-    """What gives the last heatmaps, in any family's network."""
+    """Return the layer of the last heatmaps, in a network of any family."""
     last = [part for name, part in net.named_modules() if isinstance(part, nn.Conv2d) and name.split(".")[0] in ("outs", "score")]
     return last[-1] if last else net.get_submodule("last.score")
 
 
 def make_checkpoint(family: Family, preset: str, joints: int, statistics: str | None, path: Path) -> Path:
-    """A file of the family's own form."""
+    """Write a checkpoint in the family's format."""
     torch.manual_seed(0)
     arch, skeleton = PRESETS[preset], SKELETONS[joints]
-    looks = (statistics or ("pictures" if family == "native" else "random")) == "pictures"
+    uses_images = (statistics or ("images" if family == "native" else "random")) == "images"
     if family == "native":
         meta = Meta(skeleton, Normalization(), arch.input_size, "logits", "dark", 0.0 if skeleton is HAND21 else -0.5)
         model = checkpoints.build_model(arch, meta)
-        if looks:
+        if uses_images:
             calibrate_batch_norms(model, meta.normalization, arch.input_size, skeleton is HAND21)
         else:
             with_random_statistics(model)
@@ -106,7 +106,7 @@ def make_checkpoint(family: Family, preset: str, joints: int, statistics: str | 
         return path
     net, prefix = converted_network(family, arch, joints)
     torch.save({"state_dict": prefixed_state(with_random_statistics(net), prefix)}, path)
-    if looks:
+    if uses_images:
         calibrate_batch_norms(net, checkpoints.load_model(path).meta.normalization, arch.input_size, skeleton is HAND21)
     scale_heatmaps(last_layer(net))
     torch.save({"state_dict": prefixed_state(net, prefix)}, path)
@@ -114,7 +114,7 @@ def make_checkpoint(family: Family, preset: str, joints: int, statistics: str | 
 
 
 def converted_network(family: Family, arch: Architecture, joints: int) -> tuple[nn.Module, str]:
-    """A network of another project's of this size, and what its files have before the names of tensors."""
+    """Return a network of another project and the prefix of the tensor names in its files."""
     if family == "princeton":
         return PrincetonNet(arch.stacks, arch.features, joints, arch.growth, arch.depth), "model.module."
     return BearpawNet(arch.stacks, arch.features // 2, joints, arch.blocks, arch.depth), "module."
@@ -123,7 +123,7 @@ def converted_network(family: Family, arch: Architecture, joints: int) -> tuple[
 def exports(
     checkpoint: Path, choice: MatrixOptions, backend: TrtBackend | None
 ) -> Iterator[tuple[str, Callable[[], ExportedArtifact]]]:
-    """What each artifact is called and what makes it. An engine is built from the ONNX that was made just before."""
+    """Yield the name of each artifact and the function that exports it. An engine is built from the ONNX file before it."""
     config = TensorRTConfig(checkpoint=checkpoint, batch=choice.batch, threads=choice.threads)
     if choice.quick:
         config = replace(config, input_size=PRESETS["tiny"].input_size)
@@ -149,27 +149,27 @@ def exports(
 
 
 def run_export(make: Callable[[], ExportedArtifact]) -> Row:
-    """The figures of one artifact, the worst of its rows each; px: the largest, in fp16 the 99th percentile, as its limit is."""
+    """Return the worst values of one artifact's rows. px: the maximum or, in fp16, the 99th percentile, like its tolerance."""
     began, said = time.perf_counter(), io.StringIO()
     row: Row = {"mb": None, "seconds": None, "heatmaps": None, "px": None, "max_px": None, "ties": None, "flips": None}
     try:
         with contextlib.redirect_stdout(said):
-            published = make()
+            exported = make()
     except HgfastError as error:
-        said_so = re.sub(r"\S*/(?=[^/\s]+\.)", "", str(error))  # the folder is gone when somebody reads it
-        return {**row, "seconds": time.perf_counter() - began, "verdict": f"failed: {said_so}"}
+        message = re.sub(r"\S*/(?=[^/\s]+\.)", "", str(error))  # the folder is temporary
+        return {**row, "seconds": time.perf_counter() - began, "verdict": f"failed: {message}"}
     worst = {
-        name: max((found[name] for found in published.rows if found.get(name) is not None), default=None)
+        name: max((found[name] for found in exported.rows if found.get(name) is not None), default=None)
         for name in ("heatmaps", "p99_px", "max_px", "ties", "flips")
     }
     percentile = worst.pop("p99_px")
     return {
-        "mb": published.path.stat().st_size / 1e6,
+        "mb": exported.path.stat().st_size / 1e6,
         "seconds": time.perf_counter() - began,
         "heatmaps": worst["heatmaps"],
-        "px": percentile if published.sidecar.precision == "fp16" else worst["max_px"],
+        "px": percentile if exported.sidecar.precision == "fp16" else worst["max_px"],
         **worst,
-        "verdict": "; ".join(dict.fromkeys(found["verdict"] for found in published.rows)),
+        "verdict": "; ".join(dict.fromkeys(found["verdict"] for found in exported.rows)),
     }
 
 

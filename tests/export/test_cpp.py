@@ -1,4 +1,4 @@
-"""export/cpp built with OpenVINO, beside the same network in Python; broken files, boxes and engines; leaks; a consumer."""
+"""Build export/cpp with OpenVINO and compare it with Python; broken files, boxes and engines; leaks; an installed package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.odd_images import exif, rotated_jpeg, scene
 SOURCE = ROOT / "export" / "cpp"
 SAME_PIXELS, SAME_JPEG = 0.05, 0.3  # pixels of the image
 SANITIZE = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-# TBB opens its libraries in a way that AddressSanitizer does not bear; short traces make allocations ten times as fast
+# TBB's way to open libraries breaks AddressSanitizer without this; short traces make allocations ten times as fast
 QUIET = {"TBB_ENABLE_SANITIZERS": "1", "ASAN_OPTIONS": "quarantine_size_mb=16:malloc_context_size=2"}
 NUM_BROKEN_FILES = 160
 Image = NDArray[np.uint8]
@@ -76,9 +76,9 @@ def built(folder: Path) -> Path:
 
 
 def rtx_root(folder: Path) -> Path | None:
-    """A folder as of TensorRT-RTX: the true library and the declarations in tests/stub; None where there is no such library."""
+    """Make a folder like TensorRT-RTX's: the real library and the declarations in tests/stub. None without the library."""
     spec = importlib.util.find_spec("tensorrt_rtx_libs")
-    places = [Path("/usr/local/cuda")]  # of the CUDA runtime
+    places = [Path("/usr/local/cuda")]
     if (
         spec is None
         or not spec.submodule_search_locations
@@ -99,7 +99,7 @@ def rtx(folder: Path) -> Path | None:
 
 @pytest.fixture(scope="module")
 def sanitized(folder: Path, rtx: Path | None) -> Path:
-    """With AddressSanitizer and UndefinedBehaviorSanitizer, and the TensorRT backend where that can be compiled."""
+    """A build with AddressSanitizer, UndefinedBehaviorSanitizer and, if it can be compiled, the TensorRT backend."""
     flags = [f"-DHGFAST_TENSORRT_ROOT={rtx}"] if rtx else []
     return make(folder / "sanitized", f"-DCMAKE_CXX_FLAGS={SANITIZE}", *flags)
 
@@ -120,14 +120,14 @@ def cli(built: Path) -> Tool:
 
 
 def parse_people(done: subprocess.CompletedProcess[str]) -> list[NDArray[np.float64]]:
-    """What was printed: (P, K, 3) an image."""
+    """Return the printed keypoints (P, K, 3) of each image."""
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return [np.array([person["keypoints"] for person in line["people"]], np.float64) for line in lines]
 
 
 def check_refused(done: subprocess.CompletedProcess[str], code: str, *words: str) -> None:
-    """See that there is one sentence, of one code, with all the words."""
+    """Check that the error is one sentence with this code and all the words."""
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.endswith(f"[{code}]\n") and done.stderr.count("\n") == 1, done.stderr
     for word in words:
@@ -135,7 +135,7 @@ def check_refused(done: subprocess.CompletedProcess[str], code: str, *words: str
 
 
 def random_image(width: int, height: int, seed: int = 0) -> Image:
-    """A soft image of any size, (height, width, 3)."""
+    """Return a smooth random image (height, width, 3)."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (min(height, 23), min(width, 17), 3), dtype=np.uint8)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -149,10 +149,10 @@ SIZES = [(64, 64), (200, 150), (90, 240), (1, 1), (1, 300), (300, 1), (2, 3), (4
 BOXES = [(20.5, 10.25, 60, 90), (-30, -20, 100, 80), (150, 100, 500, 90), (0, 0, 3, 2), (100.7, 60.1, 0.5, 0.25)]
 
 
-def write_raw(picture: Image, path: Path) -> list[object]:
-    path.write_bytes(picture.tobytes())
-    channels = picture.shape[2] if picture.ndim == 3 else 1
-    return [path, "--raw", picture.shape[1], picture.shape[0], "--channels", channels]
+def write_raw(image: Image, path: Path) -> list[object]:
+    """Write the pixels and return the arguments to read them."""
+    path.write_bytes(image.tobytes())
+    return [path, "--raw", image.shape[1], image.shape[0], "--channels", image.shape[2]]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -171,7 +171,7 @@ def test_same_pixels(size: tuple[int, int], cli: Tool, net: Path, checkpoint: Pa
 
 
 def test_crops_are_the_same(built: Path, tmp_path: Path) -> None:
-    """All but a value in ten thousand, and those by one level: sums are rounded in another order."""
+    """At most one value in ten thousand differs, by one level, because sums are rounded in another order."""
     rng = np.random.default_rng(3)
     differing = total = 0
     for number in range(60):
@@ -242,7 +242,7 @@ def test_network_that_takes_floats(checkpoint: Path, cli: Tool, net: Path, tmp_p
 
 
 def same_jpegs(paths: Sequence[Path], cli: Tool, net: Path) -> float:
-    """The largest difference of any keypoint."""
+    """Return the largest difference of any keypoint between the command line and Python."""
     found = parse_people(cli(net, *paths))
     with Session(net, "openvino", threads=1) as session:
         expected = [session(read_image(path)).keypoints for path in paths]
@@ -391,7 +391,7 @@ def test_bad_model(cli: Tool, net: Path, tmp_path: Path) -> None:
 
 
 def plan(size: int = 256, magic: bytes = b"vtrt", version: Sequence[int] = (1, 7, 1, 116)) -> bytes:
-    """What passes for an engine until it is loaded."""
+    """Return a file with the header of an engine."""
     head = magic + bytes(12) + size.to_bytes(8, "little") + bytes(number % 256 for number in version)
     return head + bytes(size - len(head))
 
@@ -418,7 +418,7 @@ def test_engines(cli: Tool, net: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_engines_without_a_gpu(sanitized: Path, rtx: Path | None, net: Path, tmp_path: Path) -> None:
-    """With the true libtensorrt_rtx, of which nothing but its version is asked before the GPU."""
+    """With the real libtensorrt_rtx, of which only the version is used before a GPU is found."""
     if rtx is None:
         pytest.skip("TensorRT-RTX's library or the CUDA runtime's headers are not on this machine")
     if torch.cuda.is_available():
@@ -452,7 +452,7 @@ def test_engines_without_a_gpu(sanitized: Path, rtx: Path | None, net: Path, tmp
     ids=["TensorRT 10", "TensorRT 11", "RTX", "headers of 10 for RTX", "headers of 11 for RTX"],
 )
 def test_tensorrt_compiles(words: tuple[str, ...], rtx: Path | None) -> None:
-    """Both libraries that the file is for, and headers of the other; only words are checked: tests/stub is not TensorRT."""
+    """Compile for both libraries, and with the headers of the other; only syntax is checked, as tests/stub is not TensorRT."""
     if rtx is None:
         pytest.skip("TensorRT-RTX's library or the CUDA runtime's headers are not on this machine")
     places = [SOURCE / "include", SOURCE / "src", rtx / "include", "/usr/local/cuda/include"]
@@ -463,7 +463,7 @@ def test_tensorrt_compiles(words: tuple[str, ...], rtx: Path | None) -> None:
 
 @pytest.mark.slow
 def test_broken_files_never_crash(sanitized: Path, net: Path, tmp_path: Path) -> None:
-    """Sidecars and models, changed at random; see export/cpp/README.md for more of them."""
+    """Random changes of sidecars and models; export/cpp/README.md says how to test more."""
     models = {"onnx": net, "engine": engine(net, tmp_path / "net.engine", plan(4096))}
     for name, model in models.items():
         (tmp_path / name).mkdir()
@@ -476,7 +476,7 @@ def test_broken_files_never_crash(sanitized: Path, net: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_clean_under_sanitizers(sanitized: Path, net: Path, tmp_path: Path) -> None:
-    """Runs, boxes, JPEG and leaks at the end."""
+    """Runs with boxes and a JPEG, and leaks, which are reported at exit."""
     tool, one = sanitized / "hgfast_cli", ("--threads", 1)
     (tmp_path / "x.jpg").write_bytes(rotated_jpeg(scene(), 6))
     done = shell(tool, net, tmp_path / "x.jpg", *flags(BOXES[:2] * 4), "--repeat", 50, *one, **QUIET)

@@ -1,4 +1,4 @@
-"""The examples of embedding, each run as its user would, beside what a session says itself."""
+"""The examples, run like a user runs them and compared with a session."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def net(tiny_onnx: ExportedArtifact) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five images and one file that is none."""
+    """Five images and one file that is not an image."""
     folder = tmp_path_factory.mktemp("photos")
     for number, image in enumerate(render_images(200, 5)):
         cv2.imwrite(str(folder / f"{number}.jpg"), image[: 200 - 10 * number, :, ::-1])
@@ -98,7 +98,7 @@ def test_webcam(net: Path, photos: Path, tmp_path: Path) -> None:
 
 
 def test_camera_yields_latest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is faster than its user, and then ends."""
+    """A camera that is faster than its consumer, and then stops."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import webcam
 
@@ -142,7 +142,7 @@ def test_batch_job(net: Path, photos: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def service(net: Path) -> Iterator[str]:
-    """Its address."""
+    """The address of a running web service."""
     command = [sys.executable, EXAMPLES / "web_service.py", net, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Exports to ONNX, TorchScript and TensorRT-RTX beside the network they were made of, and what is said about bad input."""
+"""Exports to ONNX, TorchScript and TensorRT-RTX compared with the network; errors for bad input."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def images() -> Images:
 
 
 def expected_outputs(network: Path, images: Images, **changed: Any) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
-    """Keypoints in input pixels and heatmaps, by `hgfast.runtime.torch_predictor`, image by image."""
+    """Return keypoints in input pixels and heatmaps by `hgfast.runtime.torch_predictor`, image by image."""
     model = load_model(network, decoder=changed.get("decoder"))
     found = [predict_crops(model, image, *crop_squares(image), flip_test=changed.get("flip_test", False)) for image in images]
     keypoints = np.concatenate([points for points, _, _ in found])
@@ -117,7 +117,7 @@ def check_same(found: dict[str, Any], keypoints: NDArray[np.floating], heatmaps:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
-def test_onnx_is_the_network_at_any_batch(fp32: ExportedArtifact, network: Path, images: Images, runtime: Any) -> None:
+def test_onnx_matches_network_at_any_batch(fp32: ExportedArtifact, network: Path, images: Images, runtime: Any) -> None:
     keypoints, heatmaps = expected_outputs(network, images)
     artifact = Artifact(fp32.path, runtime, options=DeviceOptions(1))
     for number in (1, 3, MAX_BATCH):
@@ -174,52 +174,52 @@ def test_outputs_of_onnx_and_torchscript(
 ) -> None:
     names = [name for name in OUTPUT_NAMES if name in outputs.split(",")]
     whole = Artifact(fp32.path, options=DeviceOptions(1))(images[:3])
-    published = onnx_of(network, str(tmp_path / "some.onnx"), outputs=outputs)
-    assert [port.name for port in published.sidecar.outputs] == names
-    assert [output.name for output in onnx.load(published.path).graph.output] == names
+    exported = onnx_of(network, str(tmp_path / "some.onnx"), outputs=outputs)
+    assert [port.name for port in exported.sidecar.outputs] == names
+    assert [output.name for output in onnx.load(exported.path).graph.output] == names
     config = ExportConfig(checkpoint=network, batch=BATCH, outputs=outputs)
     scripted = make_torchscript(config, load_network(config), tmp_path / "some.torchscript")
-    for path, runtime in ((published.path, "onnxruntime"), (published.path, "openvino"), (scripted.path, "torch")):
+    for path, runtime in ((exported.path, "onnxruntime"), (exported.path, "openvino"), (scripted.path, "torch")):
         found = Artifact(path, runtime, options=DeviceOptions(1))(images[:3])  # type: ignore[arg-type]
         assert list(found) == names
         for name, value in found.items():
             assert np.abs(value - whole[name]).max() < 1e-5 * max(1, np.abs(whole[name]).max())
-    kinds = {node.op_type for node in onnx.load(published.path).graph.node}
+    kinds = {node.op_type for node in onnx.load(exported.path).graph.node}
     assert ("ArgMax" in kinds or "TopK" in kinds) == ("keypoints" in names)  # without keypoints there is no decoder
 
 
 def test_metadata_matches_sidecar(
     fp32: ExportedArtifact, fp16: ExportedArtifact, static: ExportedArtifact, flipping: ExportedArtifact
 ) -> None:
-    for published in (fp32, fp16, static, flipping):
-        model = onnx.load(published.path)
-        assert {prop.key: prop.value for prop in model.metadata_props} == published.sidecar.metadata
-        assert read_sidecar(published.path) == published.sidecar and model.producer_name == "hgfast"
+    for exported in (fp32, fp16, static, flipping):
+        model = onnx.load(exported.path)
+        assert {prop.key: prop.value for prop in model.metadata_props} == exported.sidecar.metadata
+        assert read_sidecar(exported.path) == exported.sidecar and model.producer_name == "hgfast"
 
 
-def test_no_folder_of_this_machine_is_in_a_file(
+def test_files_contain_no_paths(
     fp32: ExportedArtifact, fp16: ExportedArtifact, script: ExportedArtifact, engine: ExportedArtifact
 ) -> None:
     words = [str(ROOT), str(Path.home()), "site-packages", "export_module.py", str(fp32.path.parent)]
-    for published in (fp32, fp16, script, engine):
-        for path in (published.path, sidecar_path(published.path)):
+    for exported in (fp32, fp16, script, engine):
+        for path in (exported.path, sidecar_path(exported.path)):
             content = path.read_bytes()
             assert not [word for word in words if len(word) > 1 and word.encode() in content], path
 
 
 def test_verification_is_in_the_sidecar(fp32: ExportedArtifact, fp16: ExportedArtifact, script: ExportedArtifact) -> None:
-    for published, runtimes in (
+    for exported, runtimes in (
         (fp32, RUNTIMES_BY_FORMAT["onnx"]),
         (fp16, RUNTIMES_BY_FORMAT["onnx"]),
         (script, RUNTIMES_BY_FORMAT["torchscript"]),
     ):
-        assert [(row["runtime"], row["batch"]) for row in published.rows] == [(r, n) for r in runtimes for n in (1, 3, MAX_BATCH)]
-        assert {row["verdict"] for row in published.rows} == {"ok"}
+        assert [(row["runtime"], row["batch"]) for row in exported.rows] == [(r, n) for r in runtimes for n in (1, 3, MAX_BATCH)]
+        assert {row["verdict"] for row in exported.rows} == {"ok"}
     assert max(row["heatmaps"] for row in fp32.rows) < 1e-5 and max(row["max_px"] for row in fp32.rows) < 0.01
     assert min(row["counted"] for row in fp32.rows) > 0
 
 
-def test_another_precision_than_asked_for_is_an_error(network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wrong_precision_is_an_error(network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     export, single = onnx_export.export_onnx_model, ExportModule(load_model(network), ExportSpec(outputs=OUTPUT_NAMES))
     monkeypatch.setattr(onnx_export, "export_onnx_model", lambda graph, sizes: export(single, sizes))
     with pytest.raises(HgfastError, match=r"a.onnx is fp32 although fp16 was requested; nothing was written"):
@@ -230,7 +230,7 @@ def test_another_precision_than_asked_for_is_an_error(network: Path, monkeypatch
 def test_another_network_is_not_written(
     network: Path, fp32: ExportedArtifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As if the exporter had made one weight a little larger; an existing file stays."""
+    """The exporter makes the weights of a layer a little larger; an existing file is unchanged."""
     export = onnx_export.export_onnx_model
 
     def export_another(graph: ExportModule, sizes: BatchRange) -> onnx.ModelProto:
@@ -282,13 +282,13 @@ def test_torchscript_takes_any_batch(script: ExportedArtifact, network: Path, im
 
 def test_torchscript_in_fp16(network: Path, images: Images, tmp_path: Path, capsys: Any) -> None:
     config = ExportConfig(checkpoint=network, batch=BATCH, precision="fp16", outputs="keypoints,heatmaps")
-    published = make_torchscript(config, load_network(config), tmp_path / "half.torchscript")
+    exported = make_torchscript(config, load_network(config), tmp_path / "half.torchscript")
     _, heatmaps = expected_outputs(network, images[:1])
-    found = Artifact(published.path)(images[:1])
+    found = Artifact(exported.path)(images[:1])
     assert 0 < np.abs(found["heatmaps"] - heatmaps).max() < 5e-3 * np.abs(heatmaps).max()
-    assert published.rows[0]["verdict"] == "ok" and published.sidecar.precision == "fp16"
+    assert exported.rows[0]["verdict"] == "ok" and exported.sidecar.precision == "fp16"
     if not torch.cuda.is_available():
-        assert "fp16 is emulated on this CPU" in capsys.readouterr().out and len(published.rows) == 1
+        assert "fp16 is emulated on this CPU" in capsys.readouterr().out and len(exported.rows) == 1
 
 
 def princeton_checkpoint(path: Path, joints: int) -> Path:
@@ -313,25 +313,25 @@ SKELETONS = {16: BODY16, 21: HAND21}
 
 @pytest.mark.parametrize("joints", [16, 21])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_describes_itself(tmp_path: Path, family: str, joints: int) -> None:
+def test_sidecars_of_every_family(tmp_path: Path, family: str, joints: int) -> None:
     path = FAMILIES[family](tmp_path / "net.pt", joints)
     config = ExportConfig(checkpoint=path, input_size=64, batch="2")
-    published = make_torchscript(config, load_network(config), config.output_path("torchscript"))
-    assert published.path == tmp_path / "net.64.fp32.torchscript"
-    check_described(published, path, joints)
+    exported = make_torchscript(config, load_network(config), config.output_path("torchscript"))
+    assert exported.path == tmp_path / "net.64.fp32.torchscript"
+    check_described(exported, path, joints)
     body = joints == 16
     shift, offset, mean, std = {
         "native": (0.125, -0.5, (0.45, 0.5, 0.4), (0.25, 0.2, 0.3)),
         "princeton": (-0.5 * body, 0.0, (0.0,) * 3 if body else (0.5,) * 3, (1.0,) * 3 if body else (0.5,) * 3),
         "bearpaw": (-0.5 * body, 0.0, (0.4404, 0.444, 0.4327), (1.0,) * 3),
     }[family]
-    found = published.sidecar
+    found = exported.sidecar
     assert (found.result_offset, found.pixel_offset, found.mean, found.std) == (shift, offset, mean, std)
 
 
-def check_described(published: ExportedArtifact, checkpoint: Path, joints: int) -> None:
-    """The sidecar says of the checkpoint what `load_model` does."""
-    meta, found = load_model(checkpoint).meta, read_sidecar(published.path)
+def check_described(exported: ExportedArtifact, checkpoint: Path, joints: int) -> None:
+    """Check that the sidecar agrees with `load_model`."""
+    meta, found = load_model(checkpoint).meta, read_sidecar(exported.path)
     assert found.skeleton == meta.skeleton == SKELETONS[joints]
     assert (found.result_offset, found.pixel_offset) == (meta.shift, meta.pixel_offset)
     assert (found.mean, found.std) == (meta.normalization.mean, meta.normalization.std)
@@ -339,7 +339,7 @@ def check_described(published: ExportedArtifact, checkpoint: Path, joints: int) 
     assert found.checkpoint == checkpoint.name
     assert found.checkpoint_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert (found.input_size, found.input.shape[1:]) == (64, (64, 64, 3))
-    assert {row["verdict"] for row in published.rows} == {"ok"}
+    assert {row["verdict"] for row in exported.rows} == {"ok"}
 
 
 @pytest.mark.slow
@@ -352,8 +352,8 @@ def test_converted_weights_as_onnx(tmp_path: Path, images: Images, stored: str, 
     if not path.is_file():
         path = FAMILIES[family](tmp_path / "net.pt", joints)
     config = ExportConfig(checkpoint=path, input_size=64, batch=BATCH, threads=1, outputs="keypoints,heatmaps")
-    published = make_onnx(config, load_network(config), tmp_path / "net.onnx")
-    check_described(published, path, joints)
+    exported = make_onnx(config, load_network(config), tmp_path / "net.onnx")
+    check_described(exported, path, joints)
     keypoints, heatmaps = [], []
     model = load_network(config)
     for image in images:
@@ -362,7 +362,7 @@ def test_converted_weights_as_onnx(tmp_path: Path, images: Images, stored: str, 
         heatmaps.append(maps)
     for runtime in RUNTIMES_BY_FORMAT["onnx"]:
         check_same(
-            Artifact(published.path, runtime, options=DeviceOptions(1))(images),
+            Artifact(exported.path, runtime, options=DeviceOptions(1))(images),
             np.concatenate(keypoints),
             np.concatenate(heatmaps),
         )
@@ -375,20 +375,20 @@ def test_converted_weights_as_onnx(tmp_path: Path, images: Images, stored: str, 
 def test_engines_are_built_and_not_run(
     network: Path, rtx: TrtBackend, engine: ExportedArtifact, precision: Any, tmp_path: Path, capsys: Any
 ) -> None:
-    published = engine
+    exported = engine
     if precision == "fp16":
         config = TensorRTConfig(checkpoint=network, batch=BATCH, threads=1, precision="fp16", out=tmp_path / "net.fp16.engine")
-        published = make_engine(config, load_network(config), config.output_path("engine"), rtx)
-    artifact.print_summary(published, 1.0)
+        exported = make_engine(config, load_network(config), config.output_path("engine"), rtx)
+    artifact.print_summary(exported, 1.0)
     printed = capsys.readouterr().out
     assert "tensorrt_rtx" in printed and "built, not run" in printed
-    found = read_sidecar(published.path)
-    assert published.rows == [{"runtime": "tensorrt_rtx", "verdict": "built, not run"}]
-    assert found.verification is not None and found.verification["rows"] == published.rows
+    found = read_sidecar(exported.path)
+    assert exported.rows == [{"runtime": "tensorrt_rtx", "verdict": "built, not run"}]
+    assert found.verification is not None and found.verification["rows"] == exported.rows
     assert (found.export_format, found.precision, found.batch) == ("tensorrt_rtx", precision, BatchRange(1, 2, MAX_BATCH))
     assert found.builder is not None and found.builder["version"] == rtx.version and precision in found.builder["precision"]
-    source = options.onnx_path(published.path)
-    assert source.name == f"{published.path.name}.onnx"  # which no other export takes
+    source = options.onnx_path(exported.path)
+    assert source.name == f"{exported.path.name}.onnx"  # a name that no other export uses
     assert found.onnx_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
     hub = read_sidecar(source)
     assert hub.verification is not None and {row["verdict"] for row in hub.verification["rows"]} == {"ok"}
@@ -398,11 +398,11 @@ def test_engines_are_built_and_not_run(
     )  # fmt: skip
     if not torch.cuda.is_available():
         with pytest.raises(GpuNotFound, match="needs an NVIDIA GPU"):
-            Artifact(published.path)
+            Artifact(exported.path)
 
 
 def main_of(monkeypatch: pytest.MonkeyPatch, module: Any, *words: object) -> int:
-    """A script's exit code, run in this process."""
+    """Run a script in this process and return its exit code."""
     monkeypatch.setattr(sys, "argv", [f"export/{module.__name__.rpartition('.')[2]}.py", *map(str, words)])
     try:
         run_main(module.main)
@@ -411,7 +411,9 @@ def main_of(monkeypatch: pytest.MonkeyPatch, module: Any, *words: object) -> int
     return 0
 
 
-def test_without_a_builder_there_is_the_onnx(network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+def test_without_a_builder_the_onnx_is_written(
+    network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
     def nothing(name: str) -> Any:
         raise trt_builder.LibraryNotFound(f"{name} cannot be imported", "pip install something")
 
@@ -428,11 +430,11 @@ def test_without_a_builder_there_is_the_onnx(network: Path, monkeypatch: pytest.
     found = read_sidecar(onnx)
     assert found.verification is not None and {row["verdict"] for row in found.verification["rows"]} == {"ok"}
     assert "not verified" not in said.out
-    assert main_of(monkeypatch, trt, network, *flags, "--backend", "tensorrt_rtx") == 2  # likewise if asked for by name
+    assert main_of(monkeypatch, trt, network, *flags, "--backend", "tensorrt_rtx") == 2  # the same if requested by name
     assert "the engine is not: tensorrt_rtx cannot be imported: pip install something" in capsys.readouterr().err
 
 
-def test_torch_tensorrt_gets_no_int8(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_tensorrt_refuses_int8(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = TrtBackend("torch_tensorrt", "10.13", None, "as asked for", True)
     monkeypatch.setattr(trt_builder, "find_backend", lambda wanted: backend)
     config = TensorRTConfig(checkpoint=network, precision="int8", backend="torch_tensorrt")
@@ -522,7 +524,7 @@ CASES: list[tuple[tuple[str, ...], list[Any], str]] = [
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints, and what is none."""
+    """Checkpoints, and files that are not checkpoints."""
     folder = tmp_path_factory.mktemp("inputs")
     save_checkpoint(folder / "net.pt")
     (folder / "net.json").write_bytes((folder / "net.pt").read_bytes())
@@ -542,7 +544,7 @@ def test_bad_input(
     inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, script: str, words: list[str], sentence: str
 ) -> None:
     """One sentence, exit code 2, no file."""
-    monkeypatch.setattr(onnx_export, "export_onnx_model", None)  # whoever calls it fails otherwise
+    monkeypatch.setattr(onnx_export, "export_onnx_model", None)  # so that a call would fail in another way
     monkeypatch.setattr(torchscript_export, "select_outputs", None)
     monkeypatch.chdir(inputs)
     before = {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()}
@@ -555,7 +557,7 @@ def test_bad_input(
 
 
 def test_end_to_end(inputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
-    """The folder is made, and what is printed names the file and its sidecar."""
+    """The folder is created, and the output names the file and its sidecar."""
     out = tmp_path / "new" / "net.torchscript"
     assert main_of(monkeypatch, torchscript, inputs / "net.pt", "--out", out, "--batch", "1:2:4") == 0
     printed = capsys.readouterr().out
@@ -594,7 +596,7 @@ def test_batch_flag(words: str, sizes: BatchRange) -> None:
 
 
 def test_sidecars_are_plain(fp32: ExportedArtifact, fp16: ExportedArtifact) -> None:
-    """No folders, and the same of fp32 and fp16 but for what differs."""
+    """They contain no folders, and those of fp32 and fp16 differ only where they must."""
     first, second = fp32.sidecar, fp16.sidecar
     same = {field.name for field in fields(Sidecar)} - {"artifact", "sha256", "precision", "verification", "created"}
     assert all(getattr(first, name) == getattr(second, name) for name in same)

@@ -1,8 +1,7 @@
-"""Every name and keyword of TensorRT, Torch-TensorRT and cuda-bindings that the project uses, looked up in their real wheels.
+"""Check every name and keyword of TensorRT, Torch-TensorRT and cuda-bindings that the project uses against their real wheels.
 
-None runs without a GPU. The bindings of TensorRT can be imported once something stands in for NVIDIA's libraries, and
-know their classes, methods, parameters and what methods give; of Torch-TensorRT the sources are read; cuda-bindings can be
-imported as it is.
+They do not run without a GPU. The bindings of TensorRT can be imported with stub libraries and document their classes, methods,
+parameters and return types. The sources of Torch-TensorRT are parsed. cuda-bindings can be imported.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SOURCES = [
     ROOT / "export/exporter/trt_builder.py",
     ROOT / "export/exporter/torch_trt.py",
 ]
-# what a variable, parameter or attribute of this name holds, in those files
+# class of the variables, parameters and attributes of these names in those files
 CLASS_OF_VARIABLE = {
     "builder": "Builder",
     "cache": "ITimingCache",
@@ -98,18 +97,18 @@ SYMBOLS = ["createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "creat
 SYMBOLS += ["createNvOnnxParserRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "getNvOnnxParserVersion", "getInferLibVersion"]
 SYMBOLS += ["initLibNvInferPlugins", "getPluginRegistry", "getLogger", "getBuilderPluginRegistry", "getPluginRegistryVersion"]
 
-Parameters = list[tuple[str, bool]]  # the name, and whether it must be given
+Parameters = list[tuple[str, bool]]  # name, and whether it is required
 
 
 @dataclass
 class BindingsApi:
-    """A library's classes, with what each has: for a method its signatures and the class that it gives, if it is one."""
+    """A library's classes and their members: for a method, its signatures and the class that it returns."""
 
     name: str
     content: dict[str, Any]
 
     def signatures(self, owner: str, method: str) -> list[Parameters] | None:
-        """The parameters of each overload, without self, or None for what is not called."""
+        """Return the parameters of each overload without self, or None if it is not callable."""
         documented = self.content[owner][method]
         if documented is None:
             return None
@@ -125,7 +124,7 @@ class BindingsApi:
 
 @dataclass
 class ApiUsageVisitor(ast.NodeVisitor):
-    """Goes through a file and notes what of a library it uses, and in `wrong` what the library does not have."""
+    """Collects what a file uses of a library, and in `wrong` what the library does not have."""
 
     library: BindingsApi
     wrong: list[str] = field(default_factory=list)
@@ -157,13 +156,13 @@ class ApiUsageVisitor(ast.NodeVisitor):
                 kind = self.kind(value, report=False)
                 name = one.attr if isinstance(one, ast.Attribute) else one.id if isinstance(one, ast.Name) else "?"
                 if kind is not None and kind[0] == "instance" and CLASS_OF_VARIABLE.get(name) != kind[1]:
-                    self.report_error(node, f"{name} holds a {kind[1]}, which is not what its name stands for")
+                    self.report_error(node, f"{name} holds a {kind[1]}, unlike CLASS_OF_VARIABLE")
         self.generic_visit(node)
 
     def visit_Return(self, node: ast.Return) -> None:
         kind = self.kind(node.value, report=False) if node.value is not None else None
         if kind is not None and kind[0] == "instance":
-            self.report_error(node, f"a {kind[1]} is returned, and nobody knows what becomes of it")
+            self.report_error(node, f"a {kind[1]} is returned, which cannot be followed")
         self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
@@ -178,11 +177,11 @@ class ApiUsageVisitor(ast.NodeVisitor):
         for argument, parameter in zip(node.args, self.functions.get(name, [])):
             kind = self.kind(argument, report=False)
             if kind is not None and kind[0] == "instance" and CLASS_OF_VARIABLE.get(parameter) != kind[1]:
-                self.report_error(node, f"a {kind[1]} is given to {name}, which calls it {parameter}")
+                self.report_error(node, f"a {kind[1]} is given to {name} as {parameter}")
         self.generic_visit(node)
 
     def kind(self, node: ast.expr, report: bool = True) -> tuple[str, str, str] | None:
-        """What an expression is: the module, a class, an instance, a method or function of the library, or None for the rest."""
+        """Return the kind of an expression: module, class, instance, method or function of the library, or None."""
         if isinstance(node, ast.Name):
             return self.named(node.id)
         if isinstance(node, ast.Call):
@@ -231,7 +230,7 @@ class ApiUsageVisitor(ast.NodeVisitor):
         else:
             overloads = self.library.signatures(owner, "__init__" if kind == "class" else name)
         if not overloads:
-            return self.report_error(node, f"says nothing of how to call {ast.unparse(node.func)}")
+            return self.report_error(node, f"does not document how to call {ast.unparse(node.func)}")
         if not any(_fits(node, parameters) for parameters in overloads):
             self.report_error(node, f"does not take {ast.unparse(node)}")
 
@@ -249,7 +248,7 @@ def _fits(node: ast.Call, parameters: Parameters) -> bool:
 
 
 def _parameters(inner: str) -> Parameters:
-    """`a: int, b: tuple[int, int] = (1, 2)` -> a, which must be given, and b."""
+    """`a: int, b: tuple[int, int] = (1, 2)` -> a, which is required, and b."""
     parts, depth, begin = [], 0, 0
     for place, letter in enumerate(inner):
         depth += (letter in "([{<") - (letter in ")]}>")
@@ -268,10 +267,10 @@ def _witness(name: str) -> Path:
 
 
 def _stub_libraries(folder: Path, major: int) -> dict[str, str]:
-    """An environment with libraries that have TensorRT's entry points and do nothing."""
+    """Return an environment with stub libraries that have TensorRT's entry points."""
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("there is no C compiler cc, which makes what stands in for NVIDIA's libraries")
+        pytest.skip("there is no C compiler cc, which builds the stubs of NVIDIA's libraries")
     source = folder / "nothing.c"
     source.write_text("".join(f"void *{symbol}(void) {{ return 0; }}\n" for symbol in SYMBOLS))
     for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
@@ -299,7 +298,7 @@ def test_names_are_there(library: BindingsApi, source: Path) -> None:
     assert not found.wrong
 
 
-def test_nothing_is_overlooked(library: BindingsApi) -> None:
+def test_visitor_sees_all_uses(library: BindingsApi) -> None:
     used = {name for source in SOURCES for name in ApiUsageVisitor(library).read(source.read_text()).used}
     assert used >= NEEDED and len(used) > 50
     for name in ONLY_RTX:
@@ -329,7 +328,7 @@ def test_finds_mistakes(library: BindingsApi, before: str, after: str, complaint
 
 @pytest.mark.parametrize("major", [10, 11])
 def test_tensorrt_that_does_not_start(tmp_path: Path, major: int) -> None:
-    """The stand-ins give no builder, as the real library does without a driver."""
+    """The stubs return no builder, like the real library without a driver."""
     code = """
 from pathlib import Path
 from hgfast.export.exporter.trt_builder import BuildOptions, TrtBackend, build
@@ -365,7 +364,7 @@ except HgfastError as error:
 
 
 def _torch_tensorrt_uses(source: str) -> Iterator[tuple[list[str], ast.Call | None]]:
-    """The names after torch_tensorrt of all that a file uses of it, and the call, where it is one."""
+    """Yield the names after torch_tensorrt. that a file uses, with the call if it is one."""
     tree = ast.parse(source)
     calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -380,7 +379,7 @@ def _torch_tensorrt_uses(source: str) -> Iterator[tuple[list[str], ast.Call | No
 
 
 def _definition(folder: Path, names: list[str]) -> ast.AST | None:
-    """Where a package defines what these names lead to, by the imports in its __init__.py."""
+    """Return the definition of a name in a package, following the imports in its __init__.py."""
     name, *rest = names
     if rest:
         return _definition(folder / name, rest)
@@ -409,7 +408,7 @@ def _torch_tensorrt_complaints(source: str) -> tuple[list[str], set[str]]:
             if isinstance(found, ast.FunctionDef):
                 known = {one.arg for one in [*found.args.args, *found.args.kwonlyargs]}
                 positional = len(found.args.args)
-            else:  # a class whose constructor takes **kwargs and looks into them
+            else:  # a class whose constructor takes **kwargs
                 made = next(one for one in ast.walk(found) if isinstance(one, ast.FunctionDef) and one.name == "__init__")
                 known = {str(one.value) for one in ast.walk(made) if isinstance(one, ast.Constant)}
                 positional = 1
@@ -438,8 +437,8 @@ def test_torch_tensorrt_mistakes(before: str, after: str, complaint: str) -> Non
     assert any(complaint in words for words in _torch_tensorrt_complaints(source.replace(before, after))[0])
 
 
-def test_torch_tensorrt_habits() -> None:
-    """What is relied on besides its interface: the names of outputs, the logger, and what a version-compatible engine lacks."""
+def test_torch_tensorrt_internals() -> None:
+    """Assumptions beyond the interface: output names, the logger, and no runtime in version-compatible engines."""
     package = _witness("torch_tensorrt") / "torch_tensorrt"
     interpreter = (package / "dynamo/conversion/_TRTInterpreter.py").read_text()
     assert 'name = f"output{i}"' in interpreter and "EXCLUDE_LEAN_RUNTIME" in interpreter
@@ -450,7 +449,7 @@ CUDA_SOURCES = [ROOT / "hgfast/runtime/tensorrt_engine.py", ROOT / "hgfast/runti
 
 
 def _cudart_uses(source: str) -> Iterator[tuple[list[str], ast.Call | None]]:
-    """The names after cudart of all that a file uses of it, and the call, where it is one."""
+    """Yield the names after cudart. that a file uses, with the call if it is one."""
     tree = ast.parse(source)
     calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -477,7 +476,7 @@ def _cudart_complaints(source: str) -> tuple[list[str], set[str]]:
         if found is None:
             wrong.append(f"there is no {full}")
         elif inspect.isroutine(found):
-            # what is not called at once frees something, and gets that alone
+            # a function that is passed on frees a resource and takes only its handle
             number = len(call.args) if call is not None else 1
             parameters = list(inspect.signature(found).parameters)
             if number != len(parameters) or (call is not None and call.keywords):

@@ -1,4 +1,4 @@
-"""The deployed graph in torch beside `hgfast.runtime.torch_predictor`; they share only the network and the decoder."""
+"""The export module compared with `hgfast.runtime.torch_predictor`; they share only the network and the decoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hgfast.skeletons import BODY16, HAND21, Skeleton, anonymous_skeleton, make_
 from tests.foreign_nets import with_random_statistics
 
 SIDE = 64
-UNEVEN_STD = Normalization((0.3, 0.5, 0.6), (0.2, 0.25, 0.3))  # channels that are exchanged show
+UNEVEN_STD = Normalization((0.3, 0.5, 0.6), (0.2, 0.25, 0.3))  # exchanged channels change the result
 EYES_SKELETON = make_skeleton("face", ("nose", "left_eye", "right_eye"))
 
 
@@ -47,7 +47,7 @@ def images() -> NDArray[np.uint8]:
     [(BODY16, False), (BODY16, True), (HAND21, False), (HAND21, True), (EYES_SKELETON, True), (anonymous_skeleton(14), False)],
 )
 def test_matches_torch_predictor(images: NDArray[np.uint8], skeleton: Skeleton, flip_test: bool, kind: str, decoder: str) -> None:
-    """For uint8 images one by one as `look` sees them, and for normalized ones."""
+    """For uint8 images, one by one, and for normalized ones."""
     model = network(skeleton, kind, decoder)
     outputs = ("keypoints", "heatmaps")
     keypoints, heatmaps = ExportModule(model, ExportSpec(flip_test=flip_test, outputs=outputs))(torch.from_numpy(images))
@@ -57,7 +57,7 @@ def test_matches_torch_predictor(images: NDArray[np.uint8], skeleton: Skeleton, 
         found, crops, maps = predict_crops(model, image, *crop_squares(image), flip_test=flip_test)
         assert np.array_equal(crops[0], image)
         assert np.abs(heatmaps[number].numpy() - maps[0]).max() < 1e-5 * np.abs(maps).max()
-        moved = found[0] - (model.meta.shift, model.meta.shift, 0)  # `look` adds it; an artifact's user does
+        moved = found[0] - (model.meta.shift, model.meta.shift, 0)  # predict_crops adds the shift
         assert np.abs(keypoints[number].numpy() - moved).max() < 1e-3
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (UNEVEN_STD.mean, UNEVEN_STD.std))
     normalized = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
@@ -70,7 +70,7 @@ def test_matches_torch_predictor(images: NDArray[np.uint8], skeleton: Skeleton, 
 
 
 def test_flip_test_averages_both(images: NDArray[np.uint8]) -> None:
-    """A mirrored image gives the mirrored maps, left and right exchanged; without a flip test it does not."""
+    """A mirrored image gives mirrored maps with left and right exchanged, but not without a flip test."""
     model, mirrored = network(BODY16), torch.from_numpy(images[:, :, ::-1].copy())
     for flip_test in (True, False):
         graph = ExportModule(model, ExportSpec(flip_test=flip_test, outputs=("heatmaps",)))
@@ -88,7 +88,7 @@ def test_the_last_stack_is_given(images: NDArray[np.uint8]) -> None:
 
 
 @pytest.mark.parametrize("outputs", [("keypoints",), ("heatmaps",), ("keypoints", "heatmaps")])
-def test_outputs_are_what_is_asked_for(images: NDArray[np.uint8], outputs: tuple[str, ...]) -> None:
+def test_requested_outputs_are_returned(images: NDArray[np.uint8], outputs: tuple[str, ...]) -> None:
     model = network(BODY16)
     both = dict(
         zip(("keypoints", "heatmaps"), ExportModule(model, ExportSpec(outputs=("keypoints", "heatmaps")))(torch.tensor(images)))
@@ -97,13 +97,13 @@ def test_outputs_are_what_is_asked_for(images: NDArray[np.uint8], outputs: tuple
     assert len(given) == len(outputs) and all(torch.equal(value, both[name]) for name, value in zip(outputs, given))
 
 
-def test_joints_without_names_have_no_sides() -> None:
+def test_flip_test_needs_named_joints() -> None:
     with pytest.raises(HgfastError, match="left and right, and these have no names"):
         ExportModule(network(anonymous_skeleton(16)), ExportSpec(flip_test=True))
 
 
 @pytest.mark.parametrize("flip_test", [False, True])
-def test_half_is_near_and_leaves_the_ends_alone(images: NDArray[np.uint8], flip_test: bool) -> None:
+def test_fp16_is_close_and_decodes_in_fp32(images: NDArray[np.uint8], flip_test: bool) -> None:
     model = network(BODY16, "logits")
     graph = ExportModule(model, ExportSpec(fp16=True, flip_test=flip_test, outputs=("keypoints", "heatmaps")))
     assert {value.dtype for value in graph.network.parameters()} == {torch.float16}
@@ -124,7 +124,7 @@ def test_weights_that_fp16_cannot_hold(place: str) -> None:
         ExportModule(model, ExportSpec(fp16=True))
 
 
-def test_the_given_model_stays_as_it_was() -> None:
+def test_model_is_not_changed() -> None:
     model: Any = network(BODY16).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     graph = ExportModule(model, ExportSpec(fp16=True))
@@ -136,7 +136,7 @@ def test_the_given_model_stays_as_it_was() -> None:
 
 
 def test_fusing_batch_norms_keeps_outputs() -> None:
-    """BatchNorms after convolutions are gone, and the heatmaps are the same."""
+    """There are no BatchNorms after convolutions, and the heatmaps are the same."""
     torch.manual_seed(2)
     meta = Meta(BODY16, Normalization(), 64, "logits", "dark", 0.0)
     model = build_model(PRESETS["tiny"], meta)

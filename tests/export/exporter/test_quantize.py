@@ -1,4 +1,4 @@
-"""int8: what is quantised and what is not, how it runs, and the gate that an inaccurate network does not pass."""
+"""int8: which layers are quantized, how the network runs, and the check that rejects an inaccurate one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from hgfast.training.batch import Batch as Loaded
 from hgfast.training.distributed import Ranks, select_device
 from tests.exports import save_checkpoint
 
-STEPS = 60  # of training, after which most joints are within a fifth of the hand
+STEPS = 60  # training steps, after which most joints are within a fifth of the hand's size
 FLOAT_LAYERS = "QuantizeLinear", "DequantizeLinear"
 
 
@@ -53,7 +53,7 @@ def untrained_model(skeleton: Skeleton) -> StackedHourglass:
 
 
 def overfit(model: StackedHourglass, batch: Loaded) -> None:
-    """A few seconds of training on a single batch."""
+    """Train on a single batch for a few seconds."""
     target = render(torch.as_tensor(batch.keypoints) / 4, 16, 16)
     share = (target / target.sum((-1, -2), keepdim=True).clamp_min(1e-6)).flatten(2)
     optimizer = torch.optim.AdamW(model.train().parameters(), 1e-2)
@@ -68,7 +68,7 @@ def overfit(model: StackedHourglass, batch: Loaded) -> None:
 
 @pytest.fixture(scope="module")
 def words(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command line of an int8 export of a network that knows the hands it is judged with."""
+    """The command line of an int8 export of a network that was trained on the hands it is evaluated with."""
     network = tmp_path_factory.mktemp("int8") / "net.pt"
     found = [str(network), "--dataset", "freihand", "--data", str(hands), "--versions", "[gs]", "--split-fractions", "[0.5,0.1]"]
     found += ["--precision", "int8", "--batch", "1:2:4", "--threads", "1", "--calibration", "16"]
@@ -97,7 +97,7 @@ def int8(words: list[str]) -> ExportedArtifact:
     return make(config_of(words, "--max-loss", "5"))
 
 
-# ---- what is quantised ----
+# ---- quantized layers ----
 
 
 def makers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -105,7 +105,7 @@ def makers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 
 
 def skip_qdq(model: onnx.ModelProto, name: str) -> str | None:
-    """What a tensor was quantised from, if it comes from a DequantizeLinear."""
+    """Return the tensor that a DequantizeLinear's output was quantized from, or None for other tensors."""
     makers = makers_of(model)
     if name not in makers or makers[name].op_type != "DequantizeLinear":
         return None
@@ -114,7 +114,7 @@ def skip_qdq(model: onnx.ModelProto, name: str) -> str | None:
 
 
 def convolutions(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """Those within the network, and those that give heatmaps."""
+    """Return the convolutions inside the network, and those that produce heatmaps."""
     found = [node for node in model.graph.node if node.op_type == "Conv"]
     return [n for n in found if OUTPUT_LAYERS not in n.input[1]], [n for n in found if OUTPUT_LAYERS in n.input[1]]
 
@@ -138,7 +138,7 @@ def upstream(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
 
 
 def check_ends_are_floats(model: onnx.ModelProto) -> None:
-    """The normalization, the output layers and the decoder."""
+    """Check that the normalization, the output layers and the decoder are in floating point."""
     inside, last = convolutions(model)
     assert inside and last
     for node in last:
@@ -148,7 +148,7 @@ def check_ends_are_floats(model: onnx.ModelProto) -> None:
         assert after and not [n.name for n in after if n.op_type in FLOAT_LAYERS]
     assert any(node.op_type in ("ArgMax", "TopK") for node in downstream(model, last[-1].output[0]))
     first = skip_qdq(model, inside[0].input[0])
-    assert first is not None  # the first convolution is quantised, what is before it is not
+    assert first is not None  # the first convolution is quantized, the nodes before it are not
     assert not [node.name for node in upstream(model, first) if node.op_type in FLOAT_LAYERS]
 
 
@@ -180,7 +180,7 @@ def test_runs_and_resembles(int8: ExportedArtifact, words: list[str], runtime: A
         found = Artifact(int8.path, runtime, DeviceOptions(1))(images[:number])
         error = np.abs(found["heatmaps"] - maps[:number])
         assert 1e-4 < error.max() / np.abs(maps).max() < 0.3
-        least = 0.98 if number == 1 else 0.99  # of one image it is .988 to .991, by CPU and runtime, of three and four above .994
+        least = 0.98 if number == 1 else 0.99  # one image: .988 to .991, depending on CPU and runtime; three and four: above .994
         assert np.corrcoef(found["heatmaps"].ravel(), maps[:number].ravel())[0, 1] > least
 
 
@@ -197,16 +197,16 @@ def test_accuracy_is_in_the_sidecar(int8: ExportedArtifact, words: list[str]) ->
 
 
 def test_for_tensorrt(words: list[str], tmp_path: Path, capsys: Any) -> None:
-    """Activations around zero, no int8 biases, the inputs of convolutions only; and TensorRT-RTX builds it."""
+    """Symmetric activations, no int8 biases, only inputs of convolutions; TensorRT-RTX builds the engine."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed here")
     rtx = trt_builder.find_backend("tensorrt_rtx", gpu=False)
     config = parse(TensorRTConfig, [*words, "--max-loss", "100", "--out", str(tmp_path / "net.engine")], positional="checkpoint")
-    published = make_engine(config, load_network(config), config.output_path("engine"), rtx)
+    exported = make_engine(config, load_network(config), config.output_path("engine"), rtx)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "net.engine", "net.engine.json", "net.engine.onnx", "net.engine.onnx.json",
     ]  # fmt: skip
-    assert (published.sidecar.precision, published.rows[0]["verdict"]) == ("int8", "built, not run")
-    assert published.sidecar.builder is not None and "weights int8" in published.sidecar.builder["precision"]
+    assert (exported.sidecar.precision, exported.rows[0]["verdict"]) == ("int8", "built, not run")
+    assert exported.sidecar.builder is not None and "weights int8" in exported.sidecar.builder["precision"]
     model = onnx.load(tmp_path / "net.engine.onnx")
     check_ends_are_floats(model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -224,7 +224,7 @@ def test_for_tensorrt(words: list[str], tmp_path: Path, capsys: Any) -> None:
 
 
 def test_batch_norm_as_a_convolution() -> None:
-    """Of every channel by itself, and the same numbers."""
+    """A depthwise convolution gives the same numbers."""
     import onnxruntime as ort
 
     rng = np.random.default_rng(0)
@@ -251,26 +251,26 @@ def test_batch_norm_as_a_convolution() -> None:
 
 
 @pytest.mark.parametrize(("count", "part", "sizes"), [(10, 4, [4, 4]), (8, 8, [8]), (3, 4, []), (5, 1, [1] * 5)])
-def test_calibration_is_fed_in_whole_parts(count: int, part: int, sizes: list[int]) -> None:
+def test_calibration_uses_full_batches(count: int, part: int, sizes: list[int]) -> None:
     reader, found = CalibrationReader(np.arange(count), part), []
     while (fed := reader.get_next()) is not None:
         found.append(len(fed["images"]))
     assert found == sizes
 
 
-# ---- the gate ----
+# ---- accuracy check ----
 
 
-def zero_output(config: ExportConfig, model: StackedHourglass) -> NDArray[np.uint8]:
-    """Images to calibrate on that show nothing, so that every range is too small."""
+def black_images(config: ExportConfig, model: StackedHourglass) -> NDArray[np.uint8]:
+    """Return black images to calibrate with, so that every range is too small."""
     return np.zeros((8, 64, 64, 3), np.uint8)
 
 
 def test_accuracy_drop_is_rejected(
     words: list[str], int8: ExportedArtifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
-    """Unless --max-loss allows it; what was there before stays."""
-    monkeypatch.setattr(onnx_export, "calibration_images", zero_output)
+    """Unless --max-loss allows it. An existing file is unchanged."""
+    monkeypatch.setattr(onnx_export, "calibration_images", black_images)
     out = tmp_path / "net.onnx"
     monkeypatch.setattr(sys, "argv", ["export/to_onnx.py", *words, "--out", str(out)])
     with pytest.raises(SystemExit) as ended:
@@ -278,11 +278,11 @@ def test_accuracy_drop_is_rejected(
     said = capsys.readouterr()
     assert ended.value.code == 2 and said.err.count("\n") == 1
     assert said.err.startswith("error: int8 loses ") and "points of pck@0.2, --max-loss is 1: nothing was written" in said.err
-    assert "checkpoint" in said.out and "int8" in said.out  # both figures
+    assert "checkpoint" in said.out and "int8" in said.out  # both scores
     assert not list(tmp_path.iterdir())
     advised = said.err.split()[-1]
-    published = make(config_of(words, "--out", str(out), "--max-loss", advised))
-    about = (published.sidecar.verification or {})["accuracy"]
+    exported = make(config_of(words, "--out", str(out), "--max-loss", advised))
+    about = (exported.sidecar.verification or {})["accuracy"]
     assert 1 < about["checkpoint"] - about["artefact"] <= float(advised)
     before = int8.path.read_bytes()
     with pytest.raises(HgfastError, match="nothing was written"):
@@ -291,17 +291,17 @@ def test_accuracy_drop_is_rejected(
 
 
 @pytest.mark.slow
-def test_heads_of_people_are_judged_by_pckh(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MPII's own rule in percent, on its validation split; the checkpoint's figure is that of bench/pckh.py."""
-    monkeypatch.setattr(onnx_export, "calibration_images", zero_output)
+def test_people_are_evaluated_by_pckh(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PCKh in percent on MPII's validation split."""
+    monkeypatch.setattr(onnx_export, "calibration_images", black_images)
     checkpoints.save(checkpoints.model_state(untrained_model(BODY16).eval()), tmp_path / "net.pt")
     cli_args = [str(tmp_path / "net.pt"), "--dataset", "mpii", "--data", str(people), "--precision", "int8", "--threads", "1"]
     config = config_of([*cli_args, "--batch", "2", "--max-loss", "100"])
-    published = make(config)
-    about = (published.sidecar.verification or {})["accuracy"]
+    exported = make(config)
+    about = (exported.sidecar.verification or {})["accuracy"]
     assert (about["metric"], about["split"], about["samples"]) == ("pckh@0.5", "valid", 14)
     assert 0 <= about["checkpoint"] <= 100 and 0 <= about["artefact"] <= 100
-    assert (published.sidecar.verification or {})["pictures"] == "14 of mpii, split valid"
+    assert (exported.sidecar.verification or {})["pictures"] == "14 of mpii, split valid"
 
 
 def test_calibration_uses_training_split(words: list[str]) -> None:
@@ -320,7 +320,7 @@ def test_calibration_uses_training_split(words: list[str]) -> None:
         (["--batch", "64"], "there are 16 images to calibrate with, but the batch size is at least 64: give more"),
     ],
 )
-def test_data_that_do_not_serve(
+def test_unusable_data(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], complaint: str
 ) -> None:
     export, sizes_before = onnx_export.export_onnx_model, BatchRange(1, 2, 4)
@@ -340,7 +340,7 @@ def test_joint_mismatch(words: list[str], int8: ExportedArtifact, people: Path, 
 
 @pytest.mark.slow
 def test_size_of_hg1(tmp_path: Path) -> None:
-    """A quarter for the weights, and the description of what is quantized; calibrated on two images and not judged."""
+    """A quarter for the weights, and the quantization parameters. Calibrated with two images, not evaluated."""
     checkpoint = save_checkpoint(tmp_path / "hg1.pt", preset="hg1")
     graph = ExportModule(load_model(checkpoint), ExportSpec(outputs=OUTPUT_NAMES))
     single = onnx_export.export_onnx_model(graph, BatchRange(1, 2, 4))

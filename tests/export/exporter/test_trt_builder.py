@@ -1,4 +1,4 @@
-"""Building engines and what is known of them without a GPU, with TensorRT-RTX; running them as far as that goes."""
+"""Build engines with TensorRT-RTX, which needs no GPU, and check them; the choice of the library; engines on a real GPU."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def fp16(tiny_checkpoint: Path, cached_exporter: None, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def static(fp32: Path) -> Path:
-    """For one image at once."""
+    """For a batch of one image."""
     model = onnx.load(fp32)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     path = fp32.with_name("static.onnx")
@@ -87,7 +87,7 @@ def plan(fp32: Path, rtx: TrtBackend) -> bytes:
 
 
 def write_onnx(path: Path, nodes: list[Any], kind: int, shape: list[Any], stored: tuple[Any, ...] = ()) -> Path:
-    """An ONNX file of some nodes, from x to y."""
+    """Write an ONNX file of some nodes, from x to y."""
     ends = [helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y")]
     ends[1].type.tensor_type.ClearField("shape")
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], list(stored))
@@ -206,7 +206,7 @@ def test_unsupported_onnx(tmp_path: Path, rtx: TrtBackend) -> None:
 
 
 def weights(name: str, kind: int, number: int = 4) -> Any:
-    """Weights of a convolution, all zero."""
+    """Return the weights of a convolution, all zero."""
     size = 4 if kind == TensorProto.FLOAT else 2 if kind == TensorProto.FLOAT16 else 1
     return helper.make_tensor(name, kind, [1, number, 1, 1], bytes(number * size), raw=True)
 
@@ -240,7 +240,7 @@ def test_precision_of_onnx(tmp_path: Path) -> None:
 
 
 def layers(*kinds: str) -> str:
-    """As an inspector tells of convolutions, in several of its ways, and of other layers."""
+    """Return an inspector's JSON with convolutions in its several formats, and with other layers."""
     found: list[Any] = ["a name alone", {"Name": "turn", "LayerType": "Shuffle", "Weights": {"Type": "Float"}}]
     for index, kind in enumerate(kinds):
         ports = [{"Name": "x", "Format/Datatype": f"Channel major {kind} format where channel % 8 == 0"}]
@@ -252,7 +252,7 @@ def layers(*kinds: str) -> str:
     return json.dumps({"Layers": found})
 
 
-def test_prove_precision() -> None:
+def test_engine_precision() -> None:
     half, large = ConvWeights("fp16", 1_000_000), ConvWeights("fp16", 4_000_000)
     told = check_engine_precision(half, 10**7, "fp16", layers(*["FP16"] * 19, "FP32"))
     assert "19 of the engine's 20 convolutions are fp16" in told
@@ -293,7 +293,7 @@ def test_check_plan(plan: bytes, rtx: TrtBackend, monkeypatch: pytest.MonkeyPatc
 
 
 class FailingImporter:
-    """Imports but what is named, which it fails to as the real thing does."""
+    """Imports all modules but some, for which it raises the given or the usual errors."""
 
     def __init__(self, *absent: str, failures: dict[str, Exception] | None = None) -> None:
         self.absent, self.failures, self.real = absent, failures or {}, importlib.import_module
@@ -367,7 +367,7 @@ def test_missing_builders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torch_tensorrt_import_is_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints what it raises, and raises more kinds than ImportError."""
+    """Its import prints the error and raises other classes than ImportError."""
 
     def fail(name: str) -> Any:
         print("import error when try to import")
@@ -380,7 +380,7 @@ def test_torch_tensorrt_import_is_silent(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 class FakeTimingCacheConfig:
-    """A builder's configuration as far as times of kernels go; it takes only those that begin with "ours"."""
+    """A builder configuration with timing caches; it accepts only those that begin with "ours"."""
 
     def __init__(self, none: bool = False) -> None:
         self.none, self.content = none, b""
@@ -484,7 +484,7 @@ def some_images(number: int, seed: int = 0) -> Any:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
 def test_a_real_engine(name: Any, fp32: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """An engine built and run here agrees with torch, with and without a CUDA graph, in torch's stream and from threads."""
+    """An engine agrees with torch, with and without CUDA graphs, in torch's stream and from threads; memory stays constant."""
     pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
     try:
         backend = find_backend(name, gpu=True)
@@ -527,7 +527,7 @@ def test_a_real_engine(name: Any, fp32: Path, tiny_checkpoint: Path, tmp_path: P
 
 
 class FakeTorchTensorRT:
-    """Notes what it is asked for."""
+    """Records its arguments."""
 
     __version__ = "2.13.0"
 

@@ -1,4 +1,4 @@
-"""Verification finds artifacts that lie, and what fails it leaves no trace: no file, no temporary one, the old one untouched."""
+"""Verification detects wrong outputs, and an artifact that fails is not written: no file, no temporary file, the old one kept."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def network(decoder: str = "dark", kind: str = "gaussian") -> StackedHourglass:
 
 
 def reference_for(heatmaps: torch.Tensor, decoder: str = "dark") -> Reference:
-    """A checkpoint that says these maps (n, K, h, w) of n images, each of which is of one gray level, its number."""
+    """Return a reference with these heatmaps (n, K, h, w) for n images, whose gray level is their number."""
     model = network(decoder)
     images = np.broadcast_to(np.arange(len(heatmaps), dtype=np.uint8)[:, None, None, None], (len(heatmaps), SIDE, SIDE, 3))
     return Reference(model, images, decode_keypoints(model, heatmaps).numpy(), heatmaps.numpy())
@@ -55,47 +55,47 @@ def sure() -> Reference:
     return reference_for(render(points, 16, 16, 1.5))
 
 
-def fake_artifact(reference: Reference, lie: Corruption = lambda _: None) -> verify.RunFn:
-    """An artifact that answers as the reference does, but for a lie."""
-    told: Outputs = {"keypoints": reference.keypoints.copy(), "heatmaps": reference.heatmaps.copy()}
-    lie(told)
+def fake_artifact(reference: Reference, corrupt: Corruption = lambda _: None) -> verify.RunFn:
+    """Return an artifact with the outputs of the reference, changed by `corrupt`."""
+    outputs: Outputs = {"keypoints": reference.keypoints.copy(), "heatmaps": reference.heatmaps.copy()}
+    corrupt(outputs)
 
     def run(images: NDArray[Any]) -> Outputs:
         assert images.flags.c_contiguous
         number = images[:, 0, 0, 0]
-        return {name: values[number] for name, values in told.items()}
+        return {name: values[number] for name, values in outputs.items()}
 
     return run
 
 
 def add(name: str, what: float, where: Any = ...) -> Corruption:
-    def lie(told: Outputs) -> None:
-        told[name][where] += what
+    def corrupt(outputs: Outputs) -> None:
+        outputs[name][where] += what
 
-    return lie
+    return corrupt
 
 
-def swap_joints(told: Outputs) -> None:
-    for values in told.values():
+def swap_joints(outputs: Outputs) -> None:
+    for values in outputs.values():
         values[:, [0, 5]] = values[:, [5, 0]].copy()
 
 
-def swap_images(told: Outputs) -> None:
-    for values in told.values():
+def swap_images(outputs: Outputs) -> None:
+    for values in outputs.values():
         values[:] = values[::-1].copy()
 
 
-def transpose(told: Outputs) -> None:
-    told["keypoints"][..., :2] = told["keypoints"][..., 1::-1].copy()
+def transpose(outputs: Outputs) -> None:
+    outputs["keypoints"][..., :2] = outputs["keypoints"][..., 1::-1].copy()
 
 
 X, ONE, SCORE = (..., 0), (2, 3, 0), (..., 2)
 NAN, INFINITE = float("nan"), float("inf")
-UNCHANGED: Corruption = lambda told: None  # noqa: E731
+UNCHANGED: Corruption = lambda outputs: None  # noqa: E731
 
 
 @pytest.mark.parametrize(
-    ("precision", "lie", "complaint"),
+    ("precision", "corrupt", "complaint"),
     [
         ("fp32", UNCHANGED, None),
         ("fp32", add("heatmaps", 9e-6, (0, 0, 0, 0)), None),
@@ -129,10 +129,10 @@ UNCHANGED: Corruption = lambda told: None  # noqa: E731
 )
 @pytest.mark.parametrize("from_probe", [False, True])
 def test_wrong_outputs_are_detected(
-    sure: Reference, precision: Any, lie: Corruption, complaint: str | None, from_probe: bool
+    sure: Reference, precision: Any, corrupt: Corruption, complaint: str | None, from_probe: bool
 ) -> None:
-    """Of artifacts that give heatmaps, and of those that give keypoints only, whose heatmaps another one tells."""
-    whole = fake_artifact(sure, lie)
+    """Of artifacts with heatmaps, and of those with keypoints only, which are checked with the heatmaps of a probe."""
+    whole = fake_artifact(sure, corrupt)
     names = (KEYPOINTS,) if from_probe else OUTPUT_NAMES
     row = compare((lambda images: {KEYPOINTS: whole(images)[KEYPOINTS]}) if from_probe else whole, whole, sure, COUNT,
                   tolerances_for(precision, 1), names)  # fmt: skip
@@ -149,18 +149,22 @@ def test_wrong_outputs_are_detected(
         ("fp32", 0.2, "keypoints differ by 0.2 px"),
         ("fp32", 30.0, "keypoints differ by 30 px"),
         ("fp16", 0.2, "keypoints differ by 0.2 px at the 99th percentile"),
-        ("fp16", 30.0, f"{3 * JOINTS} of {3 * JOINTS} keypoints are somewhere else"),  # so that none is left to be a little wrong
+        (
+            "fp16",
+            30.0,
+            f"{3 * JOINTS} of {3 * JOINTS} keypoints are somewhere else",
+        ),  # so that no keypoint remains for the other check
     ],
 )
 def test_wrong_keypoints_without_heatmaps(sure: Reference, precision: Any, away: float, complaint: str) -> None:
-    """As of an engine that gives keypoints only."""
+    """Of an engine with keypoints only."""
     given = fake_artifact(sure, add("keypoints", away, X))
     row = compare(lambda images: {KEYPOINTS: given(images)[KEYPOINTS]}, None, sure, 3, tolerances_for(precision, 1), (KEYPOINTS,))
     assert "heatmaps" not in row and complaint in row["verdict"]
 
 
 def test_nothing_to_compare() -> None:
-    """Flat maps fix no point, and faint ones do not count in fp16."""
+    """Flat maps do not determine a point, and faint ones do not count in fp16."""
     flat = reference_for(torch.full((COUNT, JOINTS, 16, 16), 0.25))
     faint = reference_for(render(torch.full((COUNT, JOINTS, 2), 8.2), 16, 16, 1.5) * 0.1)
     for reference, precision in ((flat, "fp32"), (flat, "fp16"), (faint, "fp16")):
@@ -176,7 +180,7 @@ def test_heatmaps_alone(sure: Reference) -> None:
     assert "heatmaps differ" in row["verdict"]
 
 
-def test_int8_has_no_limits_but_figures(sure: Reference) -> None:
+def test_int8_has_metrics_but_no_tolerances(sure: Reference) -> None:
     assert tolerances_for("int8", 1) is None
     row = compare(fake_artifact(sure, add("keypoints", 2, X)), None, sure, 3, None, OUTPUT_NAMES)
     assert row["verdict"] == "" and row["mean_px"] == pytest.approx(2, abs=1e-4) and row["heatmaps"] == 0
@@ -194,7 +198,7 @@ def test_deep_networks_may_round_more() -> None:
 def test_large_batches_repeat_images(sure: Reference) -> None:
     row = compare(fake_artifact(sure), None, sure, 2 * COUNT + 1, tolerances_for("fp32", 1), OUTPUT_NAMES)
     assert row["verdict"] == "ok" and row["counted"] == (2 * COUNT + 1) * JOINTS
-    only_first = fake_artifact(sure, lambda told: told["heatmaps"].__setitem__(slice(1, None), told["heatmaps"][:1]))
+    only_first = fake_artifact(sure, lambda outputs: outputs["heatmaps"].__setitem__(slice(1, None), outputs["heatmaps"][:1]))
     assert "heatmaps differ" in compare(only_first, None, sure, 3, tolerances_for("fp32", 1), OUTPUT_NAMES)["verdict"]
 
 
@@ -215,7 +219,7 @@ def test_batches(sizes: tuple[int, int, int], tried: list[int]) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_ties_are_counted_and_may_be_anywhere(precision: Any) -> None:
-    """Of a flat map nobody knows the highest cell."""
+    """A flat map has no highest cell."""
     points = torch.full((COUNT, JOINTS, 2), 8.2)
     maps = render(points, 16, 16, 1.5)
     maps[:, 4] = 0.25
@@ -240,10 +244,10 @@ def test_ties_are_counted_and_may_be_anywhere(precision: Any) -> None:
     assert row["ties"] == COUNT and "keypoints" in row["verdict"]
 
 
-def two_peaks(told: Outputs) -> None:
-    """The lower of two peaks becomes the higher one, by less than fp16's limit for heatmaps."""
-    told["heatmaps"][2, 3, 11, 11] += 4e-3
-    told["keypoints"][2, 3] = (46, 46, told["heatmaps"][2, 3, 11, 11])
+def two_peaks(outputs: Outputs) -> None:
+    """Make the lower of two peaks the higher one, by less than fp16's tolerance for heatmaps."""
+    outputs["heatmaps"][2, 3, 11, 11] += 4e-3
+    outputs["keypoints"][2, 3] = (46, 46, outputs["heatmaps"][2, 3, 11, 11])
 
 
 def test_flips_are_counted() -> None:
@@ -271,10 +275,10 @@ def test_faint_joints_do_not_count_in_fp16() -> None:
 @pytest.mark.parametrize("normalized", [False, True])
 def test_reference_matches_torch_predictor(flip_test: bool, normalized: bool) -> None:
     model = network("quarter", "logits")
-    pictures = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
-    reference = verify.reference_outputs(model, pictures, flip_test, normalized)
-    assert reference.images.shape == ((5, 3, SIDE, SIDE) if normalized else pictures.shape)
-    for number, image in enumerate(pictures):
+    images = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
+    reference = verify.reference_outputs(model, images, flip_test, normalized)
+    assert reference.images.shape == ((5, 3, SIDE, SIDE) if normalized else images.shape)
+    for number, image in enumerate(images):
         found, _, maps = predict_crops(model, image, *crop_squares(image), flip_test=flip_test)
         assert np.abs(reference.heatmaps[number] - maps[0]).max() < 1e-5 * np.abs(maps).max()
         assert np.abs(reference.keypoints[number] - found[0]).max() < 1e-3
@@ -292,7 +296,7 @@ def test_table(sure: Reference) -> None:
     assert "openvino" in shown and "ok" in shown and "built, not run" in shown and "0.0000" in shown
 
 
-# ---- what is done with the verdict ----
+# ---- writing ----
 
 
 @pytest.fixture
@@ -309,7 +313,7 @@ def write(config: ExportConfig, check: artifact.CompareFn | None, content: bytes
 
 def says(**row: Any) -> artifact.CompareFn:
     def check(path: Path, reference: Reference, limits: Tolerances | None) -> list[Row]:
-        assert path.read_bytes() == b"new" and path.name != "net.fp32.onnx"  # not yet under its name
+        assert path.read_bytes() == b"new" and path.name != "net.fp32.onnx"  # not yet renamed
         return [{"runtime": "onnxruntime", "batch": 1, "verdict": "ok"}, {"runtime": "openvino", "batch": 3, **row}]
 
     return check
@@ -325,7 +329,7 @@ def list_files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("check", [says(verdict="heatmaps differ by 1"), interrupted])
-def test_what_fails_leaves_everything_as_it_was(config: ExportConfig, check: artifact.CompareFn, old: bool, capsys: Any) -> None:
+def test_failed_verification_changes_no_files(config: ExportConfig, check: artifact.CompareFn, old: bool, capsys: Any) -> None:
     folder = config.checkpoint.parent
     if old:
         write(config, None, b"old")
@@ -337,7 +341,7 @@ def test_what_fails_leaves_everything_as_it_was(config: ExportConfig, check: art
     if found.type is HgfastError:
         assert "net.fp32.onnx differs from" in str(found.value) and "was not written" in str(found.value)
         assert "heatmaps differ by 1 (openvino, batch 3)" in str(found.value)
-        assert "heatmaps differ by 1" in capsys.readouterr().out  # the whole table besides
+        assert "heatmaps differ by 1" in capsys.readouterr().out  # in the table
 
 
 def test_full_disk(config: ExportConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,19 +360,19 @@ def test_full_disk(config: ExportConfig, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("verdict", ["ok", "ok: no keypoint to compare", "", artifact.NOT_RUN])
 def test_verified_artifact_is_written(config: ExportConfig, verdict: str, capsys: Any) -> None:
     write(config, None, b"old")
-    published = write(config, says(verdict=verdict))
+    exported = write(config, says(verdict=verdict))
     assert sorted(list_files(config.checkpoint.parent)) == ["net.fp32.onnx", "net.fp32.onnx.json", "net.pt"]
-    found = sidecar.read_sidecar(published.path)
-    assert found == published.sidecar and found.verification is not None
-    assert found.verification["pictures"] == "16 synthetic images" and published.rows[1]["verdict"] == verdict
+    found = sidecar.read_sidecar(exported.path)
+    assert found == exported.sidecar and found.verification is not None
+    assert found.verification["pictures"] == "16 synthetic images" and exported.rows[1]["verdict"] == verdict
     assert found.verification["limits"] == {"heatmaps": 1e-5, "rounding": 1e-5, "pixels": 0.01}
-    artifact.print_summary(published, 1.0)
+    artifact.print_summary(exported, 1.0)
     printed = capsys.readouterr().out
-    assert "compared with the checkpoint in fp32 on 16 synthetic images" in printed and str(published.path) in printed
+    assert "compared with the checkpoint in fp32 on 16 synthetic images" in printed and str(exported.path) in printed
 
 
 def test_no_verify(config: ExportConfig, capsys: Any) -> None:
-    published = write(replace(config, no_verify=True), says(verdict="never asked"))
-    assert published.rows == [] and sidecar.read_sidecar(published.path).verification is None
-    artifact.print_summary(published, 1.0)
+    exported = write(replace(config, no_verify=True), says(verdict="never asked"))
+    assert exported.rows == [] and sidecar.read_sidecar(exported.path).verification is None
+    artifact.print_summary(exported, 1.0)
     assert "not verified" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Artifacts in the runtimes that run them, with networks so small that their answers can be worked out in numpy."""
+"""Artifacts in their runtimes, with networks so small that numpy gives the expected outputs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Images = NDArray[np.uint8]
 
 
 def mean_sidecar(path: Path, kind: str = "onnx", batch: BatchRange = BatchRange(1, 2, 4), normalized: bool = False) -> Sidecar:  # noqa: B008
-    """The sidecar of a network of `SIDE` pixels that gives keypoints and heatmaps."""
+    """Return the sidecar of a network for `SIDE` pixels with keypoints and heatmaps."""
     count: Any = "batch" if batch.max > batch.min else batch.max
     images = TensorSpec("images", "uint8", (count, SIDE, SIDE, 3), "NHWC")
     ports = TensorSpec("keypoints", "float32", (count, 1, 3), "-"), TensorSpec("heatmaps", "float32", (count, 1, SIDE, SIDE), "-")
@@ -49,13 +49,13 @@ def mean_sidecar(path: Path, kind: str = "onnx", batch: BatchRange = BatchRange(
 
 
 def expected_outputs(images: Images) -> dict[str, NDArray[np.floating]]:
-    """What the network of `make_onnx` and `MeanModel` gives."""
+    """Return the outputs of the network of `make_onnx` and `MeanModel`."""
     values = images.astype(float)
     return {"keypoints": values.mean((1, 2))[:, None], "heatmaps": values.mean(3)[:, None]}
 
 
 def make_onnx(path: Path, batch: BatchRange = BatchRange(1, 2, 4)) -> Path:  # noqa: B008
-    """The mean color as keypoints, the gray image as heatmaps."""
+    """Write a network that returns the mean color as keypoints and the gray image as heatmaps."""
     count: Any = "batch" if batch.max > batch.min else batch.max
     stored = [numpy_helper.from_array(np.array(axes, np.int64), name) for name, axes in (("hw", [1, 2]), ("c", [3]), ("k", [1]))]
     nodes = [
@@ -114,13 +114,13 @@ def test_answers(folder: Path, file: str, runtime: Any) -> None:
             assert found[name].dtype == np.float32 and found[name].shape == wanted.shape
             assert np.abs(found[name] - wanted).max() < 1e-3
         kept.append((found, {name: value.copy() for name, value in found.items()}))
-    for found, before in kept:  # what was given stays, whatever is asked later
+    for found, before in kept:  # later calls do not change earlier outputs
         assert all(np.array_equal(found[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize(("file", "runtime"), ALL)
 @pytest.mark.parametrize("count", [1, 4, 5, 11])
-def test_any_number_in_parts(folder: Path, file: str, runtime: Any, count: int) -> None:
+def test_any_number_of_images(folder: Path, file: str, runtime: Any, count: int) -> None:
     images = random_images(count)
     found = Artifact(folder / file, runtime, DeviceOptions(1)).all(images)
     for name, wanted in expected_outputs(images).items():
@@ -128,7 +128,7 @@ def test_any_number_in_parts(folder: Path, file: str, runtime: Any, count: int) 
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
-def test_an_artifact_for_so_many_at_once(tmp_path: Path, runtime: Any) -> None:
+def test_fixed_batch_size(tmp_path: Path, runtime: Any) -> None:
     artifact = Artifact(make_onnx(tmp_path / "net.onnx", BatchRange(3, 3, 3)), runtime)
     images = random_images(7)
     found = artifact.all(images)
@@ -153,7 +153,7 @@ def test_the_first_runtime_is_taken(folder: Path) -> None:
 
 
 def test_non_contiguous_views(folder: Path) -> None:
-    """OpenCV's BGR turned round, say."""
+    """Such as OpenCV's BGR reversed."""
     images = random_images(2)[..., ::-1]
     assert not images.flags.c_contiguous
     for file, runtime in ALL:
@@ -175,7 +175,7 @@ def test_non_contiguous_views(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("file", ["net.onnx", "net.torchscript"])
-def test_other_images_are_refused(folder: Path, file: str, images: NDArray[Any], complaint: str) -> None:
+def test_invalid_images(folder: Path, file: str, images: NDArray[Any], complaint: str) -> None:
     with pytest.raises(HgfastError, match=complaint):
         Artifact(folder / file, options=DeviceOptions(1))(images)
 
@@ -199,14 +199,14 @@ def flip_last_byte(content: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [truncate, flip_last_byte, lambda content: b"", lambda content: b"?" * 99])
 @pytest.mark.parametrize(("file", "runtime"), ALL)
 def test_damaged_files(folder: Path, tmp_path: Path, file: str, runtime: Any, damage: Callable[[bytes], bytes]) -> None:
-    """The sidecar finds out, and if that was made to fit, the runtime."""
+    """The sidecar's checksum detects damage and, if it is corrected, the runtime does."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     path = tmp_path / file
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(HgfastError, match=rf"the sidecar .*{file}.json does not belong to .*{file} \(another sha256\)"):
         Artifact(path, runtime)
     if damage is flip_last_byte:
-        return  # which a runtime may not notice
+        return  # a runtime may not detect this
     write(mean_sidecar(path, path.suffix[1:]), path)
     with pytest.raises(HgfastError) as found:
         Artifact(path, runtime)
@@ -238,7 +238,7 @@ def test_runtimes_of_other_formats(folder: Path, file: str, runtime: Any, compla
 
 
 @pytest.mark.parametrize(("file", "runtime"), ALL)
-def test_runtimes_that_are_missing(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, runtime: Any) -> None:
+def test_missing_runtimes(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, runtime: Any) -> None:
     monkeypatch.setitem(sys.modules, runtime, None)
     with pytest.raises(
         HgfastError, match=f"{runtime} is needed to run this artifact and is not installed: pip install {runtime}"
@@ -247,7 +247,7 @@ def test_runtimes_that_are_missing(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
-def test_files_that_are_not_what_their_sidecar_says(tmp_path: Path, runtime: Any) -> None:
+def test_files_that_contradict_their_sidecar(tmp_path: Path, runtime: Any) -> None:
     path = make_onnx(tmp_path / "net.onnx")
     known = mean_sidecar(path)
     heatmaps = replace(known.outputs[1], shape=("batch", 1, SIDE // 2, SIDE // 2))
@@ -264,7 +264,7 @@ def test_files_that_are_not_what_their_sidecar_says(tmp_path: Path, runtime: Any
 
 @pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
 def test_files_that_fail_when_they_run(tmp_path: Path, runtime: Any) -> None:
-    """A batch that the sidecar promises and the graph does not take."""
+    """A batch size that the sidecar allows and the graph does not."""
     path = make_onnx(tmp_path / "net.onnx", BatchRange(2, 2, 2))
     write(mean_sidecar(path, batch=BatchRange(1, 2, 4)), path)
     with pytest.raises(HgfastError, match=rf"net.onnx failed in {runtime} \(.*\): export it again"):
@@ -294,13 +294,13 @@ def test_onnx_runs_without_torch(folder: Path, runtime: str) -> None:
 
 
 def test_sigint_works_after_openvino_is_freed(folder: Path) -> None:
-    """OpenVINO puts the stack that signals are handled on in the place of its own, and of several takes it away too early."""
+    """OpenVINO replaces the stack of signal handlers, and with several cores frees it too early."""
     code = (
         "import gc, os, pathlib, signal, sys; from hgfast.runtime.backends import DeviceOptions, make_openvino_fn; "
-        "signal.signal(signal.SIGUSR1, lambda *_: print('heard')); "
+        "signal.signal(signal.SIGUSR1, lambda *_: print('received')); "
         "path = pathlib.Path(sys.argv[1]); "
         "first, second = (make_openvino_fn(path, DeviceOptions(1)) for _ in range(2)); "
         "del first; gc.collect(); del second; gc.collect(); os.kill(os.getpid(), signal.SIGUSR1)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder / "net.onnx")], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "received\n"), done.stderr

@@ -1,4 +1,4 @@
-"""An exported network in an application: beside the checkpoint's own way, on odd images, from threads, and without torch."""
+"""An exported network in an application: compared with the checkpoint, on unusual images, from threads, and without torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hgfast.skeletons import BODY16
 from hgfast.visualization.draw import write_image
 from tests.conftest import ROOT
 
-TOLERANCE = 0.02  # pixels of the source, times what a pixel of the input is there
+TOLERANCE = 0.02  # input pixels
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_image_layouts(session: Session, exported: Path, photo: Any) -> None:
     assert session(large).keypoints.shape == (1, 16, 2)
 
 
-def test_lists_go_in_parts(session: Session, photo: Any) -> None:
+def test_lists_are_split_into_batches(session: Session, photo: Any) -> None:
     """Seven crops for a network that takes five at once; one image has none."""
     boxes = [None, [(0, 0, 50, 50)] * 3, [], [(10, 10, 90, 90), (20, 20, 60, 80), (0, 0, 240, 240)]]
     found = session([photo] * 4, boxes)
@@ -125,7 +125,7 @@ def test_closed(exported: Path, photo: Any) -> None:
         one(photo)
 
 
-def test_streams_and_devices_are_a_gpus(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_and_devices_need_a_gpu(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for runtime in ("onnxruntime", "openvino"):
         with pytest.raises(HgfastError, match="runs on the CPU: leave out device and stream"):
             Session(exported, runtime, stream=7)  # type: ignore[arg-type]
@@ -133,13 +133,13 @@ def test_streams_and_devices_are_a_gpus(exported: Path, monkeypatch: pytest.Monk
             Session(exported, runtime, device=1)  # type: ignore[arg-type]
     given: list[dict[str, Any]] = []
     monkeypatch.setattr("hgfast.runtime.tensorrt_engine.Engine", lambda *_, **options: given.append(options))
-    described: Any = None  # an engine looks at its sidecar, nobody before it does
+    described: Any = None  # only the engine reads it
     make_run_fn(exported, described, "tensorrt", DeviceOptions(device=2, stream=77))
     assert given == [{"stream": 77, "device": 2}]
 
 
 def test_memory_stays(session: Session, photo: Any) -> None:
-    """The most that the process ever held does not grow once it is warm."""
+    """The peak memory of the process does not grow after the warm-up."""
     small = photo[:32, :32]
     for _ in range(200):
         session(small)

@@ -1,4 +1,4 @@
-"""Sidecars: what is written is what is read, and everything else is one sentence."""
+"""Sidecars: reading returns what was written, and errors are one sentence."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def make_sidecar(path: Path, skeleton: Skeleton = BODY16, **changed: Any) -> Sid
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    """A file with a sidecar."""
+    """A file with its sidecar."""
     path = tmp_path / "net.fp32.onnx"
     path.write_bytes(b"a network")
     write(make_sidecar(path), path)
@@ -100,7 +100,7 @@ def artifact(tmp_path: Path) -> Path:
 )
 def test_round_trip(tmp_path: Path, changed: dict[str, Any]) -> None:
     path = tmp_path / "net.onnx"
-    path.write_bytes(bytes(range(256)) * 9000)  # more than is read at once
+    path.write_bytes(bytes(range(256)) * 9000)  # more than one block
     written = make_sidecar(path, **changed)
     assert write(written, path) == sidecar_path(path) == tmp_path / "net.onnx.json"
     assert read_sidecar(path) == written
@@ -133,7 +133,7 @@ def test_metadata_holds_all_but_checksums(artifact: Path) -> None:
 
 
 def set_field(name: str, value: Any) -> Callable[[Content], object]:
-    """Set a key, `a.b` being b within a."""
+    """Return a function that sets a key; `a.b` is the key b in a."""
     *path, last = name.split(".")
 
     def mutate(content: Content) -> None:

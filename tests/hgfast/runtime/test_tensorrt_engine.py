@@ -1,4 +1,4 @@
-"""Engines without a GPU: what must fit before they run, and running with fakes of CUDA and TensorRT."""
+"""Engines with fakes of CUDA and TensorRT: results, caching, errors and cleanup; versions; CUDA without a GPU."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ class FakeCudart:
         return handle
 
     def free(self, handle: int) -> None:
-        del self.alive[handle]  # KeyError for what was freed before
+        del self.alive[handle]  # KeyError if it is freed twice
 
     def enqueue(self, work: Callable[[], object]) -> None:
-        """Do some work, or capture it."""
+        """Do work, or capture it."""
         if self.captured is None:
             work()
         else:
@@ -138,9 +138,9 @@ class FakeCudart:
 
 
 class FakeTensorRT:
-    """A TensorRT whose engines give each image's mean, and the mean's double.
+    """A TensorRT whose engines return each image's mean and twice the mean.
 
-    names: of its outputs. fails: the step that fails. rtx: behave as TensorRT-RTX that captures graphs itself ("native"), has no
+    names: of the outputs. fails: a step that fails. rtx: behave as TensorRT-RTX that captures graphs itself ("native"), has no
     such option ("old"), refuses it ("refuses"), or cannot capture ("not capturable").
     """
 
@@ -242,7 +242,7 @@ class FakeContext:
 
 @pytest.fixture
 def run_fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Engine]]:
-    """An `Engine` of a `FakeTensorRT`. In the end, nothing on its GPU may be left."""
+    """Returns an `Engine` of a `FakeTensorRT`, which must have freed all GPU resources at the end."""
     used: list[FakeTensorRT] = []
     engines: list[weakref.ref[Engine]] = []
 
@@ -272,7 +272,7 @@ def some_images(number: int, seed: int = 0) -> Any:
 
 
 def check_means(engine: Engine, number: int, seed: int = 0) -> None:
-    """Run an engine of a `FakeTensorRT`."""
+    """Run an engine of a `FakeTensorRT` and check the outputs."""
     images = some_images(number, seed)
     images.flags.writeable = False
     found, means = engine(images), images.mean((1, 2, 3), dtype=np.float32)[:, None]
@@ -293,7 +293,7 @@ def test_runs(run_fake: Callable[..., Engine], names: tuple[str, str]) -> None:
             assert cudart.calls.count("cudaGraphInstantiate") == captures and cudart.calls.count("execute") == 2 * captures
             assert cudart.calls.count("cudaGraphLaunch") == (not captures)
         found = [engine(some_images(2, seed))["mean"] for seed in range(3)]
-        assert not np.array_equal(found[0], found[1])  # copies, which the next call does not change
+        assert not np.array_equal(found[0], found[1])  # copies that the next call does not change
         with pytest.raises(HgfastError, match="takes uint8, not float32: convert the images"):
             engine(some_images(3).astype(np.float32))
         assert not engine.warnings and library.loaders[0].engine_host_code_allowed is False
@@ -309,7 +309,7 @@ def test_freed_without_close(run_fake: Callable[..., Engine]) -> None:
     check_means(engine, 1)
     assert library.loaders[0].engine_host_code_allowed is True
     del engine
-    assert not library.cudart.alive and not library.contexts  # not only once garbage is collected
+    assert not library.cudart.alive and not library.contexts  # without a garbage collection
 
 
 def test_least_recently_used_shape_is_evicted(run_fake: Callable[..., Engine]) -> None:

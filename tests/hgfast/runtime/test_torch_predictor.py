@@ -1,4 +1,4 @@
-"""From an image and boxes to keypoints: places in source pixels, the same square whichever way it is given, the flip test."""
+"""From an image and boxes to keypoints in source pixels; the flip test."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_impossible_boxes(box: tuple[float, ...], sentence: str) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(200, 200), (301, 170)])
 def test_flip_test_makes_predictions_symmetric(width: int, height: int) -> None:
-    """A mirrored image's prediction, mirrored and swapped, is the image's own; without the flip test it is not."""
+    """A mirrored image gives the mirrored prediction with left and right exchanged, but not without the flip test."""
     torch.manual_seed(2)
     model = build_model(PRESETS["tiny"], Meta(BODY16, Normalization(), 64, "logits", "dark", 0.0)).eval()
     image = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
     mirrored = np.ascontiguousarray(image[:, ::-1])
 
     def both(flip_test: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        one, other = (predict_crops(model, picture, *crop_squares(picture), flip_test)[0][0] for picture in (image, mirrored))
+        one, other = (predict_crops(model, view, *crop_squares(view), flip_test)[0][0] for view in (image, mirrored))
         back = other[list(BODY16.flip_indices)]
         return one, np.column_stack([width - back[:, 0], back[:, 1:]])
 
@@ -95,7 +95,7 @@ def test_flip_test_makes_predictions_symmetric(width: int, height: int) -> None:
 
 
 def test_flip_test_exchanges_left_and_right() -> None:
-    """The finder tells joints by color, so that exchanging green and blue mixes their maps, and leaves red alone."""
+    """The detector finds joints by color: exchanging green and blue mixes their maps and does not change red."""
     points = np.array([[30.0, 40.0], [80.0, 50.0], [60.0, 100.0]])
     image = torch.tensor(draw_dots(SIZE, SIZE, points, 5).transpose(2, 0, 1)[None] / 255, dtype=torch.float32)
     images = (image - 0.5) / 0.25
@@ -104,7 +104,7 @@ def test_flip_test_exchanges_left_and_right() -> None:
     wanted = plain.clone()
     wanted[:, 1:] = (plain[:, 1] + plain[:, 2])[:, None] / 2
     assert torch.allclose(mixed, wanted, atol=1e-6) and not torch.allclose(mixed, plain, atol=0.1)
-    hand = DotDetector(replace(SKELETON, flip_indices=(0, 1, 2)))  # no sides: the mirrored map is mirrored back, and that is all
+    hand = DotDetector(replace(SKELETON, flip_indices=(0, 1, 2)))  # without sides, the mirrored map is only mirrored back
     assert torch.allclose(forward_heatmaps(hand, images, True), plain, atol=1e-6)  # type: ignore[arg-type]
 
 
