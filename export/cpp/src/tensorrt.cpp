@@ -130,7 +130,7 @@ struct Port {
 class TensorRt final : public Runner {
 public:
     TensorRt(const Artifact& artifact, const Options& options, int device)
-        : path_(artifact.path), sidecar_(artifact.sidecar), device_(device), on_(device) {
+        : path_(artifact.path), sidecar_(artifact.sidecar), device_(device), on_(std::make_unique<cuda::OnDevice>(device)) {
         stream_ = static_cast<cudaStream_t>(options.stream);
         own_ = cuda::make_stream();
         if (stream_ == nullptr) stream_ = own_.get();
@@ -156,7 +156,7 @@ public:
 
     ~TensorRt() override {
         try {
-            on_.guard = std::make_unique<cuda::OnDevice>(device_);  // until all members below are destroyed
+            on_ = std::make_unique<cuda::OnDevice>(device_);  // until all members below are destroyed
         } catch (const std::exception&) {
             return;  // nothing to free on a lost GPU
         }
@@ -187,13 +187,6 @@ private:
         int count = 0;
         std::unique_ptr<nvinfer1::IExecutionContext> context;
         cuda::GraphExec graph;
-    };
-
-    /// Holds the GPU while the constructor or the destructor runs.
-    struct Hold {
-        explicit Hold(int device) : guard(std::make_unique<cuda::OnDevice>(device)) {}
-        void reset() { guard.reset(); }
-        std::unique_ptr<cuda::OnDevice> guard;
     };
 
     std::size_t keypoint_bytes() const { return sizeof(float) * 3 * static_cast<std::size_t>(sidecar_.joints()); }
@@ -355,7 +348,7 @@ private:
     std::string path_;
     Sidecar sidecar_;
     int device_;
-    Hold on_;
+    std::unique_ptr<cuda::OnDevice> on_;  // makes the GPU current in the constructor and the destructor
     cuda::Stream own_;
     cudaStream_t stream_ = nullptr;  // the session's or the caller's
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
