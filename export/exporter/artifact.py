@@ -16,7 +16,7 @@ from hgfast.errors import HgfastError
 from hgfast.export.exporter import verify
 from hgfast.export.exporter.options import ExportConfig
 from hgfast.export.exporter.verify import Reference, Row, Tolerances
-from hgfast.fileio.files import atomic_write
+from hgfast.fileio.files import atomic_write, writing
 from hgfast.model import StackedHourglass
 from hgfast.pipelines import sample_crops
 from hgfast.pipelines.datasets import DATASETS, usable_samples
@@ -126,17 +126,15 @@ def write_artifact(
     Raises:
         HgfastError: the file exceeds the tolerances or cannot be written; an existing file is unchanged.
     """
-    try:
-        with raise_on_sigterm(), atomic_write(out) as temp_path:
-            write(temp_path)
-            start_time = time.perf_counter()
-            verification: dict[str, Any] | None = {"rows": [], "accuracy": accuracy} if accuracy else None
-            if compare is not None and not config.no_verify:
-                verification = {**(verification or {}), **_verify(compare, temp_path, out, config, model)}
-            seconds = time.perf_counter() - start_time
-            sidecar = replace(sidecar, artifact=out.name, sha256=sha256_of(temp_path), verification=verification)
-    except OSError as error:
-        raise HgfastError(f"cannot write {out} ({error.strerror}): free disk space or choose another path with --out") from error
+    advice = "free disk space or choose another path with --out"
+    with writing(out, advice), raise_on_sigterm(), atomic_write(out) as temp_path:
+        write(temp_path)
+        start_time = time.perf_counter()
+        verification: dict[str, Any] | None = {"rows": [], "accuracy": accuracy} if accuracy else None
+        if compare is not None and not config.no_verify:
+            verification = {**(verification or {}), **_verify(compare, temp_path, out, config, model)}
+        seconds = time.perf_counter() - start_time
+        sidecar = replace(sidecar, artifact=out.name, sha256=sha256_of(temp_path), verification=verification)
     sidecars.write(sidecar, out)
     return ExportedArtifact(out, sidecar, seconds)
 

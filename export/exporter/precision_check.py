@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.runtime.sidecar import Precision
 
 MIN_LAYER_SHARE = {
@@ -40,7 +40,7 @@ def onnx_conv_weights(path: Path) -> ConvWeights:
     try:
         model = onnx.load(path)
     except (OSError, DecodeError) as error:
-        raise HgfastError(f"{path} cannot be read as ONNX ({' '.join(str(error).split())[:120]}): export it again") from error
+        raise HgfastError(f"{path} cannot be read as ONNX ({one_line(error)}): export it again") from error
     return model_conv_weights(model, str(path))
 
 

@@ -18,13 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.export.exporter.options import BuildOptions
 from hgfast.export.exporter.precision_check import ConvWeights
 from hgfast.export.exporter.trt_builder import BuiltEngine, TrtBackend, check_plan, describe_build, engine_layer_info
 from hgfast.fileio.files import atomic_write
 from hgfast.runtime.sidecar import BatchRange, Precision
-from hgfast.runtime.tensorrt_engine import one_line
 
 LOGGER_NAMES = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")  # of Torch-TensorRT, and of TensorRT within it
 PRECISION_OF_DTYPE: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.float16: "fp16", torch.int8: "int8"}
@@ -69,7 +68,7 @@ def build(module: nn.Module, example: Tensor, batch: BatchRange, options: BuildO
                 timing_cache_path=str(timing_cache),
             )
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-            message = "; ".join([one_line(str(error)), *lines[-3:]])
+            message = "; ".join([one_line(error), *lines[-3:]])
             raise HgfastError(f"Torch-TensorRT cannot convert the network ({message}): build from ONNX, with tensorrt") from error
         build_s = time.perf_counter() - start_time
         if options.timing_cache is not None:
@@ -89,7 +88,7 @@ def export_program(module: nn.Module, example: Tensor, batch: BatchRange) -> tor
     try:
         return torch.export.export(module, (images,), dynamic_shapes=shapes)
     except (RuntimeError, ValueError) as error:  # torch's own errors are RuntimeErrors
-        raise HgfastError(f"torch cannot export the network ({one_line(str(error))}): build from ONNX, with tensorrt") from error
+        raise HgfastError(f"torch cannot export the network ({one_line(error)}): build from ONNX, with tensorrt") from error
 
 
 def module_conv_weights(module: nn.Module) -> ConvWeights:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.export.exporter.options import BuildOptions
 from hgfast.fileio.files import atomic_write
 from hgfast.runtime.sidecar import BatchRange
@@ -28,7 +28,6 @@ from hgfast.runtime.tensorrt_engine import (
     last_errors,
     library_of_plan,
     make_logger,
-    one_line,
 )
 
 BackendName = Literal["tensorrt", "tensorrt_rtx", "torch_tensorrt"]
@@ -93,7 +92,7 @@ def import_torch_tensorrt() -> Any:
             return importlib.import_module("torch_tensorrt")
     except Exception as error:  # without a CUDA torch or TensorRT's libraries it raises Exception
         raise LibraryNotFound(
-            f"Torch-TensorRT cannot be imported ({one_line(str(error))})", f"install {TORCH_TENSORRT_PACKAGES}"
+            f"Torch-TensorRT cannot be imported ({one_line(error)})", f"install {TORCH_TENSORRT_PACKAGES}"
         ) from error
 
 

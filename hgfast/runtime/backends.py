@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.fileio.zip_file import check_zip
 from hgfast.runtime import sidecar as sidecars
 from hgfast.runtime.sidecar import OUTPUT_NAMES, BatchRange, Sidecar
@@ -265,7 +265,3 @@ def import_or_explain(module: str, package: str) -> Any:
 def _cannot_read(model: Path | bytes, runtime: str, error: Exception) -> HgfastError:
     source = "the ONNX" if isinstance(model, bytes) else str(model)
     return HgfastError(f"{source} cannot be read by {runtime} ({one_line(error)}): export it again")
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 
 NO_GPU_ADVICE = "use a machine that has one, or export to ONNX, which needs no GPU"
 
@@ -30,7 +30,7 @@ def import_cudart(what: str) -> Any:
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except (ImportError, OSError) as error:
-        details = "" if isinstance(error, ModuleNotFoundError) else f" ({' '.join(str(error).split())[:200]})"
+        details = "" if isinstance(error, ModuleNotFoundError) else f" ({one_line(error)})"
         raise HgfastError(
             f"running {what} needs cuda-bindings, which manages its GPU memory{details}: pip install cuda-bindings"
         ) from error

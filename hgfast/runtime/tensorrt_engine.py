@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.runtime import cuda_memory
 from hgfast.runtime.cuda_memory import CudaDevice, CudaGraph, CudaStream, DeviceBuffer, PinnedBuffer
 from hgfast.runtime.cuda_memory import GpuNotFound as GpuNotFound
@@ -436,9 +436,3 @@ def _parse_version(version: str) -> tuple[int, ...]:
             break
         parts.append(int(part))
     return tuple(parts)
-
-
-def one_line(text: str) -> str:
-    """Shorten a message of the library to one line of at most 400 characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= 400 else f"{line[:397]}..."
