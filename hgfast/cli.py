@@ -16,7 +16,7 @@ import docstring_parser
 import jsonargparse
 import yaml
 
-from hgfast.config import RENAMED_KEYS
+from hgfast.config import RENAMED_KEYS, DataConfig
 from hgfast.errors import HgfastError, one_line
 from hgfast.fileio.yaml_file import read_yaml
 from hgfast.validation import check_ranges
@@ -139,6 +139,7 @@ def arrange_help(parser: Parser, config_class: type, flag_aliases: Mapping[str, 
     flags = {action.dest: (group, action) for group in groups for action in group._group_actions if action.option_strings}
     first, last = list[Any](), list[Any]()
     bases = [base for base in config_class.__mro__[1:] if is_dataclass(base)]
+    bases.sort(key=lambda base: base is DataConfig)  # most flags, last
     parts = [("most used", getattr(config_class, "HELP_FIRST", ()), first)]
     parts += [((base.__doc__ or "").rstrip("."), tuple(base.__annotations__), last) for base in bases]
     for title, names, section in parts:

@@ -163,7 +163,7 @@ class BuildOptions:
 
 
 @dataclass(kw_only=True)
-class TensorRTConfig(BuildOptions, ExportConfig):
+class TensorRTConfig(ExportConfig, BuildOptions):  # in this order, because jsonargparse resolves types of the first base
     """Options of an export to TensorRT."""
 
     backend: Literal["auto", "tensorrt", "tensorrt_rtx", "torch_tensorrt"] = "auto"
