@@ -25,6 +25,8 @@ from hgfast.skeletons import BODY16, Skeleton
 from tests.foreign_nets import with_random_statistics
 
 BATCH, MAX_BATCH = "1:2:5", 5
+FLIP_FLAGS = {"flip_test": True, "input": "float", "decoder": "quarter"}
+"""Flags of an export that differs from `tiny_onnx` in all that it can."""
 Exporter = Callable[[ExportModule, BatchRange], onnx.ModelProto]
 
 

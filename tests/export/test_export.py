@@ -36,7 +36,7 @@ from hgfast.runtime.tensorrt_engine import GpuNotFound
 from hgfast.runtime.torch_predictor import crop_squares, predict_crops
 from hgfast.skeletons import BODY16, HAND21, anonymous_skeleton
 from tests.conftest import ROOT, SHARED
-from tests.exports import BATCH, MAX_BATCH, export_onnx, save_checkpoint
+from tests.exports import BATCH, FLIP_FLAGS, MAX_BATCH, export_onnx, save_checkpoint
 from tests.foreign_nets import BearpawNet, PrincetonNet, prefixed_state, with_random_statistics
 
 Images = NDArray[np.uint8]
@@ -71,7 +71,7 @@ def static(network: Path) -> ExportedArtifact:
 
 @pytest.fixture(scope="module")
 def flipping(network: Path) -> ExportedArtifact:
-    return onnx_of(network, "flip.onnx", flip_test=True, input="float", decoder="quarter")
+    return onnx_of(network, "flip.onnx", **FLIP_FLAGS)
 
 
 @pytest.fixture(scope="module")
