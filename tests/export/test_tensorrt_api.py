@@ -363,18 +363,18 @@ except HgfastError as error:
     )
 
 
-def _torch_tensorrt_uses(source: str) -> Iterator[tuple[list[str], ast.Call | None]]:
-    """Yield the names after torch_tensorrt. that a file uses, with the call if it is one."""
+def _uses(source: str, module: str) -> Iterator[tuple[list[str], ast.Call | None]]:
+    """Yield the names after `module.` that a file uses, with the call if it is one."""
     tree = ast.parse(source)
     calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         names: list[str] = []
         part: ast.AST = node
-        while isinstance(part, ast.Attribute):
+        while isinstance(part, ast.Attribute) and part.attr != module:
             names.insert(0, part.attr)
             part = part.value
-        if names and isinstance(part, ast.Name) and part.id == "torch_tensorrt" and id(node) not in inner:
+        if names and module in (getattr(part, "attr", ""), getattr(part, "id", "")) and id(node) not in inner:
             yield names, calls.get(id(node))
 
 
@@ -397,7 +397,7 @@ def _definition(folder: Path, names: list[str]) -> ast.AST | None:
 def _torch_tensorrt_complaints(source: str) -> tuple[list[str], set[str]]:
     package = _witness("torch_tensorrt") / "torch_tensorrt"
     wrong, seen = [], set()
-    for names, call in _torch_tensorrt_uses(source):
+    for names, call in _uses(source, "torch_tensorrt"):
         full = ".".join(names)
         seen.add(full)
         found = _definition(package, names)
@@ -448,26 +448,10 @@ def test_torch_tensorrt_internals() -> None:
 CUDA_SOURCES = [ROOT / "hgfast/runtime/tensorrt_engine.py", ROOT / "hgfast/runtime/cuda_memory.py"]
 
 
-def _cudart_uses(source: str) -> Iterator[tuple[list[str], ast.Call | None]]:
-    """Yield the names after cudart. that a file uses, with the call if it is one."""
-    tree = ast.parse(source)
-    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    for node in ast.walk(tree):
-        names: list[str] = []
-        part: ast.AST = node
-        while isinstance(part, ast.Attribute) and part.attr != "cudart":
-            names.insert(0, part.attr)
-            part = part.value
-        is_it = getattr(part, "attr", "") == "cudart" or getattr(part, "id", "") == "cudart"
-        if names and is_it and id(node) not in inner:
-            yield names, calls.get(id(node))
-
-
 def _cudart_complaints(source: str) -> tuple[list[str], set[str]]:
     cudart = pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
     wrong, seen = [], set()
-    for names, call in _cudart_uses(source):
+    for names, call in _uses(source, "cudart"):
         full = ".".join(names)
         seen.add(full)
         found = cudart
