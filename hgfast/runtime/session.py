@@ -63,11 +63,10 @@ class Session:
         self.skeleton, self.heatmap_kind = self.sidecar.skeleton, self.sidecar.heatmap_kind
         self.result_offset, self.runtime = self.sidecar.result_offset, self._artifact.runtime
         self._bgr, self._lock = bgr, threading.Lock()
-        if KEYPOINTS not in [port.name for port in self.sidecar.outputs]:
-            self.close()
-            raise HgfastError(f"{path} gives no keypoints: export it with --outputs keypoints")
         size, batch = self.sidecar.input_size, self.sidecar.batch
         try:
+            if KEYPOINTS not in [port.name for port in self.sidecar.outputs]:
+                raise HgfastError(f"{path} gives no keypoints: export it with --outputs keypoints")
             for count in sorted({batch.min, batch.opt} if self.sidecar.builder else {batch.min}):
                 self._run_network(np.zeros((count, size, size, 3), np.uint8))
         except BaseException:

@@ -25,6 +25,7 @@ from hgfast.runtime.torch_predictor import crop_squares, predict_crops
 from hgfast.skeletons import BODY16
 from hgfast.visualization.draw import write_image
 from tests.conftest import ROOT
+from tests.exports import export_onnx
 
 TOLERANCE = 0.02  # input pixels
 
@@ -108,6 +109,17 @@ def test_lists_are_split_into_batches(session: Session, photo: Any) -> None:
 def test_invalid_input(session: Session, image: Any, boxes: Any, words: str) -> None:
     with pytest.raises(HgfastError, match=words):
         session(image, boxes)
+
+
+def test_network_without_keypoints(network: Path, cached_exporter: None, tmp_path: Path) -> None:
+    heatmaps = export_onnx(network, tmp_path / "maps.onnx", outputs="heatmaps", no_verify=True)
+    with pytest.raises(HgfastError, match="gives no keypoints: export it with --outputs keypoints"):
+        Session(heatmaps.path, threads=1)
+
+
+def test_padding_must_be_positive(session: Session, photo: Any) -> None:
+    with pytest.raises(HgfastError, match="the padding 0 must be above 0"):
+        session(photo, padding=0)
 
 
 def test_threads_share_a_session(session: Session, photo: Any) -> None:
