@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import subprocess
@@ -49,20 +50,33 @@ def reset_rng(request: pytest.FixtureRequest) -> None:
         bits.state = type(bits)(bits.seed_seq).state
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of temporary files that all workers of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def make_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that `make` writes once for all workers. Tests must not change it."""
+    base = shared_folder(tmp_path_factory)
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / name).exists():
+            make(base / f"{name}.part")
+            (base / f"{name}.part").rename(base / name)
+    return base / name
+
+
 @pytest.fixture(scope="session")
 def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of `NUM_HANDS` synthetic hands in FreiHAND's layout."""
-    out = tmp_path_factory.mktemp("hands") / "FreiHAND"
-    generate_freihand(out, NUM_HANDS, seed=5, workers=1)
-    return out
+    return make_once(tmp_path_factory, "FreiHAND", lambda out: generate_freihand(out, NUM_HANDS, seed=5, workers=1))
 
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of synthetic people in MPII's layout: 30 images for training, 10 for validation."""
-    out = tmp_path_factory.mktemp("people") / "MPII"
-    generate_mpii(out, 30, seed=4, valid=10, workers=1)
-    return out
+    return make_once(tmp_path_factory, "MPII", lambda out: generate_mpii(out, 30, seed=4, valid=10, workers=1))
 
 
 @pytest.fixture(scope="session")
@@ -71,8 +85,7 @@ def cached_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from hgfast.export.exporter import artifact, onnx_export
     from tests.exports import caching_exporter
 
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "onnx"
+    folder = shared_folder(tmp_path_factory) / "onnx"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_export, "export_onnx_model", caching_exporter(folder))
