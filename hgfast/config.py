@@ -59,19 +59,19 @@ class ModelConfig:
     preset: str = "hg2"
     """hg1, hg2, hg8, small (trains in minutes on two CPU cores) or tiny (for tests)"""
     stacks: int | None = None
-    """number of hourglasses; none: the preset's"""
+    """number of hourglasses"""
     features: int | None = None
-    """channels in the hourglasses; none: the preset's"""
+    """channels in the hourglasses"""
     growth: int | None = None
-    """channels added at every downsampling; none: the preset's"""
+    """channels added at every downsampling"""
     depth: int | None = None
-    """downsampling steps in an hourglass; none: the preset's"""
+    """downsampling steps in an hourglass"""
     blocks: int | None = None
-    """consecutive residual blocks where the paper has one; none: the preset's"""
+    """consecutive residual blocks where the paper has one"""
     stem: tuple[int, int, int] | None = None
-    """channels after the stem's convolution, its first and its second residual block; none: the preset's"""
+    """channels after the stem's convolution, its first and its second residual block"""
     input_size: int | None = None
-    """side of the network's square input in pixels; none: the preset's"""
+    """side of the network's square input in pixels"""
 
     def make_architecture(self) -> Architecture:
         return architecture(**asdict(self))
@@ -306,7 +306,7 @@ class Config(DataConfig):
     loading: LoadingConfig = field(default_factory=LoadingConfig)
     """Image loading."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Network."""
+    """Network; values that are not given are the preset's."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation."""
     loss: LossConfig = field(default_factory=LossConfig)

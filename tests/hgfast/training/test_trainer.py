@@ -24,7 +24,7 @@ from tests.factories import RandomLoader, limit_file_size, make_trainer
 
 
 class NanLoader(RandomLoader):
-    """One image of step 4 of the second epoch is not a number."""
+    """One pixel of step 4 of the second epoch is not a number."""
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         for step, batch in enumerate(super().epoch(epoch, start), start):
