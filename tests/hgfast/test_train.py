@@ -58,6 +58,13 @@ def finished_run(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(small_config(hands, tmp_path_factory.mktemp("finished"), 1), distributed.init_distributed("cpu"))
 
 
+@pytest.fixture(scope="module")
+def whole_run(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs by `small_config`, on one thread."""
+    torch.set_num_threads(1)
+    return train(small_config(hands, tmp_path_factory.mktemp("whole"), 3), distributed.init_distributed("cpu"))
+
+
 @pytest.fixture
 def small_run(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of `finished_run` in tmp_path/small."""
@@ -263,12 +270,10 @@ def test_resume_within_an_epoch(hands: Path, tmp_path: Path, monkeypatch: pytest
     assert [r["step"] for r in read_metrics(tmp_path / "small")] == [3, 6]
 
 
-def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_is_exact(whole_run: Path, hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is interrupted in the second of three epochs and resumed ends with the weights of an uninterrupted run."""
     ranks = distributed.init_distributed("cpu")
     torch.set_num_threads(1)
-    whole = train(small_config(hands, tmp_path / "whole", 3), ranks)
-
     report = RunLogger.log_epoch
 
     def interrupt(self: RunLogger, record: dict[str, float], console_metrics: Sequence[str] | None) -> None:
@@ -285,16 +290,16 @@ def test_resume_is_exact(hands: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", "small", "--out", str(tmp_path / "parts")])
     main()
 
-    one, other = (checkpoints.read(folder / "checkpoint.pt") for folder in (whole, tmp_path / "parts/small"))
+    one, other = (checkpoints.read(folder / "checkpoint.pt") for folder in (whole_run, tmp_path / "parts/small"))
     assert (
         equal_states(one["weights"], other["weights"])
         and equal_states(one["ema"], other["ema"])
         and not equal_states(one["weights"], one["ema"])
     )
     assert one["training"]["ema_updates"] == other["training"]["ema_updates"] == one["training"]["step"]
-    best, other_best = (checkpoints.read(folder / "best.pt") for folder in (whole, tmp_path / "parts/small"))
+    best, other_best = (checkpoints.read(folder / "best.pt") for folder in (whole_run, tmp_path / "parts/small"))
     assert best["epoch"] == other_best["epoch"] and equal_states(best["weights"], other_best["weights"])
-    losses = [[(r["loss"], r["valid"]) for r in read_metrics(folder)] for folder in (whole, tmp_path / "parts/small")]
+    losses = [[(r["loss"], r["valid"]) for r in read_metrics(folder)] for folder in (whole_run, tmp_path / "parts/small")]
     assert losses[0] == losses[1]
     monkeypatch.setattr(sys, "argv", ["train.py", "--continue", "small", "--out", str(tmp_path / "parts")])
     with pytest.raises(HgfastError, match=r"has done its .* steps"):
@@ -343,20 +348,17 @@ def test_checkpoint_holds_both_networks_and_best_the_validated_one(hands: Path, 
     assert equal_states(load_model(tmp_path / "checkpoint.pt").state_dict(), averages[1])
 
 
-def test_training_without_ema(hands: Path, tmp_path: Path) -> None:
+def test_training_without_ema(whole_run: Path, hands: Path, tmp_path: Path) -> None:
     """The EMA does not affect training: the same steps lead to the same weights."""
     torch.set_num_threads(1)
-    contents = []
-    for decay in (0.0, 0.999):
-        config = small_config(hands, tmp_path / f"{decay}")
-        config.train.ema = decay
-        folder = train(config, distributed.init_distributed("cpu"))
-        contents.append(checkpoints.read(folder / "checkpoint.pt"))
-    without, averaged = contents
+    config = small_config(hands, tmp_path, 3)
+    config.train.ema = 0.0
+    folder = train(config, distributed.init_distributed("cpu"))
+    without, averaged = (checkpoints.read(path / "checkpoint.pt") for path in (folder, whole_run))
     assert set(averaged) - set(without) == {"ema"}
     assert set(averaged["training"]) - set(without["training"]) == {"ema_updates"}
     assert equal_states(without["weights"], averaged["weights"])
-    best = checkpoints.read(tmp_path / "0.0/small/best.pt")
+    best = checkpoints.read(folder / "best.pt")
     assert best["epoch"] != without["epoch"] or equal_states(best["weights"], without["weights"])
 
 
