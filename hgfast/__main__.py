@@ -50,11 +50,7 @@ hgfast VERB --help shows the flags of a verb, hgfast --version the version."""
 
 
 def find(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the module that the first words name, and the remaining words.
-
-    Raises:
-        LookupError: the verb is missing or unknown; the message suggests the closest match.
-    """
+    """Return the module that the first words name, and the remaining words. Raises LookupError with a suggestion."""
     choices: Mapping[str, str | dict[str, str]] = VERBS
     for index, word in enumerate(words):
         if word not in choices:

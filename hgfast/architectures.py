@@ -64,11 +64,7 @@ PRESETS: dict[str, Architecture] = {
 
 
 def architecture(preset: str, **changes: Any) -> Architecture:
-    """Return the preset with the values of `changes` that are not None.
-
-    Raises:
-        HgfastError: the preset is unknown, or the values contradict each other.
-    """
+    """Return the preset with the values of `changes` that are not None."""
     if preset not in PRESETS:
         raise HgfastError(f"model.preset {preset!r} is unknown; choose from {', '.join(PRESETS)}")
     return replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})

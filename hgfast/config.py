@@ -219,11 +219,7 @@ class DataConfig:
 
     @staticmethod
     def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-        """Return the content of a configuration file of any format under the present keys.
-
-        Raises:
-            HgfastError: the format is of a later version.
-        """
+        """Return the content of a configuration file of any format under the present keys."""
         content = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
         file_format = content.pop("format", 1)
         if type(file_format) is not int or file_format not in (1, CONFIG_FORMAT):

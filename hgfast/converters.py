@@ -48,8 +48,7 @@ class ConvertedModel:
 def convert_state_dict(content: Any) -> ConvertedModel | None:
     """Convert the content of a foreign file as `torch.load` returns it; None if it is of neither family.
 
-    Raises:
-        HgfastError: the network is incomplete; the message names the first tensor that is missing, misshapen or unexpected.
+    Raises `HgfastError` with the first tensor that is missing, misshapen or unexpected.
     """
     tensors = _state_dict(content)
     for family in (Princeton, Bearpaw):
@@ -128,11 +127,7 @@ def _find_undersized_storage(tensors: Sequence[Tensor]) -> str | None:
 
 
 def expected_state(arch: Architecture, joints: int, num_tensors: int) -> dict[str, Tensor]:
-    """Return the names and shapes of a network's weights, on the meta device.
-
-    Raises:
-        ValueError: `num_tensors` are too few for the network.
-    """
+    """Return the names and shapes of a network's weights, on the meta device. Raises ValueError if `num_tensors` are too few."""
     if arch.stacks * arch.depth * arch.blocks > num_tensors:
         raise ValueError(f"{num_tensors} tensors do not make {arch.stacks} stacks of depth {arch.depth}")
     with torch.device("meta"):

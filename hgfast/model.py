@@ -54,8 +54,7 @@ class Meta:
     def from_dict(cls, stored: Mapping[str, Any]) -> Meta:
         """Restore the metadata from `to_dict`; lists are accepted for tuples.
 
-        Raises:
-            LookupError, TypeError, ValueError, AttributeError: fields are unknown, missing or of another type.
+        Raises LookupError, TypeError, ValueError or AttributeError if fields are unknown, missing or of another type.
         """
         fields = rename_keys(stored, {stored_name: name for name, stored_name in STORED_NAMES.items()})
         fields["skeleton"] = Skeleton.from_dict(fields["skeleton"])

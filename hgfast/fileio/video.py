@@ -18,11 +18,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 
 
 class VideoReader:
-    """Iterates over a video's upright frames, (H, W, 3) uint8 RGB. num_frames: from the file's header, or 0 if unknown.
-
-    Raises:
-        HgfastError: OpenCV cannot read the file as a video.
-    """
+    """Iterates over a video's upright frames, (H, W, 3) uint8 RGB. num_frames: from the file's header, or 0 if unknown."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -112,12 +112,7 @@ class Trainer:
     # ---- the run ----
 
     def fit(self) -> None:
-        """Train from the current step to the end of the schedule.
-
-        Raises:
-            SignalReceived: a signal arrived; a checkpoint has been written.
-            HgfastError: gradients are not finite, files cannot be written, or images or ranks are lost.
-        """
+        """Train to the end of the schedule, or to a signal, which is raised as `SignalReceived` once a checkpoint is written."""
         now = time.perf_counter()
         self.start_time, self._last_save_time = now - self.seconds, now
         # a kill between a log line and its checkpoint leaves lines of later steps
@@ -353,10 +348,8 @@ class Trainer:
     def resume(self, content: dict[str, Any], path: Path) -> None:
         """Restore the training state from a checkpoint's content. The model's weights (not the EMA's) must be loaded already.
 
-        Without EMA weights in the content, the EMA starts from the model's weights.
-
-        Raises:
-            HgfastError: the content has no training state, does not match this run's data, or its schedule is finished.
+        Without EMA weights in the content, the EMA starts from the model's weights. Raises `HgfastError` if the content has no
+        training state, does not match this run's data, or its schedule is finished.
         """
         try:
             state = content["training"]

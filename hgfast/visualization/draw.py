@@ -27,9 +27,7 @@ _SUBPIXEL_BITS = 4  # OpenCV's fixed-point bits: positions are drawn with a reso
 def read_image(path: str | Path) -> Image:
     """Read an image in any format of OpenCV as RGB with 8 bits per channel, rotated by its EXIF orientation, without alpha.
 
-    Raises:
-        HgfastError: the file is missing, is not an image, or declares too many pixels (`fileio.image_header`); the message names
-            the file.
+    Raises `HgfastError` if the file is missing, is not an image, or declares too many pixels (`fileio.image_header`).
     """
     data = read_image_bytes(path)
     check_image_size(data.data, path)
