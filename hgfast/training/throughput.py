@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -50,6 +51,7 @@ class ThroughputMeter:
         }
 
 
+@cache
 def forward_flops(arch: Architecture, num_joints: int) -> int:
     """Return the floating-point operations of a forward pass for one image; a multiply-add counts as two.
 

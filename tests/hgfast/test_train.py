@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from hgfast.training.run import train
 from hgfast.training.run_logger import RunLogger
 from hgfast.training.trainer import Trainer
 from hgfast.visualization.draw import read_image
-from tests.conftest import Command, ErrorOf, shared_path
+from tests.conftest import ROOT, Command, ErrorOf, shared_path
 from tests.foreign_nets import PrincetonNet, prefixed_state, with_random_statistics
 
 
@@ -50,6 +50,14 @@ def small_config(data: Path, out: Path, epochs: int = 2) -> Config:
     config.model.preset = "tiny"
     config.train.epochs, config.train.lr = epochs, 3e-3
     return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_images() -> Iterator[None]:
+    """Leave out TensorBoard's images, which take a second per validation; test_run_logger checks them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hgfast.training.run.log_validation", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -231,12 +239,13 @@ def test_train_on_coco(tmp_path: Path, in_process: Command) -> None:
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_overfit_five_real_people(tmp_path: Path, command: Command) -> None:
+def test_overfit_five_real_people(tmp_path: Path, in_process: Command) -> None:
     """PCKh@0.5 is 100 on them, and predict.py, given the same square, finds what evaluation found."""
     data = shared_path("fixtures/mpii")
-    done = command(
-        "hgfast/train.py", "--config", "configs/overfit.yaml", "--dataset", "mpii", "--data", data, "--skip-missing",
-        "--train.split", "valid", "--train.valid-split", "valid", "--train.epochs", 150, "--train.val-interval", 150,
+    done = in_process(
+        main, "--config", ROOT / "configs/overfit.yaml", "--dataset", "mpii", "--data", data, "--skip-missing",
+        "--train.split", "valid", "--train.valid-split", "valid", "--model.input-size", 96,
+        "--train.epochs", 60, "--train.val-interval", 60,
         "--out", tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -453,10 +462,10 @@ def test_both_losses_learn(hands: Path, tmp_path: Path, loss: str, amp: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_overfit_eight_real_images(real_freihand: Path, tmp_path: Path, command: Command) -> None:
-    done = command(
-        "hgfast/train.py", "--config", "configs/overfit.yaml", "--data", real_freihand, "--out", tmp_path,
-        "--train.epochs", 200, "--train.val-interval", 200,
+def test_overfit_eight_real_images(real_freihand: Path, tmp_path: Path, in_process: Command) -> None:
+    done = in_process(
+        main, "--config", ROOT / "configs/overfit.yaml", "--data", real_freihand, "--out", tmp_path,
+        "--model.input-size", 96, "--train.epochs", 60, "--train.val-interval", 60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert read_metrics(tmp_path / "overfit")[-1]["valid"]["epe_px"] < 2  # type: ignore[index]
