@@ -104,18 +104,16 @@ def predictions_to_json(config: DataConfig, evaluation: Evaluation) -> str:
     folder = image_folder(config, result["split"])  # FreiHAND's images are elsewhere and keep their plain names
     points = (evaluation.predictions["network"] - samples.pixel_offset).round(3)
     rows = [
-        {"row": row, "file": relative_image_name(path, folder), "keypoints": keypoints.tolist()}
-        for row, path, keypoints in zip(samples.row.tolist(), samples.paths.tolist(), points)
+        {
+            "row": row,
+            "file": path.relative_to(folder).as_posix() if folder and path.is_relative_to(folder) else path.name,
+            "keypoints": keypoints.tolist(),
+        }
+        for row, path, keypoints in zip(samples.row.tolist(), map(Path, samples.paths.tolist()), points)
     ]
     header = {name: result[name] for name in ("dataset", "split", "checkpoint", "flip_test")}
     content = {**header, "joints": samples.skeleton.joints, "pixel_offset": samples.pixel_offset, "samples": rows}
     return format_json(content, ["samples"])
-
-
-def relative_image_name(path: str, folder: Path | None) -> str:
-    """Return an image's path relative to the folder of images, or its plain name if it is not in there."""
-    is_inside = folder is not None and Path(path).is_relative_to(folder)
-    return Path(path).relative_to(folder or "").as_posix() if is_inside else Path(path).name
 
 
 def write_chart(flag: str, path: Path, evaluation: Evaluation) -> None:

@@ -64,7 +64,7 @@ def draw_bars(path: Path, rows: Sequence[Mapping[str, Any]], skeleton: Skeleton,
         ax.set_title(name, fontsize=9)
         ax.tick_params(axis="x", labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
-    _save_figure(figure, path, title, "--bars")
+    write_figure(figure, path, "--bars", title)
 
 
 def draw_curves(
@@ -76,7 +76,7 @@ def draw_curves(
     title: str,
 ) -> None:
     """Draw curves by name, each (T,) accuracies at (T,) thresholds; `axis_labels` are of the thresholds and the accuracies."""
-    _save_figure(_curve_figure(thresholds, curves, axis_labels, max_value), path, title, "--curve")
+    write_figure(_curve_figure(thresholds, curves, axis_labels, max_value), path, "--curve", title)
 
 
 def curve_image(
@@ -108,13 +108,10 @@ def _curve_figure(
     return figure
 
 
-def _save_figure(figure: Figure, path: Path, title: str, flag: str) -> None:
-    figure.suptitle(title, fontsize=9, parse_math=False)
-    write_figure(figure, path, flag)
-
-
-def write_figure(figure: Figure, path: Path, flag: str) -> None:
+def write_figure(figure: Figure, path: Path, flag: str, title: str = "") -> None:
     """Write a figure atomically in the format of the suffix. flag: named in the `HgfastError` raised if that fails."""
+    if title:
+        figure.suptitle(title, fontsize=9, parse_math=False)
     with writing(path, f"choose another file with {flag}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temp_path:

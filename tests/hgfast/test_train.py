@@ -443,7 +443,7 @@ def make_bare_trainer(config: Config, folder: Path, hands: Path) -> Trainer:
 
 def test_time_limit_ends_a_run(hands: Path, tmp_path: Path) -> None:
     config = small_config(hands, tmp_path, epochs=10_000)
-    config.train.max_minutes = 0.03
+    config.train.max_minutes = 0.015
     records = read_metrics(train(config, distributed.init_distributed("cpu")))
     assert len(records) < 10_000
     assert "valid" in records[-1]
