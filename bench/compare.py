@@ -14,31 +14,47 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
+from hgfast.bench.harness.config import check_outputs
 from hgfast.bench.harness.metric_specs import (
+    METRICS,
+    Verdict,
     combine_noise,
     compare_values,
     compared_values,
     has_noise,
+    is_number,
     metric_noise,
     metric_spec,
     ratio,
     row_identity,
 )
 from hgfast.bench.harness.noise import MIN_NOISE
-from hgfast.bench.harness.ranking import compare_rankings
-from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
-from hgfast.bench.harness.records import Record, bench_name, read_record, rows_of, without_outputs
+from hgfast.bench.harness.record import (
+    Record,
+    Row,
+    bench_name,
+    machine_info,
+    make_record,
+    read_record,
+    rows_of,
+    without_outputs,
+    write_record,
+)
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run_main
-from hgfast.fileio.files import check_distinct_paths, prepare_file
 
 PRINCETON = "seed_style"  # the baseline's name in rows
 MAX_LISTED_ROWS = 12
+UNCHANGED = ("within noise", "unchanged")
+VERDICT_ORDER = ("worse", "better", "only in A", "only in B", *UNCHANGED)
+RECORD_KEYS = ("figure", "a", "b", "ratio", "noise", "verdict")
+"""Keys of the fields of `Change` in the record, after its identity."""
 RowIdentity = tuple[tuple[str, str | int | bool], ...]
 
 
@@ -59,13 +75,10 @@ class CompareConfig:
         """Raise `HgfastError` for invalid settings."""
         if len(self.files) != 2:
             raise HgfastError(f"bench/compare.py needs two records, got {len(self.files)}: give before.json after.json")
-        if self.json is not None:
-            check_distinct_paths([("a record to compare", path) for path in self.files], {"--json": self.json})
-            prepare_file(self.json, "--json")
+        check_outputs([("a record to compare", path) for path in self.files], json=self.json)
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """A metric of a row in both records.
 
     noise: relative difference that a change must exceed; None for metrics without noise. ratio: b / a, if both are known.
@@ -80,13 +93,38 @@ class Change:
     verdict: str
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The changes of common rows. only_a, only_b: rows with metrics that only one record contains."""
-
-    changes: list[Change]
-    only_a: list[RowIdentity]
-    only_b: list[RowIdentity]
+def main() -> None:
+    config = parse(CompareConfig, variadic="files", description=__doc__ or "")
+    config.validate()
+    a, b = (read_record(path) for path in config.files)
+    in_a, in_b = (rows_by_identity(record, path) for record, path in zip((a, b), config.files))
+    changes = [change for row_id in in_a if row_id in in_b for change in compare_rows(row_id, in_a[row_id], in_b[row_id])]
+    names = name_rows({**in_b, **in_a})
+    unmatched = {
+        "A": [names[row_id] for row_id in in_a if row_id not in in_b],
+        "B": [names[row_id] for row_id in in_b if row_id not in in_a],
+    }
+    for name, path, record in zip("AB", config.files, (a, b)):
+        print(f"{name}: {path}, {record['date']}, revision {record['revision']}: {record['command']}")
+    notes = warnings(a, b, changes)
+    for text in notes:
+        print(f"warning: {text}")
+    if shown := [change for change in changes if not config.changed or change.verdict not in UNCHANGED]:
+        print("\n" + comparison_table(shown, names) + "\n")
+    for name, row_names in unmatched.items():
+        if row_names:
+            more = f", and {len(row_names) - MAX_LISTED_ROWS} more" if len(row_names) > MAX_LISTED_ROWS else ""
+            print(f"only in {name}: {'; '.join(row_names[:MAX_LISTED_ROWS])}{more}")
+    conclusions = [summary(changes, unmatched), compare_rankings(rows_of(a, "latency"), rows_of(b, "latency"))]
+    conclusions = [text for text in conclusions if text]
+    print(*conclusions, sep="\n", flush=True)
+    if config.json is not None:
+        rows = [{**dict(c.identity), "row": names[c.identity], **dict(zip(RECORD_KEYS, c[1:]))} for c in changes]
+        more_keys: Row = {"a": str(config.files[0]), "b": str(config.files[1]), "warnings": notes}
+        more_keys |= {f"only_in_{name.lower()}": row_names for name, row_names in unmatched.items()}
+        write_record({**make_record(rows, machine_info(), conclusions=conclusions), **more_keys}, config.json)
+    if config.fail and any(change.verdict == "worse" for change in changes):
+        raise SystemExit(1)
 
 
 # ---- matching rows ----
@@ -104,12 +142,6 @@ def rows_by_identity(record: Record, path: Path) -> dict[RowIdentity, Row]:
             raise HgfastError(f"{path} has two rows with the same identity ({description}): remove one of them")
         rows[row_id] = row
     return rows
-
-
-def compare(a: Mapping[RowIdentity, Row], b: Mapping[RowIdentity, Row]) -> Comparison:
-    """Compare all metrics of the rows that both records contain."""
-    changes = [change for row_id in a if row_id in b for change in compare_rows(row_id, a[row_id], b[row_id])]
-    return Comparison(changes, [row_id for row_id in a if row_id not in b], [row_id for row_id in b if row_id not in a])
 
 
 def compare_rows(row_id: RowIdentity, a: Row, b: Row) -> list[Change]:
@@ -130,38 +162,54 @@ def compare_rows(row_id: RowIdentity, a: Row, b: Row) -> list[Change]:
     return changes
 
 
+def name_rows(rows: Mapping[RowIdentity, Row]) -> dict[RowIdentity, str]:
+    """Name rows by the keys in which they differ from the other rows of their script."""
+    by_bench: dict[str, list[dict[str, Any]]] = {}
+    for row_id in rows:
+        identity = dict(row_id)
+        by_bench.setdefault(str(identity["bench"]), []).append(identity)
+    names = {}
+    for row_id, row in rows.items():
+        identity = dict(row_id)
+        bench = str(identity.pop("bench"))
+        others = by_bench[bench]
+        parts = [bench] if len(by_bench) > 1 else []
+        for key in [key for key in row if key in identity]:  # in the order of the row
+            value = identity[key]
+            values = {(type(other[key]), other[key]) for other in others if key in other}
+            if len(values) == 1 and (len(others) > 1 or not isinstance(value, str)):
+                continue
+            if isinstance(value, bool):
+                parts += [key.replace("_", " ")] * value
+            else:
+                parts.append(value if isinstance(value, str) else f"{key.replace('_', ' ')} {value}")
+        names[row_id] = ", ".join(filter(None, parts)) or bench
+    return names
+
+
 # ---- the report ----
 
 
 def warnings(a: Record, b: Record, changes: Sequence[Change]) -> list[str]:
     """Return warnings about other differences of the records: machine, versions, command, baseline, missing noise."""
-    messages = [
-        describe_differences("machines", a["machine"], b["machine"]),
-        describe_differences("versions", a["versions"], b["versions"]),
-    ]
-    commands = [
-        (f"commands of {name}" if name else "commands", command_a, command_b)
-        for name, command_a, command_b in [("", a["command"], b["command"]), *shared_commands(a, b)]
-    ]
+    keys = {"machines": "machine", "versions": "versions"}
+    messages = [describe_differences(title, a[key], b[key]) for title, key in keys.items()]
+    commands = [("commands", a["command"], b["command"])]
+    steps_a, steps_b = a.get("commands", {}), b.get("commands", {})  # of run_all.py
+    commands += [(f"commands of {name}", steps_a[name], steps_b[name]) for name in steps_a if name in steps_b]
     for title, command_a, command_b in commands:
         command_a, command_b = without_outputs(command_a), without_outputs(command_b)
         if shlex.split(command_a) != shlex.split(command_b):
             messages.append(f"the {title} differ: {command_a} and {command_b}")
     messages.append(baseline_warning(changes))
     for name, record in (("A", a), ("B", b)):
-        rows = [row for row in record["rows"] if compared_values(row)]
-        if rows_without_noise := [row for row in rows if not has_noise(row) and has_timings(row)]:
+        count = sum(has_timings(row) and not has_noise(row) for row in record["rows"])
+        if count:
             messages.append(
-                f"{len(rows_without_noise)} rows of {name} do not contain their noise: {MIN_NOISE:.0%} is assumed, or the range "
-                "of the rounds if it is recorded and wider"
+                f"{count} rows of {name} do not contain their noise: {MIN_NOISE:.0%} is assumed, or the range of the rounds if "
+                "it is recorded and wider"
             )
     return [text for text in messages if text]
-
-
-def shared_commands(a: Record, b: Record) -> list[tuple[str, str, str]]:
-    """Return name, command in A and command in B of each script that both records of run_all.py contain."""
-    commands_a, commands_b = a.get("commands", {}), b.get("commands", {})
-    return [(name, commands_a[name], commands_b[name]) for name in commands_a if name in commands_b]
 
 
 def describe_differences(title: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
@@ -173,71 +221,32 @@ def describe_differences(title: str, a: Mapping[str, Any], b: Mapping[str, Any])
 
 def baseline_warning(changes: Sequence[Change]) -> str:
     """Return a warning if the times of princeton changed: its code does not, so the machine did."""
-    baseline_changes = [
-        change
-        for change in changes
-        if PRINCETON in dict(change.identity).values()
-        and change.verdict in ("better", "worse")
-        and (spec := metric_spec(change.measure, {}))
-        and spec.kind == "time"
-        and change.ratio
-    ]
-    if not baseline_changes:
+    times = [change for change in changes if (spec := metric_spec(change.measure, {})) and spec.kind == "time" and change.ratio]
+    changed = [c for c in times if PRINCETON in dict(c.identity).values() and c.verdict in ("better", "worse")]
+    if not changed:
         return ""
-    shown = ", ".join(f"{change.measure} x{change.ratio:.2f}" for change in baseline_changes[:3])
+    shown = ", ".join(f"{change.measure} x{change.ratio:.2f}" for change in changed[:3])
     return (
-        f"the princeton baseline itself differs by more than noise ({shown}{', …' if len(baseline_changes) > 3 else ''}), so the "
+        f"the princeton baseline itself differs by more than noise ({shown}{', …' if len(changed) > 3 else ''}), so the "
         "machine does: compare the speedups, which are computed within one run"
     )
 
 
 def has_timings(row: Row) -> bool:
     """Return whether the row has metrics that are subject to noise."""
-    specs = [metric_spec(key, row) for key in compared_values(row)]
-    return any(spec is not None and spec.noisy for spec in specs)
+    return any((spec := metric_spec(key, row)) is not None and spec.noisy for key in compared_values(row))
 
 
-def summary(comparison: Comparison) -> str:
+def summary(changes: Sequence[Change], unmatched: Mapping[str, Sequence[str]]) -> str:
     """Return the number of changes of each verdict in one line."""
-    verdicts = [change.verdict for change in comparison.changes]
-    unchanged = verdicts.count("within noise") + verdicts.count("unchanged")
-    text = f"{verdicts.count('worse')} worse, {verdicts.count('better')} better, {unchanged} within noise or unchanged"
+    verdicts = [change.verdict for change in changes]
     missing = sum(verdict.startswith("only") for verdict in verdicts)
-    rows = f"{len(comparison.only_a)} rows only in A, {len(comparison.only_b)} only in B"
-    return f"{text}; {f'{missing} metrics in one record only; ' if missing else ''}{rows}"
-
-
-class RowNamer:
-    """Name rows by the keys in which they differ from the other rows of their script."""
-
-    def __init__(self, rows: Sequence[RowIdentity]) -> None:
-        self._many_scripts = len({dict(row_id)["bench"] for row_id in rows}) > 1
-        self._known: dict[str, dict[str, set[Any]]] = {}
-        for row_id in rows:
-            known = self._known.setdefault(str(dict(row_id)["bench"]), {})
-            for key, value in row_id:
-                known.setdefault(key, set()).add((type(value), value))
-        self._count = {bench: sum(dict(row_id)["bench"] == bench for row_id in rows) for bench in self._known}
-
-    def of(self, row_id: RowIdentity, row: Row | None = None) -> str:
-        """Return the name of a row, in the order of the keys of `row` if given."""
-        named = dict(row_id)
-        bench = str(named.pop("bench"))
-        keys = [key for key in row or named if key in named and self._distinguishes(bench, key)]
-        row_names = [self._format_value(key, named[key]) for key in keys]
-        return ", ".join([*([bench] if self._many_scripts else []), *filter(None, row_names)]) or bench
-
-    def _distinguishes(self, bench: str, key: str) -> bool:
-        values = self._known[bench][key]
-        return len(values) > 1 or (isinstance(next(iter(values))[1], str) and self._count[bench] == 1)
-
-    def _format_value(self, key: str, value: str | int | bool) -> str:
-        if isinstance(value, bool):
-            return key.replace("_", " ") if value else ""
-        return value if isinstance(value, str) else f"{key.replace('_', ' ')} {value}"
-
-
-VERDICT_ORDER = ("worse", "better", "only in A", "only in B", "within noise", "unchanged")
+    return (
+        f"{verdicts.count('worse')} worse, {verdicts.count('better')} better, "
+        f"{sum(map(verdicts.count, UNCHANGED))} within noise or unchanged; "
+        f"{f'{missing} metrics in one record only; ' if missing else ''}"
+        f"{len(unmatched['A'])} rows only in A, {len(unmatched['B'])} only in B"
+    )
 
 
 def comparison_table(changes: Sequence[Change], row_names: Mapping[RowIdentity, str]) -> str:
@@ -246,87 +255,59 @@ def comparison_table(changes: Sequence[Change], row_names: Mapping[RowIdentity, 
         {
             "row": row_names[change.identity],
             "metric": change.measure,
-            "A": format_number(change.a),
-            "B": format_number(change.b),
+            "A": "" if change.a is None else f"{change.a:.6g}",
+            "B": "" if change.b is None else f"{change.b:.6g}",
             "ratio": "" if change.ratio is None else f"{change.ratio:.3f}",
             "noise": "" if change.noise is None else f"{change.noise:.0%}",
             "": change.verdict,
         }
         for change in sorted(changes, key=lambda change: VERDICT_ORDER.index(change.verdict))
     ]
-    return tabulate(
-        cells, headers="keys", disable_numparse=True, colalign=("left", "left", *["right"] * 4, "left") if cells else None
-    )
+    return tabulate(cells, headers="keys", disable_numparse=True, colalign=("left", "left", *["right"] * 4, "left"))
 
 
-def format_number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+# ---- rankings of the variants of latency.py ----
+
+CONTEXT_KEYS = ("preset", "size", "batch", "threads", "end_to_end", "device")
+"""Rows with equal values of these keys were measured in the same rounds."""
+VARIANT_KEYS = ("way", "precision", "file")
 
 
-def list_rows(title: str, rows: Sequence[RowIdentity], row_names: Mapping[RowIdentity, str]) -> list[str]:
-    """Return a line that lists rows that only one record contains; no line if there are none."""
-    if not rows:
-        return []
-    more = f", and {len(rows) - MAX_LISTED_ROWS} more" if len(rows) > MAX_LISTED_ROWS else ""
-    return [f"{title}: {'; '.join(row_names[row_id] for row_id in rows[:MAX_LISTED_ROWS])}{more}"]
+def compare_rankings(a: Sequence[Row], b: Sequence[Row]) -> str:
+    """Describe how many pairs of variants both runs distinguish and how many they order differently; "" without pairs.
+
+    A run distinguishes two variants if their times differ by more than the noise of both in that run.
+    """
+    pairs, distinct, reversed_pairs = 0, 0, list[str]()
+    rows_a, rows_b = rows_by_context(a), rows_by_context(b)
+    for context in [first for first in rows_a if first in rows_b]:
+        variants = [variant for variant in rows_a[context] if variant in rows_b[context]]
+        for first, second in combinations(variants, 2):
+            pairs += 1
+            verdicts = [compare_pair(times[context][first], times[context][second]) for times in (rows_a, rows_b)]
+            if "within noise" not in verdicts:
+                distinct += 1
+                if verdicts[0] != verdicts[1]:
+                    reversed_pairs.append(f"{' '.join(first[:2])} and {' '.join(second[:2])}, {context[0]}, batch {context[2]}")
+    if not pairs:
+        return ""
+    verdict = "all in the same order" if not reversed_pairs else f"{len(reversed_pairs)} reversed: {'; '.join(reversed_pairs)}"
+    return f"ranking: both runs distinguish {distinct} of {pairs} pairs of variants, {verdict}"
 
 
-def main() -> None:
-    config = parse(CompareConfig, variadic="files", description=__doc__ or "")
-    config.validate()
-    a, b = (read_record(path) for path in config.files)
-    in_a, in_b = rows_by_identity(a, config.files[0]), rows_by_identity(b, config.files[1])
-    comparison = compare(in_a, in_b)
-    rows = {**in_b, **in_a}
-    namer = RowNamer(list(rows))
-    row_names = {row_id: namer.of(row_id, row) for row_id, row in rows.items()}
-    for name, path, record in zip("AB", config.files, (a, b)):
-        print(f"{name}: {path}, {record['date']}, revision {record['revision']}: {record['command']}")
-    notes = warnings(a, b, comparison.changes)
-    for text in notes:
-        print(f"warning: {text}")
-    changes = [
-        change for change in comparison.changes if not config.changed or change.verdict not in ("within noise", "unchanged")
-    ]
-    if changes:
-        print("\n" + comparison_table(changes, row_names) + "\n")
-    unmatched = [*list_rows("only in A", comparison.only_a, row_names), *list_rows("only in B", comparison.only_b, row_names)]
-    rankings = [text for text in [compare_rankings(rows_of(a, "latency"), rows_of(b, "latency"))] if text]
-    print(*unmatched, summary(comparison), *rankings, sep="\n", flush=True)
-    if config.json is not None:
-        write_record(make_comparison_record(config, comparison, row_names, notes, rankings), config.json)
-        print(f"record: {config.json}")
-    if config.fail and any(change.verdict == "worse" for change in comparison.changes):
-        raise SystemExit(1)
+def rows_by_context(rows: Sequence[Row]) -> Mapping[tuple[object, ...], Mapping[tuple[str, ...], Row]]:
+    """Return the rows that have times and noise, by context (`CONTEXT_KEYS`) and variant (`VARIANT_KEYS`)."""
+    rows_by_variant: dict[tuple[object, ...], dict[tuple[str, ...], Row]] = {}
+    for row in rows:
+        if is_number(row.get("median_ms")) and is_number(row.get("noise")):
+            variant = tuple(str(row.get(key)) for key in VARIANT_KEYS)
+            rows_by_variant.setdefault(tuple(row.get(key) for key in CONTEXT_KEYS), {})[variant] = row
+    return rows_by_variant
 
 
-def make_comparison_record(
-    config: CompareConfig,
-    comparison: Comparison,
-    row_names: Mapping[RowIdentity, str],
-    notes: Sequence[str],
-    rankings: Sequence[str],
-) -> dict[str, Any]:
-    """Return the comparison as a record with one row per metric."""
-    rows = [
-        {
-            **dict(change.identity),
-            "row": row_names[change.identity],
-            "figure": change.measure,
-            "a": change.a,
-            "b": change.b,
-            "ratio": change.ratio,
-            "noise": change.noise,
-            "verdict": change.verdict,
-        }
-        for change in comparison.changes
-    ]
-    more = {"a": str(config.files[0]), "b": str(config.files[1]), "warnings": list(notes)}
-    more |= {
-        f"only_in_{name}": [row_names[row_id] for row_id in row_ids]
-        for name, row_ids in (("a", comparison.only_a), ("b", comparison.only_b))
-    }
-    return {**make_record(rows, machine_info(), conclusions=[summary(comparison), *rankings]), **more}
+def compare_pair(a: Row, b: Row) -> Verdict:
+    """Return whether variant b is faster ("better") or slower ("worse") than variant a of the same run."""
+    return compare_values(a["median_ms"], b["median_ms"], METRICS["median_ms"], combine_noise(a["noise"], b["noise"]))
 
 
 if __name__ == "__main__":

@@ -5,24 +5,21 @@
 An installed torch of any version is not replaced, nor is any other package that is new enough: vendor containers ship their own
 builds. Missing packages go into the environment; nothing outside it changes. Versions come from constraints.txt or, with an
 inherited torch, from what pip finds compatible with it. This script uses only the standard library, because it runs before
-anything is installed, and reads the requirements from setup.py.
+anything is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import ctypes
-import importlib
 import re
 import site
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,16 +28,7 @@ EXTRAS = ("train", "export", "tensorrt", "bench")
 DEV_TOOLS = ("pytest",)
 """The packages of the extra `dev` that are needed."""
 CUDA_PACKAGES = ("torch", "nvidia-dali-cuda130")
-"""Packages that depend on the CUDA version of the installed torch (see `plan_installs`)."""
-IMPORT_NAMES = {
-    "cuda-bindings": ("cuda.bindings",),
-    "opencv-python-headless": ("cv2",),
-    "pillow": ("PIL",),
-    "pyyaml": ("yaml",),
-    "jsonargparse": ("jsonargparse", "docstring_parser"),
-}
-"""Import names of packages whose import name differs from the package name."""
-LIBRARIES = ("nvidia.dali", "tensorrt", "torch_tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+"""Requirements that depend on the CUDA version of the installed torch."""
 PINNED = ("torch", "torchvision", "torchaudio", "triton", "numpy", "tensorrt", "torch-tensorrt")
 """Packages that must not be replaced if torch is inherited."""
 
@@ -49,116 +37,85 @@ class InstallError(Exception):
     """The installation is impossible; the message says in one sentence what is wrong and what to do."""
 
 
-@dataclass(frozen=True)
-class TorchInfo:
-    """An importable torch. cuda: version of its build, "" without CUDA. in_environment: in the environment, not inherited."""
-
-    version: str
-    cuda: str
-    in_environment: bool
-
-
-@dataclass(frozen=True)
-class EnvironmentInfo:
-    """The installed packages. versions: by package name in lower case, "?" if only the module was found. libraries: the
-    importable ones of `LIBRARIES`. has_hgfast: whether `import hgfast` finds this checkout."""
-
-    torch: TorchInfo | None
-    versions: Mapping[str, str]
-    libraries: frozenset[str]
-    has_hgfast: bool
-
-
-@dataclass(frozen=True)
-class PipInstall:
-    """One call of pip. requirements: its arguments. reason: for the log. required: whether a failure ends the installation."""
-
-    requirements: tuple[str, ...]
-    reason: str
-    required: bool = True
+def install(environment: Path) -> None:
+    """Install the missing packages into the environment of this Python. Raises `InstallError`."""
+    print(f"Python {sys.version.split()[0]} in {sys.prefix}", flush=True)
+    torch = torch_version()
+    if torch is None:
+        pip(["torch"], ROOT / "constraints.txt", "not installed; the build on PyPI has CUDA")
+        torch = torch_version()
+    if torch is None or not torch[1]:
+        found = "cannot be found" if torch is None else f"{torch[0]} has no CUDA and is not replaced"
+        raise InstallError(f"the installed torch {found}: remove {environment}, or set another Python with GPU_PYTHON=...")
+    print(f"torch: {torch[0]}, CUDA {torch[1]}, not replaced", flush=True)
+    constraint, major = constraints(environment), torch[1].partition(".")[0]
+    pip(["--no-deps", "--editable", str(ROOT)], constraint, "hgfast from this checkout")
+    pip(requirements(), constraint, "those that are missing or too old")
+    if not has_module("nvidia.dali"):
+        pip([f"nvidia-dali-cuda{'120' if major == '12' else '130'}"], constraint, f"torch is built for CUDA {torch[1]}")
+    if not has_module("tensorrt"):
+        pip([f"tensorrt-cu{major}"], constraint, "TensorRT is missing", required=False)
+        if not has_module("tensorrt_rtx") and not has_module("tensorrt_rtx_bindings"):
+            packages = [f"tensorrt-rtx-cu{major}-libs", f"tensorrt-rtx-cu{major}-bindings"]
+            pip(packages, constraint, "TensorRT-RTX is missing", required=False)
 
 
-@dataclass(frozen=True)
-class Requirement:
-    """A requirement of setup.py such as `jsonargparse[signatures]>=4.49`. text: without the environment marker."""
+def torch_version() -> tuple[str, str] | None:
+    """Return the version of torch and of its CUDA, "" without CUDA; None without torch.
 
-    text: str
-    name: str
-    min_version: str
-
-    @classmethod
-    def parse(cls, line: str) -> Requirement:
-        text = line.partition(";")[0].strip()
-        info = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?(?:>=([\d.]+))?", text)
-        if info is None:
-            raise InstallError(f"setup.py requires {line!r}, which does not have the form name>=version: rewrite it")
-        return cls(text, info[1].lower(), info[2] or "0")
-
-    def is_satisfied(self, info: EnvironmentInfo) -> bool:
-        installed = info.versions.get(self.name)
-        return installed is not None and (installed == "?" or version_tuple(installed) >= version_tuple(self.min_version))
-
-
-def version_tuple(version: str) -> tuple[int, ...]:
-    """Return the release numbers of a version: (2, 9, 0) for "2.9.0a0+50eac81"."""
-    info = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in info[0].split(".")) if info else ()
-
-
-# ---- planning ----
-
-
-def required_packages(path: Path = ROOT / "setup.py") -> list[Requirement]:
-    """Return the requirements in setup.py, which is parsed, not executed."""
-    tree = ast.parse(path.read_text())
-    lists: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.List):
-            lists[node.targets[0].id] = ast.literal_eval(node.value)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg == "install_requires" and isinstance(node.value, ast.Name):
-            lines += lists[node.value.id]
-        if isinstance(node, ast.keyword) and node.arg == "extras_require" and isinstance(node.value, ast.Dict):
-            extras = {ast.literal_eval(key): value for key, value in zip(node.value.keys, node.value.values) if key}
-            by_name = {name: lists[value.id] for name, value in extras.items() if isinstance(value, ast.Name)}
-            lines += [line for name in EXTRAS for line in by_name[name]]
-            lines += [line for line in by_name["dev"] if Requirement.parse(line).name in DEV_TOOLS]
-    return list(dict.fromkeys(Requirement.parse(line) for line in lines))
-
-
-def inspect_environment(needed: Sequence[Requirement]) -> EnvironmentInfo:
-    """Return the packages that this Python can import."""
-    importlib.invalidate_caches()
-    versions = {}
-    for requirement in needed:
-        modules = IMPORT_NAMES.get(requirement.name, (requirement.name.replace("-", "_"),))
-        if all(has_module(module) for module in modules):
-            versions[requirement.name] = installed_version(requirement.name)
-    spec = find_spec("hgfast")
-    return EnvironmentInfo(
-        inspect_torch(),
-        versions,
-        frozenset(name for name in LIBRARIES if has_module(name)),
-        spec is not None and spec.origin is not None and Path(spec.origin).resolve().is_relative_to(ROOT),
+    Raises:
+        InstallError: torch is installed but cannot be imported.
+    """
+    code = (
+        "from importlib.util import find_spec; assert find_spec('torch'), 'missing'; "
+        "import torch; print(torch.__version__, torch.version.cuda or '')"
     )
-
-
-def inspect_torch() -> TorchInfo | None:
-    """Return the installed torch, or None. Raises `InstallError` if it is installed but cannot be imported."""
-    spec = find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    command = [sys.executable, "-c", "import torch; print(torch.__version__, torch.version.cuda or '')"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if process.returncode:
         error = (process.stderr.strip().splitlines() or ["no error message"])[-1]
-        raise InstallError(
-            f"the torch in {Path(spec.origin).parent} cannot be imported ({error}): repair it, or set another GPU_PYTHON"
-        )
-    fields = process.stdout.strip().splitlines()[-1].split()
-    in_environment = Path(spec.origin).resolve().is_relative_to(Path(sys.prefix).resolve())
-    return TorchInfo(fields[0], fields[1] if len(fields) > 1 else "", in_environment)
+        if error == "AssertionError: missing":
+            return None
+        raise InstallError(f"the installed torch cannot be imported ({error}): repair it, or set another GPU_PYTHON")
+    release, _, cuda = process.stdout.strip().splitlines()[-1].partition(" ")
+    return release, cuda
+
+
+def requirements() -> list[str]:
+    """Return the requirements in the metadata of hgfast, except `CUDA_PACKAGES`."""
+    found = []
+    for line in requires("hgfast") or ():
+        requirement, _, marker = line.partition(";")
+        name = re.split(r"[^\w.-]", requirement.strip().lower())[0]
+        extra = re.search(r"""extra == ['"](\w+)""", marker)
+        if name not in CUDA_PACKAGES and (extra is None or extra[1] in EXTRAS or name in DEV_TOOLS):
+            found.append(requirement.strip())
+    return list(dict.fromkeys(found))
+
+
+def constraints(environment: Path) -> Path:
+    """Return the constraint file: the project's, or, with an inherited torch, the inherited versions of `PINNED`."""
+    spec = find_spec("torch")
+    if spec is not None and Path(str(spec.origin)).resolve().is_relative_to(environment):
+        return ROOT / "constraints.txt"
+    lines = []
+    for name in PINNED:
+        with contextlib.suppress(PackageNotFoundError):
+            lines.append(f"{name}=={version(name)}\n")
+    path = environment / "pinned.txt"
+    path.write_text("".join(lines))
+    print(f"pinned: {' '.join(lines).replace(chr(10), '')}", flush=True)
+    return path
+
+
+def pip(args: Sequence[str], constraint: Path, reason: str, required: bool = True) -> None:
+    """Run `pip install` with these arguments. Raises `InstallError` if it fails and is required."""
+    packages = " ".join(args)
+    print(f"== installing {packages} ({reason})", flush=True)
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--constraint", str(constraint), *args]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        if required:
+            raise InstallError(f"pip could not install {packages}: see its output above")
+        print(f"{packages} could not be installed; steps that need it will be reported as not possible", flush=True)
 
 
 def has_module(module: str) -> bool:
@@ -166,102 +123,6 @@ def has_module(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the parent package is missing
         return False
-
-
-def installed_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # the module belongs to another package, for example opencv-python
-        return "?"
-
-
-def plan_installs(info: EnvironmentInfo, needed: Sequence[Requirement]) -> list[PipInstall]:
-    """Return the pip calls in order. Without torch it is torch alone, whose CUDA version determines the others.
-
-    Raises:
-        InstallError: the installed torch has no CUDA; it is not replaced.
-    """
-    if info.torch is None:
-        return [PipInstall(("torch",), "not installed; the build on PyPI has CUDA")]
-    if not info.torch.cuda:
-        hint = "remove the environment" if info.torch.in_environment else "set another Python with GPU_PYTHON=..."
-        raise InstallError(f"the installed torch {info.torch.version} has no CUDA and is not replaced: {hint}")
-    missing = [requirement for requirement in needed if not requirement.is_satisfied(info)]
-    missing = [requirement for requirement in missing if requirement.name not in CUDA_PACKAGES]
-    major = info.torch.cuda.partition(".")[0]
-    installs = []
-    if missing:
-        installs.append(PipInstall(tuple(requirement.text for requirement in missing), "missing or too old"))
-    if "nvidia.dali" not in info.libraries:
-        name = "nvidia-dali-cuda120" if major == "12" else "nvidia-dali-cuda130"
-        installs.append(PipInstall((name,), f"DALI is missing; torch is built for CUDA {info.torch.cuda}"))
-    if "tensorrt" not in info.libraries:
-        installs.append(PipInstall((f"tensorrt-cu{major}",), "TensorRT is missing", required=False))
-        if not info.libraries & {"tensorrt_rtx", "tensorrt_rtx_bindings"}:
-            packages = (f"tensorrt-rtx-cu{major}-libs", f"tensorrt-rtx-cu{major}-bindings")
-            installs.append(PipInstall(packages, "TensorRT-RTX is missing", required=False))
-    if not info.has_hgfast:
-        installs.append(PipInstall(("--no-deps", "--editable", str(ROOT)), "hgfast from this checkout"))
-    return installs
-
-
-# ---- installing ----
-
-
-def install(environment: Path) -> None:
-    """Install the missing packages into the environment of this Python. Raises `InstallError`."""
-    needed = required_packages()
-    info = inspect_environment(needed)
-    print_environment(info, needed)
-    if info.torch is None:
-        run_installs(plan_installs(info, needed), ROOT / "constraints.txt")
-        info = inspect_environment(needed)
-        if info.torch is None:
-            raise InstallError("pip installed torch, but it cannot be found: remove the environment and try again")
-    run_installs(plan_installs(info, needed), constraints(info.torch, environment))
-
-
-def constraints(torch: TorchInfo, environment: Path) -> Path:
-    """Return the constraint file: the project's, or, with an inherited torch, the inherited versions of `PINNED`."""
-    if torch.in_environment:
-        return ROOT / "constraints.txt"
-    pins = {name: pinned for name in PINNED if (pinned := installed_version(name)) != "?"}
-    path = environment / "pinned.txt"
-    path.write_text("".join(f"{name}=={pinned}\n" for name, pinned in pins.items()))
-    print(f"pinned: {', '.join(f'{name} {pinned}' for name, pinned in pins.items())}", flush=True)
-    return path
-
-
-def run_installs(installs: Sequence[PipInstall], constraint: Path) -> None:
-    """Run pip for each install. Raises `InstallError` if a required one fails."""
-    for pip_install in installs:
-        packages = " ".join(pip_install.requirements)
-        print(f"== installing {packages} ({pip_install.reason})", flush=True)
-        if pip(pip_install.requirements, constraint):
-            continue
-        if pip_install.required:
-            raise InstallError(f"pip could not install {packages}: see its output above")
-        print(f"{packages} could not be installed; steps that need it will be reported as not possible", flush=True)
-
-
-def pip(args: Sequence[str], constraint: Path) -> bool:
-    """Run `pip install` with these arguments and return whether it succeeded."""
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--constraint", str(constraint), *args]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
-
-
-def print_environment(info: EnvironmentInfo, needed: Sequence[Requirement]) -> None:
-    """Print the installed packages."""
-    torch = info.torch
-    print(f"Python {sys.version.split()[0]} in {sys.prefix}")
-    print(f"torch: {f'{torch.version}, CUDA {torch.cuda or chr(45)}, not replaced' if torch else 'none'}")
-    for requirement in needed:
-        if requirement.name == "torch" and torch and version_tuple(torch.version) < version_tuple(requirement.min_version):
-            print(f"hgfast requires torch {requirement.min_version} or later and was not tested with this version")
-    names = [requirement.name for requirement in needed if requirement.name not in CUDA_PACKAGES]
-    installed = [f"{name} {info.versions[name]}" for name in names if name in info.versions]
-    print(f"packages: {', '.join(installed) or 'none'}")
-    print(f"libraries: {', '.join(sorted(info.libraries)) or 'none'}", flush=True)
 
 
 def create_environment(path: Path) -> Path:

@@ -13,9 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,11 +21,11 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from hgfast.bench.harness.config import Positive, check_outputs
 from hgfast.bench.harness.record import Row, machine_info, make_record, require_checkout, write_record
 from hgfast.cli import parse
 from hgfast.config import DataConfig
 from hgfast.errors import HgfastError, run_main
-from hgfast.fileio.files import prepare_file
 
 RECIPES: dict[str, list[str]] = {
     "princeton": [
@@ -44,6 +42,8 @@ RECIPES: dict[str, list[str]] = {
 learning rate of "princeton" drops after 100 000 steps, which no run here reaches."""
 VARIANTS = {"princeton_sum": ["--loss.reduce=sum"], "hgfast_fp32": ["--train.amp=off"]}
 """Flags in addition to those of the recipe before the underscore."""
+Curves = dict[tuple[str, int], list[tuple[int, float]]]
+"""Images seen and metric of each epoch, by recipe and seed."""
 
 
 @dataclass(kw_only=True)
@@ -54,7 +54,7 @@ class RecipesConfig(DataConfig):
     """princeton, hgfast, princeton_sum (squared errors summed over a heatmap), hgfast_fp32"""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """random seeds, each of which is a run of every recipe"""
-    epochs: int = 6
+    epochs: Positive = 6
     """epochs, each with a validation"""
     preset: str = "small"
     """preset of the network"""
@@ -64,7 +64,7 @@ class RecipesConfig(DataConfig):
     """additional flags of train.py for every run, for example [--augment.rotation=180]"""
     metric: str = "pck@0.1"
     """metric of the validation split to compare"""
-    ranks: int = 2
+    ranks: Positive = 2
     """processes per run, with one thread each; one per core is best"""
     work: Path = Path("exp/recipes")
     """folder of the runs"""
@@ -79,15 +79,9 @@ class RecipesConfig(DataConfig):
         for name in self.recipes:
             if name not in RECIPES and name not in VARIANTS:
                 raise HgfastError(f"--recipes: {name!r} is unknown; choose from {', '.join([*RECIPES, *VARIANTS])}")
-        if not self.recipes or not self.seeds or self.epochs < 1 or self.ranks < 1:
-            raise HgfastError("--recipes and --seeds must not be empty, --epochs and --ranks at least 1")
-        if self.chart is not None and self.chart.suffix.lower() != ".png":
-            raise HgfastError(f"--chart {self.chart} must end in .png")
-        if self.chart is not None and find_spec("matplotlib") is None:
-            raise HgfastError("--chart requires matplotlib: pip install matplotlib, or leave out --chart")
-        for flag, path in (("--json", self.json), ("--chart", self.chart)):
-            if path is not None:
-                prepare_file(path, flag)
+        if not self.recipes or not self.seeds:
+            raise HgfastError("--recipes and --seeds must not be empty")
+        check_outputs(json=self.json, chart=self.chart)
 
 
 def recipe_flags(recipe: str) -> list[str]:
@@ -100,20 +94,9 @@ def run_training(config: RecipesConfig, recipe: str, seed: int) -> list[dict[str
     folder = config.work / f"{recipe}-{seed}"
     lines = read_metrics(folder)
     if not lines or lines[-1]["epoch"] < config.epochs:
-        network = [
-            f"--model.preset={config.preset}",
-            f"--model.input_size={config.input_size}",
-            f"--train.epochs={config.epochs}",
-        ]
-        new = [
-            *config.as_flags,
-            *network,
-            *recipe_flags(recipe),
-            *config.flags,
-            f"--seed={seed}",
-            f"--exp={folder.name}",
-            "--overwrite",
-        ]
+        network = [f"--model.preset={config.preset}", f"--model.input_size={config.input_size}"]
+        run_flags = [f"--train.epochs={config.epochs}", f"--seed={seed}", f"--exp={folder.name}", "--overwrite"]
+        new = [*config.as_flags, *network, *recipe_flags(recipe), *config.flags, *run_flags]
         args = ["-c", folder.name] if (folder / "checkpoint.pt").exists() and lines else new
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.ranks)]
         command = [*torchrun, "-m", "hgfast.train", f"--out={config.work}", *args]
@@ -131,22 +114,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def batch_size_of(recipe: str) -> int:
-    """Return the largest batch of a recipe."""
-    return int(next(flag for flag in recipe_flags(recipe) if flag.startswith("--batch-size")).partition("=")[2])
-
-
-def images_to_reach(target: float, curve: Sequence[tuple[int, float]]) -> int | None:
-    """Return the number of images after which a curve first reaches `target`, or None."""
-    return next((images_seen for images_seen, value in curve if value >= target), None)
-
-
 def main() -> None:
     config = parse(RecipesConfig, description=__doc__ or "")
     config.validate()
     machine = machine_info()
     rows: list[Row] = []
-    curves: dict[tuple[str, int], list[tuple[int, float]]] = {}
+    curves: Curves = {}
     for seed in config.seeds:
         for recipe in config.recipes:
             lines = run_training(config, recipe, seed)
@@ -167,9 +140,7 @@ def main() -> None:
         f"{config.recipes[0]}",
         flush=True,
     )
-    if config.json is not None:
-        write_record(make_record(rows, machine), config.json)
-        print(f"record: {config.json}")
+    write_record(make_record(rows, machine), config.json)
     if config.chart is not None:
         draw_chart(config, curves, config.chart)
         print(f"chart: {config.chart}")
@@ -179,18 +150,16 @@ def images_per_epoch(config: RecipesConfig, recipe: str, seed: int) -> int:
     """Return steps per epoch (from the checkpoint of the run) times batch size, which is exact to a batch."""
     from hgfast.checkpoints import read
 
-    return int(read(config.work / f"{recipe}-{seed}" / "checkpoint.pt")["training"]["steps_an_epoch"]) * batch_size_of(recipe)
+    batch_size = [flag.partition("=")[2] for flag in recipe_flags(recipe) if flag.startswith("--batch-size=")][-1]
+    return int(read(config.work / f"{recipe}-{seed}" / "checkpoint.pt")["training"]["steps_an_epoch"]) * int(batch_size)
 
 
-def summarize(config: RecipesConfig, curves: dict[tuple[str, int], list[tuple[int, float]]]) -> list[Row]:
+def summarize(config: RecipesConfig, curves: Curves) -> list[Row]:
     """Return a row per recipe: final metrics, and the images after which the mean curve reaches the first recipe's final mean."""
-    means = {
-        recipe: [
-            (column[0][0], mean(value for _, value in column))
-            for column in zip(*(curves[recipe, seed] for seed in config.seeds), strict=True)
-        ]
-        for recipe in config.recipes
-    }
+    means = {}
+    for recipe in config.recipes:
+        epochs = zip(*(curves[recipe, seed] for seed in config.seeds), strict=True)
+        means[recipe] = [(runs[0][0], mean(value for _, value in runs)) for runs in epochs]
     target = means[config.recipes[0]][-1][1]
     table = []
     for recipe in config.recipes:
@@ -203,13 +172,13 @@ def summarize(config: RecipesConfig, curves: dict[tuple[str, int], list[tuple[in
                 "spread": stdev(finals) if len(finals) > 1 else float("nan"),
                 "lowest": min(finals),
                 "highest": max(finals),
-                f"images to {target:.3f}": images_to_reach(target, means[recipe]),
+                f"images to {target:.3f}": next((images for images, value in means[recipe] if value >= target), None),
             }
         )
     return table
 
 
-def draw_chart(config: RecipesConfig, curves: dict[tuple[str, int], list[tuple[int, float]]], path: Path) -> None:
+def draw_chart(config: RecipesConfig, curves: Curves, path: Path) -> None:
     """Draw a line per run and a color per recipe. Raises `HgfastError` if the file cannot be written."""
     from matplotlib.figure import Figure
 

@@ -22,12 +22,9 @@ from hgfast.cli import parse
 from hgfast.config import DataConfig, InferenceConfig
 from hgfast.errors import HgfastError, run_main
 from hgfast.fileio.files import check_distinct_paths, prepare_file, write_text
-from hgfast.reporting.page import render_page
-from hgfast.reporting.records import RecordFinder, find_json_files
-from hgfast.reporting.run_folder import CHECKPOINT_NAMES, Run, read_run
-from hgfast.reporting.tables import format_size
+from hgfast.reporting.records import RecordFinder, find_json_files, format_size
 
-DEFAULT_FILE, EVALUATION_DIR = "report.html", "evaluation"
+EVALUATION_DIR = "evaluation"
 HTML_SUFFIXES = (".html", ".htm")
 DATA_FLAGS = ("data", "annotations", "valid_annotations", "images", "valid_images")
 """Data flags that imply --evaluate."""
@@ -50,7 +47,7 @@ class ReportConfig(InferenceConfig):
 
     @property
     def output_path(self) -> Path:
-        return self.out or self.folder / DEFAULT_FILE
+        return self.out or self.folder / "report.html"
 
 
 def explicit_flags(argv: Sequence[str]) -> set[str]:
@@ -77,25 +74,24 @@ def merge_data_config(config: ReportConfig, run_config: Mapping[str, Any], flags
     return parse(DataConfig, args)
 
 
-def evaluate(config: ReportConfig, run: Run, choice: DataConfig) -> None:
+def evaluate(config: ReportConfig, checkpoint: Path, choice: DataConfig) -> None:
     """Run evaluate.py with its output in `EVALUATION_DIR` of the run's folder.
 
     Raises:
         HgfastError: the run has no checkpoint.
         SystemExit: evaluate.py failed and printed the reason; with its exit code.
     """
-    if not run.checkpoint.is_file():
+    if not checkpoint.is_file():
         raise HgfastError(
-            f"{config.folder} has no {' or '.join(CHECKPOINT_NAMES)} to evaluate: continue training, or leave out --evaluate"
+            f"{config.folder} has no best.pt or checkpoint.pt to evaluate: continue training, or leave out --evaluate"
         )
     args = ["--out", config.folder / EVALUATION_DIR, "--device", config.device, "--batch-size", config.batch_size]
     args += ["--loader", config.loader, *choice.as_flags]
     for name in ("split", "threads", "decoder"):
         args += [f"--{name}", value] if (value := getattr(config, name)) is not None else []
-    args += [flag for flag, enabled in (("--flip-test", config.flip_test), ("--baselines", config.baselines)) if enabled]
+    args += ["--flip-test"] * config.flip_test + ["--baselines"] * config.baselines
     script = Path(__file__).with_name("evaluate.py")
-    command = [sys.executable, str(script), str(run.checkpoint), *map(str, args)]
-    process = subprocess.run(command, check=False)
+    process = subprocess.run([sys.executable, str(script), str(checkpoint), *map(str, args)], check=False)
     if process.returncode:
         raise SystemExit(process.returncode)
 
@@ -111,10 +107,13 @@ def check_output(config: ReportConfig) -> None:
 
 def write_report(config: ReportConfig, flags: set[str]) -> Path:
     """Write the report and return its path. `flags` are the field names of the flags on the command line."""
+    from hgfast.reporting.page import render_page  # imports torch
+    from hgfast.reporting.run_folder import read_run
+
     run = read_run(config.folder)
     check_output(config)
     if config.evaluate or any(getattr(config, name) is not None for name in DATA_FLAGS):
-        evaluate(config, run, merge_data_config(config, run.config, flags))
+        evaluate(config, run.checkpoint, merge_data_config(config, run.config, flags))
     records = RecordFinder(config.folder).find(config.records)
     created = datetime.datetime.now().astimezone()
     text = render_page(run, records, config.output_path, created)

@@ -117,7 +117,7 @@ GRAPH = {name: project_imports(name, tree) for name, tree in MODULES.items()}
 
 def test_graph_is_not_empty() -> None:
     assert "hgfast.skeletons" in GRAPH["hgfast.model"] and "hgfast.pipelines.samples" in GRAPH["hgfast.training.run"]
-    assert "hgfast.bench.harness.interleaved" in GRAPH["hgfast.bench.latency"]
+    assert "hgfast.bench.measurements.latency" in GRAPH["hgfast.bench.latency"]
     assert "hgfast.export.exporter.options" in GRAPH["hgfast.export.trt"]
     assert {part_of(name) for name in GRAPH} == {*PARTIAL_ROWS, None} and {folder_of(name) for name in GRAPH} == set(MAY_IMPORT)
 

@@ -1,4 +1,4 @@
-"""Run one step of `gpu_check` or `run_all`: stream its output, limit its time, and check the files that it must write."""
+"""Run the steps of `gpu_check` and `run_all`: stream the output, limit the time, and check the files that a step must write."""
 
 from __future__ import annotations
 
@@ -18,20 +18,46 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
+
+from tabulate import tabulate
 
 from hgfast.bench.gpu.steps import Step
 from hgfast.bench.harness.record import ROOT, Row
+from hgfast.errors import HgfastError
 from hgfast.runtime.sidecar import sidecar_path
+from hgfast.validation import Range
 
 TERMINATE_TIMEOUT = 60.0  # seconds between SIGTERM and SIGKILL
 StepState = Literal["ok", "failed", "not possible"]
 
 
-@dataclass(frozen=True)
-class StepResult:
+StepNames = list[str]  # `list` is a flag inside StepsConfig
+
+
+@dataclass(kw_only=True)
+class StepsConfig:
+    """Steps."""
+
+    steps: StepNames = field(default_factory=lambda: [])
+    """run only these steps, for example [loader,latency]; none: all; --list prints their names"""
+    quick: bool = False
+    """use small sizes, for a smoke test; the results are not meaningful and do not go to bench/results"""
+    limit: Annotated[float, Range(gt=0)] = 60.0
+    """time limit of a step in minutes, after which it is terminated and fails"""
+    list: bool = False
+    """print the commands without running them"""
+
+    def select(self, names: Sequence[str]) -> StepNames:
+        """Return the names that --steps selects, in their original order. Raises `HgfastError` for an unknown one."""
+        if unknown := [name for name in self.steps if name not in names]:
+            raise HgfastError(f"--steps: {unknown[0]!r} is unknown; choose from {', '.join(names)}")
+        return [name for name in names if not self.steps or name in self.steps]
+
+
+class StepResult(NamedTuple):
     """Result of a step. reason: of a failed or impossible step. last_line: of the output."""
 
     step: Step
@@ -49,34 +75,56 @@ def run_step(step: Step, limit: float) -> StepResult:
     if reason:
         print(reason, flush=True)
         return StepResult(step, "not possible", reason=reason)
-    optional_args = tuple(str(path) for path in step.optional_args if (ROOT / path).is_file())
+    command = [*step.command, *(str(path) for path in step.optional_args if (ROOT / path).is_file())]
     if step.produces is not None:  # so that a file of an earlier run does not count
         for path in (step.produces, sidecar_path(step.produces)) if step.is_artifact else (step.produces,):
             (ROOT / path).unlink(missing_ok=True)
     mtime_before = mtime_ns(step.record)
-    print(f"$ {shell_command([*step.command, *optional_args])}", flush=True)
+    print(f"$ {shell_command(command)}", flush=True)
     start_time = time.perf_counter()
-    code, lines = run_streamed([sys.executable, *step.command, *optional_args], limit)
-    seconds = time.perf_counter() - start_time
-    last_line = lines[-1] if lines else ""
+    code, lines = run_streamed([sys.executable, *command], limit)
+    seconds, last_line = time.perf_counter() - start_time, lines[-1] if lines else ""
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     last_error = errors[-1] if errors else last_line
     if code == 2 and step.missing_pattern and re.search(step.missing_pattern, last_error):
         return StepResult(step, "not possible", seconds, last_error, last_line)
     if code is None:
-        return StepResult(
-            step, "failed", seconds, f"terminated after {limit / 60:.0f} minutes; last output: {last_error}", last_line
-        )
-    if code:
-        exit_text = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return StepResult(step, "failed", seconds, f"{exit_text}: {last_error}" if last_error else exit_text, last_line)
-    if step.record is not None and mtime_ns(step.record) == mtime_before:
-        return StepResult(step, "failed", seconds, f"did not write {step.record}", last_line)
-    if step.produces is not None and not (ROOT / step.produces).is_file():
-        return StepResult(step, "failed", seconds, f"did not write {step.produces}", last_line)
-    if step.is_artifact and not verification_rows(step):
-        return StepResult(step, "failed", seconds, f"{step.produces} was written but not verified", last_line)
-    return StepResult(step, "ok", seconds, last_line=last_line)
+        reason = f"terminated after {limit / 60:.0f} minutes; last output: {last_error}"
+    elif code:
+        reason = ": ".join(filter(None, [f"signal {-code}" if code < 0 else f"exit code {code}", last_error]))
+    elif step.record is not None and mtime_ns(step.record) == mtime_before:
+        reason = f"did not write {step.record}"
+    elif step.produces is not None and not (ROOT / step.produces).is_file():
+        reason = f"did not write {step.produces}"
+    elif step.is_artifact and not verification_rows(step):
+        reason = f"{step.produces} was written but not verified"
+    return StepResult(step, "failed" if reason else "ok", seconds, reason, last_line)
+
+
+def results_table(results: Sequence[StepResult], title: str, cells: Sequence[object]) -> str:
+    """Format the results for the terminal, with a column of the given title and cells."""
+    rows = [
+        [done.step.name, done.state, f"{done.seconds:.0f}", cell, done.reason or done.step.description]
+        for done, cell in zip(results, cells)
+    ]
+    return tabulate(rows, ["step", "", "s", title, ""], disable_numparse=True, maxcolwidths=[None] * 4 + [80])
+
+
+def describe_step(step: Step) -> str:
+    """Return the lines of --list."""
+    command = shell_command([*step.command, *map(str, step.optional_args)])
+    return f"# {step.name}: {step.description}\n{command}"
+
+
+def slug(name: str) -> str:
+    """Return a name as part of a file name: "nvidia-h200" for "NVIDIA H200"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "gpu"
+
+
+def relative_to_root(path: Path) -> Path:
+    """Return a path relative to the repository root, where the steps run; symbolic links are not resolved."""
+    path = Path(os.path.normpath(path.absolute()))
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def shell_command(args: Sequence[str]) -> str:

@@ -10,10 +10,21 @@ NO_BACKEND_PATTERN = (
     r"Torch-TensorRT gets fp32 and fp16"
 )
 """Matches the error of export/trt.py (exit code 2) if no installed library builds the engine: not possible instead of failed."""
+PRECISIONS = ("fp32", "fp16", "int8")
+EXPORTS = (
+    *((f"onnx-{p}", "ONNX", "to_onnx", p, f"best.{p}.onnx", "") for p in PRECISIONS),
+    *((f"torchscript-{p}", "TorchScript", "torchscript", p, f"best.{p}.torchscript", "") for p in PRECISIONS[:2]),
+    *((f"engine-{p}", "TensorRT engine", "trt", p, f"engines/best.{p}.engine", "auto") for p in PRECISIONS),
+    ("engine-rtx-fp16", "engine by TensorRT-RTX", "trt", "fp16", "engines/best.fp16.rtx.engine", "tensorrt_rtx"),
+    ("engine-torch-fp16", "engine by Torch-TensorRT", "trt", "fp16", "engines/best.fp16.torch.engine", "torch_tensorrt"),
+)
+"""Name, description, script, precision, file and --backend of each export: engines of the first library that builds here in every
+precision, and a smoke test of the other libraries. Engines have their own folder because their ONNX files lie beside them. Both
+outputs of an engine are exported because verification compares heatmaps only if the engine returns them."""
 LARGE_GPU_GB = 40.0  # GPU memory from which the training benchmark uses batches of 32
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Step:
     """One command.
 
@@ -52,11 +63,6 @@ class GpuCheckSettings:
         return self.out / f"{bench}-{self.slug}.json"
 
     @property
-    def quick_flags(self) -> tuple[str, ...]:
-        """Flags for the scripts that have --quick."""
-        return ("--quick",) if self.quick else ()
-
-    @property
     def hands_dir(self) -> Path:
         return self.work / "hands"
 
@@ -74,95 +80,75 @@ class GpuCheckSettings:
         return self.work / "hg2" / "best.pt"
 
 
+def words(text: str, *more: object) -> tuple[str, ...]:
+    """Return the words of a command, of which `more` may contain spaces."""
+    return (*text.split(), *map(str, more))
+
+
 def gpu_check_steps(settings: GpuCheckSettings) -> list[Step]:
     """Return all steps in order."""
-    exports = [*onnx_and_torchscript_steps(settings), *engine_steps(settings)]
+    exports = export_steps(settings)
     artifacts = tuple(step.produces for step in exports if step.produces is not None)
-    checkpoint = str(settings.checkpoint)
-    network = (settings.hands_marker, settings.checkpoint)
-    threads = ("--threads", str(settings.threads))
+    checkpoint, hands = settings.checkpoint, settings.hands_marker
     gpus = max(settings.gpus, 2)  # with one GPU the step is only listed
-    batch = "32" if settings.gpu_memory_gb >= LARGE_GPU_GB else "8"
+    quick, threads = words("--quick" * settings.quick), words(f"--threads {settings.threads}")
+    batch = 32 if settings.gpu_memory_gb >= LARGE_GPU_GB else 8
+    on_test = (str(checkpoint), *settings.data_flags, "--split", "test")
+
+    def bench(name: str, description: str, *command: str, needs_network: bool = True) -> Step:
+        """Return a step that writes a record, of the trained network unless `needs_network` is False."""
+        path = settings.record_path(name)
+        requires, optional = ((hands, checkpoint), artifacts) if needs_network else ((), ())
+        optional = () if name == "evaluate" else optional
+        return Step(name, description, (*command, "--json", str(path)), path, requires, optional_args=optional)
+
     return [
-        Step(name="tests", description="the tests that need a GPU", command=("-m", "pytest", "-m", "gpu", "-rs")),
-        Step(
-            name="loader",
-            description="throughput of DALI on the GPU, DALI on the CPU and other loaders",
-            command=("bench/loader.py", *threads, *settings.quick_flags, "--json", str(settings.record_path("loader"))),
-            record=settings.record_path("loader"),
+        Step("tests", "the tests that need a GPU", words("-m pytest -m gpu -rs")),
+        bench(
+            "loader",
+            "throughput of DALI on the GPU, DALI on the CPU and other loaders",
+            *("bench/loader.py", *threads, *quick),
+            needs_network=False,
         ),
         Step(
-            name="data",
-            description="write synthetic hands",
-            command=(
-                *("pipelines/synthetic.py", "freihand", "--out", str(settings.hands_dir)),
-                *("--count", "200" if settings.quick else "4000", "--seed", "0", "--overwrite"),
-            ),
-            produces=settings.hands_marker,
+            "data",
+            "write synthetic hands",
+            words("pipelines/synthetic.py freihand --out", settings.hands_dir)
+            + words(f"--count {200 if settings.quick else 4000} --seed 0 --overwrite"),
+            produces=hands,
         ),
         Step(
-            name="training",
-            description="train hg2 on synthetic hands",
-            command=train_command(settings, "hg2", 32, settings.train_minutes, 2 if settings.quick else 30),
-            requires=(settings.hands_marker,),
-            produces=settings.checkpoint,
+            "training",
+            "train hg2 on synthetic hands",
+            train_command(settings, "hg2", 32, settings.train_minutes, 2 if settings.quick else 30),
+            requires=(hands,),
+            produces=checkpoint,
         ),
-        Step(
-            name="train-step",
-            description="training throughput compared with princeton, torch.compile, CUDA graphs and DDP",
-            command=(
-                *("bench/train_step.py", "--device", "cuda", "--presets", "[hg1,hg2]", "--batch-size", batch),
-                *(*threads, *settings.quick_flags, "--json", str(settings.record_path("train-step"))),
-            ),
-            record=settings.record_path("train-step"),
+        bench(
+            "train-step",
+            "training throughput compared with princeton, torch.compile, CUDA graphs and DDP",
+            *words(f"bench/train_step.py --device cuda --presets [hg1,hg2] --batch-size {batch}", *threads, *quick),
+            needs_network=False,
         ),
-        Step(
-            name="evaluate",
-            description="accuracy of the network on held-out hands",
-            command=(
-                *("hgfast/evaluate.py", checkpoint, *settings.data_flags, "--split", "test", "--device", "cuda", "--baselines"),
-                *("--json", str(settings.record_path("evaluate")), "--sheet", str(settings.work / "predictions.jpg")),
-            ),
-            record=settings.record_path("evaluate"),
-            requires=network,
+        bench(
+            "evaluate",
+            "accuracy of the network on held-out hands",
+            *("hgfast/evaluate.py", *on_test, *words("--device cuda --baselines --sheet", settings.work / "predictions.jpg")),
         ),
-        Step(
-            name="decode",
-            description="heatmap decoders on the GPU",
-            command=("bench/decode.py", "--device", "cuda", *settings.quick_flags, "--json", str(settings.record_path("decode"))),
-            record=settings.record_path("decode"),
-        ),
+        bench("decode", "heatmap decoders on the GPU", *words("bench/decode.py --device cuda", *quick), needs_network=False),
         *exports,
-        Step(
-            name="pckh",
-            description="accuracy of the checkpoint and of every artifact",
-            command=(
-                *("bench/pckh.py", checkpoint, *settings.data_flags, "--split", "test"),
-                *("--json", str(settings.record_path("pckh"))),
-            ),
-            record=settings.record_path("pckh"),
-            requires=network,
-            optional_args=artifacts,
+        bench("pckh", "accuracy of the checkpoint and of every artifact", "bench/pckh.py", *on_test),
+        bench(
+            "latency",
+            "latency of the checkpoint and of every artifact",
+            *words("bench/latency.py", checkpoint, "--batch", "[1,8]", *quick),
         ),
         Step(
-            name="latency",
-            description="latency of the checkpoint and of every artifact",
-            command=(
-                *("bench/latency.py", checkpoint, "--batch", "[1,8]", *settings.quick_flags),
-                *("--json", str(settings.record_path("latency"))),
-            ),
-            record=settings.record_path("latency"),
-            requires=network,
-            optional_args=artifacts,
-        ),
-        Step(
-            name="all-gpus",
-            description="training on all GPUs under torchrun",
-            command=(
-                *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)),
-                *train_command(settings, "hg2-all-gpus", 32 * gpus, min(settings.train_minutes, 2.0), 2),
-            ),
-            requires=(settings.hands_marker,),
+            "all-gpus",
+            "training on all GPUs under torchrun",
+            words(f"-m torch.distributed.run --standalone --nproc-per-node {gpus}")
+            + train_command(settings, "hg2-all-gpus", 32 * gpus, min(settings.train_minutes, 2.0), 2),
+            requires=(hands,),
             produces=settings.work / "hg2-all-gpus" / "best.pt",
             skip_reason="" if settings.gpus > 1 else "there is one GPU here",
         ),
@@ -172,65 +158,29 @@ def gpu_check_steps(settings: GpuCheckSettings) -> list[Step]:
 def train_command(settings: GpuCheckSettings, name: str, batch: int, minutes: float, epochs: int) -> tuple[str, ...]:
     """Return the command that trains hg2 on the hands with default settings except for the rotation."""
     return (
-        *("hgfast/train.py", *settings.data_flags, "--exp", name, "--out", str(settings.work), "--overwrite", "--device", "cuda"),
-        *("--model.preset", "hg2", "--batch-size", str(batch), "--augment.rotation", "180"),
-        *("--train.epochs", str(epochs), "--train.max-minutes", f"{minutes:g}"),
+        *("hgfast/train.py", *settings.data_flags, "--out", str(settings.work)),
+        *words(f"--exp {name} --overwrite --device cuda --model.preset hg2 --batch-size {batch} --augment.rotation 180"),
+        *words(f"--train.epochs {epochs} --train.max-minutes {minutes:g}"),
     )
 
 
-def onnx_and_torchscript_steps(settings: GpuCheckSettings) -> list[Step]:
-    """Return the exports that do not need TensorRT."""
-    onnx = [
-        export_step(settings, f"onnx-{p}", f"ONNX, {p}", "export/to_onnx.py", p, f"best.{p}.onnx")
-        for p in ("fp32", "fp16", "int8")
-    ]
-    scripts = [
-        export_step(settings, f"torchscript-{p}", f"TorchScript, {p}", "export/torchscript.py", p, f"best.{p}.torchscript")
-        for p in ("fp32", "fp16")
-    ]
-    return [*onnx, *scripts]
-
-
-def engine_steps(settings: GpuCheckSettings) -> list[Step]:
-    """Return the engines of the first library that builds here, in every precision, and a smoke test of the other libraries.
-
-    Engines have their own folder because their ONNX files lie beside them. Both outputs are exported because verification
-    compares heatmaps only if the engine returns them.
-    """
-    outputs = ("--outputs", "keypoints,heatmaps")
+def export_steps(settings: GpuCheckSettings) -> list[Step]:
+    """Return the exports of the trained network, verified on its data set."""
     steps = []
-    for p in ("fp32", "fp16", "int8"):
-        file, flags = f"engines/best.{p}.engine", ("--backend", "auto", *outputs)
-        steps.append(export_step(settings, f"engine-{p}", f"TensorRT engine, {p}", "export/trt.py", p, file, *flags))
-    for name, backend, title in (("rtx", "tensorrt_rtx", "TensorRT-RTX"), ("torch", "torch_tensorrt", "Torch-TensorRT")):
-        file, description = f"engines/best.fp16.{name}.engine", f"engine by {title}, fp16"
-        flags = ("--backend", backend, *outputs)
-        steps.append(export_step(settings, f"engine-{name}-fp16", description, "export/trt.py", "fp16", file, *flags))
+    for name, title, script, precision, file, backend in EXPORTS:
+        artifact = settings.checkpoint.parent / file
+        flags = words(f"--backend {backend} --outputs keypoints,heatmaps") if backend else ()
+        out = ("--out", str(artifact))
+        flags += words("--calibration 32 --max-loss 100") if settings.quick and precision == "int8" else ()
+        steps.append(
+            Step(
+                name,
+                f"{title}, {precision}, verified",
+                words(f"export/{script}.py", settings.checkpoint, "--precision", precision, *flags, *settings.data_flags, *out),
+                requires=(settings.hands_marker, settings.checkpoint),
+                produces=artifact,
+                is_artifact=True,
+                missing_pattern=NO_BACKEND_PATTERN if backend else "",
+            )
+        )
     return steps
-
-
-def export_step(
-    settings: GpuCheckSettings, name: str, description: str, script: str, precision: str, file: str, *flags: str
-) -> Step:
-    """Return the export of the trained network, verified on its data set."""
-    artifact = settings.checkpoint.parent / file
-    int8 = ("--calibration", "32", "--max-loss", "100") if settings.quick and precision == "int8" else ()
-    return Step(
-        name=name,
-        description=f"{description}, verified",
-        command=(
-            script,
-            str(settings.checkpoint),
-            "--precision",
-            precision,
-            *flags,
-            *int8,
-            *settings.data_flags,
-            "--out",
-            str(artifact),
-        ),
-        requires=(settings.hands_marker, settings.checkpoint),
-        produces=artifact,
-        is_artifact=True,
-        missing_pattern=NO_BACKEND_PATTERN if script == "export/trt.py" else "",
-    )

@@ -14,13 +14,14 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
@@ -62,11 +63,16 @@ class Variant(Protocol):
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """Length of a trial: at least so many seconds and so many batches, after `warm` batches of warm-up."""
+    """Length of a trial: at least so many seconds and so many batches, after `warm` batches of warm-up.
+
+    quick: fork the measuring processes from one that has imported torch, for smoke tests: it saves seconds per process, but the
+    memory of a variant then includes pages of torch.
+    """
 
     seconds: float = 2.0
     batches: int = 16
     warm: int = 8
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,16 @@ class Result:
     def cpu_ms_per_image(self) -> float:
         return median(trial.cpu_ms for trial in self.trials)
 
+    def times(self, other: Result) -> float:
+        """Return the median over the rounds of the ratio of images/s to those of another variant."""
+        return median(a.images_per_s / b.images_per_s for a, b in zip(self.trials, other.trials))
+
+    def rates(self, digits: int) -> dict[str, float]:
+        """Return the keys of a row: images/s in the median, the lowest and the highest round."""
+        rates = [trial.images_per_s for trial in self.trials]
+        values = {"images_per_s": self.images_per_s, "images_per_s_min": min(rates), "images_per_s_max": max(rates)}
+        return {key: round(value, digits) for key, value in values.items()}
+
     @property
     def round_ms(self) -> list[float]:
         """Median milliseconds per batch of each round."""
@@ -135,7 +151,7 @@ class Result:
 
 
 def run_interleaved(
-    variants: Sequence[Variant], rounds: int, settings: TrialSettings, threads: int, seed: int = 0, progress: bool = True
+    variants: Sequence[Variant], rounds: int, settings: TrialSettings, threads: int, seed: int = 0
 ) -> list[Result]:
     """Start all variants one after the other, then run one trial of each per round, in an order shuffled for each round.
 
@@ -144,95 +160,83 @@ def run_interleaved(
     """
     rng = random.Random(seed)  # noqa: S311  (no secret)
     trials: list[list[Trial]] = [[] for _ in variants]
-    bar = tqdm(total=len(variants) * (rounds + 1), unit="trial", disable=None if progress else True)
-    with raise_on_sigterm(), bar, WorkerPool(threads) as pool:  # on SIGTERM the pool closes its processes
+    bar = tqdm(total=len(variants) * (rounds + 1), unit="trial", disable=None)
+    with raise_on_sigterm(), bar, closing(WorkerPool(threads, settings.quick)) as pool:  # on SIGTERM the pool ends its processes
         startup_costs = []
         for variant in variants:
-            startup_costs.append(pool.start(variant))
+            startup_costs.append(pool.request(variant, variant))
             bar.update()
         for _ in range(rounds):
             for index in rng.sample(range(len(variants)), len(variants)):
-                trials[index].append(pool.run_trial(variants[index], settings))
+                trials[index].append(pool.request(variants[index], settings))
                 bar.update()
     return [Result(startup, variant_trials) for startup, variant_trials in zip(startup_costs, trials)]
 
 
+@contextmanager
+def single_thread_env() -> Iterator[None]:
+    """Set `SINGLE_THREAD_ENV` to 1 for processes that are started inside the block: the BLAS of numpy reads them on import."""
+    before = {key: os.environ.get(key) for key in SINGLE_THREAD_ENV}
+    os.environ.update(dict.fromkeys(SINGLE_THREAD_ENV, "1"))
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key)
+            if value is not None:
+                os.environ[key] = value
+
+
 class WorkerPool:
-    """The measuring processes, by the `process` of their variants."""
+    """The measuring processes, by the `process` of their variants; each is created on its first request."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, quick: bool = False) -> None:
         self._threads = threads
-        self._workers: dict[str, Worker] = {}
+        self._context: Any = multiprocessing.get_context("forkserver" if quick else "spawn")
+        self._workers: dict[str, tuple[Any, Connection]] = {}
+        if quick:
+            self._context.set_forkserver_preload(["cv2", "torch", __name__])
+            with single_thread_env():
+                forkserver.ensure_running()
 
-    def __enter__(self) -> WorkerPool:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for worker in self._workers.values():
-            worker.close()
-
-    def start(self, variant: Variant) -> StartupCost:
-        """Start a variant in its process, which is created if needed."""
+    def request(self, variant: Variant, command: Variant | TrialSettings) -> Any:
+        """Start a variant, or run a trial of it. Returns `StartupCost` or `Trial`. Raises `HgfastError` if it failed."""
         if variant.process not in self._workers:
-            self._workers[variant.process] = Worker(variant.process, self._threads)
-        reply = self._workers[variant.process].request(variant.name, variant)
-        assert isinstance(reply, StartupCost)
-        return reply
-
-    def run_trial(self, variant: Variant, settings: TrialSettings) -> Trial:
-        """Measure a started variant."""
-        reply = self._workers[variant.process].request(variant.name, settings)
-        assert isinstance(reply, Trial)
-        return reply
-
-
-class Worker:
-    """One process that measures variants."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._name = name
-        self._pipe, child_connection = context.Pipe()
-        self._process = context.Process(
-            target=worker_loop, args=(child_connection, threads, multiprocessing.get_start_method()), name=name
-        )
-        before = {key: os.environ.get(key) for key in SINGLE_THREAD_ENV}
-        os.environ.update(dict.fromkeys(SINGLE_THREAD_ENV, "1"))  # the BLAS of numpy reads them on import
+            self._workers[variant.process] = self._start(variant.process)
+        _, pipe = self._workers[variant.process]
         try:
-            self._process.start()
-        finally:
-            for key, value in before.items():
-                os.environ.pop(key)
-                if value is not None:
-                    os.environ[key] = value
-        child_connection.close()
-
-    def request(self, name: str, command: Variant | TrialSettings) -> StartupCost | Trial:
-        """Start a variant, or run a trial of it. Raises `HgfastError` if it failed."""
-        try:
-            self._pipe.send((name, command))
-            reply = self._pipe.recv()
+            pipe.send((variant.name, command))
+            reply = pipe.recv()
         except (EOFError, OSError) as error:
-            raise HgfastError(f"the process that measures {self._name} died: see its output above") from error
+            raise HgfastError(f"the process that measures {variant.process} died: see its output above") from error
         if isinstance(reply, str):
-            raise HgfastError(f"{name}: {reply}")
+            raise HgfastError(f"{variant.name}: {reply}")
         return reply
+
+    def _start(self, name: str) -> tuple[Any, Connection]:
+        pipe, child_pipe = self._context.Pipe()
+        args = (child_pipe, self._threads, multiprocessing.get_start_method())
+        process = self._context.Process(target=worker_loop, args=args, name=name)
+        with single_thread_env():
+            process.start()
+        child_pipe.close()
+        return process, pipe
 
     def close(self) -> None:
-        self._pipe.close()
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join()
+        """End the processes."""
+        for _, pipe in self._workers.values():
+            pipe.close()
+        for process, _ in self._workers.values():
+            process.join(10)
+            if process.is_alive():
+                process.terminate()
+                process.join()
 
 
 def worker_loop(pipe: Connection, threads: int, start_method: str) -> None:
-    """Serve requests of `Worker`: start variants and run trials until the pipe closes.
+    """Serve requests of `WorkerPool` until the pipe closes.
 
-    `start_method` is the multiprocessing start method of the parent, so that loaders start their workers as they would there;
-    this process itself is spawned.
+    `start_method` is the multiprocessing start method of the parent, so that loaders start their workers as they would there.
     """
     multiprocessing.set_start_method(start_method, force=True)
     pin_to_cores(threads)

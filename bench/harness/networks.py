@@ -6,11 +6,16 @@ is used as it is. If an export fails, the error is that of the command.
 
 from __future__ import annotations
 
-import subprocess
+import io
+import multiprocessing
+import os
+import runpy
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -34,8 +39,7 @@ HEATMAP_GAIN = 20  # factor for the heatmaps of the last stack
 CALIBRATION_PEOPLE = 32  # synthetic people for int8 calibration if no data set is given
 
 
-@dataclass(frozen=True)
-class ExportCommand:
+class ExportCommand(NamedTuple):
     """The command that writes an artifact. method: name in rows. args: of `python`, without the checkpoint and --out."""
 
     method: str
@@ -106,36 +110,87 @@ def scale_heatmaps(last: nn.Module) -> None:
             value.mul_(HEATMAP_GAIN)
 
 
-def find_or_export(checkpoint: Path, export: ExportCommand, max_batch: int, work: Path, data: Sequence[str], quick: bool) -> Path:
-    """Return the path of an export, which is written if there is none.
+class Exports:
+    """Exports of checkpoints, found or written in the work folder.
+
+    The commands run one after the other in a process of their own, which imports torch once: a crash does not end the benchmark,
+    and their memory is free before it measures. Use `contextlib.closing`.
 
     Args:
-        max_batch: largest batch that it must accept.
+        max_batch: largest batch that an export must accept.
         data: flags of the data set for int8 calibration; empty: synthetic people.
         quick: calibrate with few images.
-
-    Raises:
-        HgfastError: the export failed, with the message of the command.
     """
-    folder = work / f"{checkpoint.stem}-{sha256_of(checkpoint)[:12]}"
-    name = f"{checkpoint.stem}.{export.suffix}"
-    for path in (checkpoint.with_name(name), folder / name):
-        if is_current(path, checkpoint, max_batch):
-            return path
-    prepare_folder(folder, "--work")
-    args = [*export.args, "--batch", f"1:{min(8, max_batch)}:{max_batch}", "--no-verify"]
-    if export.precision == "int8":
-        args += [*(data or synthetic_people_flags(checkpoint, work)), "--max-loss", "100"]
-        args += ["--calibration", "16"] if quick else []
-    process = subprocess.run(
-        [sys.executable, ROOT / args[0], checkpoint.resolve(), *args[1:], "--out", (folder / name).resolve()],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode:
-        raise HgfastError(process.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or f"{args[0]} failed")
-    return folder / name
+
+    def __init__(self, work: Path, max_batch: int, data: Sequence[str] = (), quick: bool = False) -> None:
+        self._work, self._max_batch, self._data, self._quick = work, max_batch, data, quick
+        self._process: Any = None
+        self._pipe: Any = None
+
+    def find_or_export(self, checkpoint: Path, export: ExportCommand) -> Path:
+        """Return the path of an export, which is written if there is none.
+
+        Raises:
+            HgfastError: the export failed, with the message of the command.
+        """
+        folder = self._work / f"{checkpoint.stem}-{sha256_of(checkpoint)[:12]}"
+        name = f"{checkpoint.stem}.{export.suffix}"
+        for path in (checkpoint.with_name(name), folder / name):
+            if is_current(path, checkpoint, self._max_batch):
+                return path
+        prepare_folder(folder, "--work")
+        script, *args = export.args
+        args = [str(checkpoint.resolve()), *args, "--out", str((folder / name).resolve()), "--no-verify"]
+        args += ["--batch", f"1:{min(8, self._max_batch)}:{self._max_batch}"]
+        if export.precision == "int8":
+            args += [*(self._data or synthetic_people_flags(checkpoint, self._work)), "--max-loss", "100"]
+            args += ["--calibration", "16"] if self._quick else []
+        if error := self._run([str(ROOT / script), *args]):
+            raise HgfastError(error)
+        return folder / name
+
+    def _run(self, command: list[str]) -> str:
+        """Run a script in the process; return its error message, or ""."""
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self._pipe, child_pipe = context.Pipe()
+            self._process = context.Process(target=run_scripts, args=(child_pipe,), name="export")
+            self._process.start()
+            child_pipe.close()
+        try:
+            self._pipe.send(command)
+            return str(self._pipe.recv())
+        except (EOFError, OSError):
+            self.close()
+            return f"{command[0]} crashed"
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._pipe.close()
+            self._process.join()
+            self._process = None
+
+
+def run_scripts(pipe: Connection) -> None:
+    """Run the scripts that arrive, without their output, and send the error message of each, or "", until the pipe closes."""
+    for descriptor in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    while True:
+        try:
+            sys.argv = pipe.recv()
+        except EOFError:
+            return
+        errors, message = io.StringIO(), ""
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(errors):
+                runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            last_line = errors.getvalue().strip().rpartition("\n")[2].removeprefix("error: ")
+            message = last_line or f"{sys.argv[0]} failed" if end.code else ""
+        except Exception as error:
+            message = f"{sys.argv[0]} failed: {error!r}"
+        pipe.send(message)
 
 
 def is_current(path: Path, checkpoint: Path, max_batch: int) -> bool:

@@ -13,7 +13,6 @@ from math import expm1, inf, pi, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t
 
 MIN_NOISE = 0.05
 """No difference below 5 % counts, however small the residuals: the memory layout of a process is the same in all rounds."""
@@ -45,6 +44,8 @@ class NoiseEstimate:
 
 def estimate_noise(values: ArrayLike) -> NoiseEstimate:
     """Estimate the noise of positive results of shape (variants, rounds)."""
+    from scipy.stats import t  # takes a second
+
     logs: NDArray[np.float64] = np.log(np.asarray(values, np.float64))
     variants, rounds = logs.shape
     if rounds < 2:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -66,8 +67,7 @@ FIT_IMAGES, MAX_PASSES = 12, 4  # images to which the noise level is fitted, and
 MAX_NOISE_LEVEL, MIN_NOISE_LEVEL = 40.0, -4.0  # standard deviation of noise in gray levels; below 0: of a blur in pixels
 
 
-@dataclass(frozen=True)
-class FileStatistics:
+class FileStatistics(NamedTuple):
     """Means over image files: bytes per pixel, file size in kB, and megapixels."""
 
     bytes_per_pixel: float
@@ -85,26 +85,22 @@ def file_statistics(paths: Sequence[str] | NDArray[np.str_]) -> FileStatistics:
     return FileStatistics(float((stats[:, 0] / stats[:, 1]).mean()), stats[:, 0].mean() / 1e3, stats[:, 1].mean() / 1e6)
 
 
-def make_images(
-    layout: str, statistics: ImageStatistics, folder: Path, count: int, workers: int, progress: bool = True
-) -> Samples:
+def make_images(layout: str, statistics: ImageStatistics, folder: Path, count: int, workers: int) -> Samples:
     """Return up to `count` synthetic samples of a layout, one per image, in `folder`; existing images are reused.
 
     Raises:
         HgfastError: the bytes per pixel differ by more than `TOLERANCE`.
     """
-    synthetic = GENERATORS[layout](folder / layout / f"drawn-{count}", count, workers)
-    synthetic = take_evenly(synthetic, count)
+    synthetic = take_evenly(make_synthetic(layout, folder / layout / f"drawn-{count}", count, workers), count)
     sizes = [statistics.sizes[n % len(statistics.sizes)] for n in range(len(synthetic))]
     matrices = placement_matrices(synthetic, sizes, statistics)
     folder = folder / layout / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [str(folder / f"{n:06d}.jpg") for n in range(len(synthetic))]
-    contents = encode_to_density(
-        [(str(path), m, size) for path, m, size in zip(synthetic.paths, matrices, sizes)], statistics, workers, progress
-    )
-    for path, content in zip(paths, contents):
-        write_if_changed(Path(path), content)
+    placed = [(str(path), matrix, size) for path, matrix, size in zip(synthetic.paths, matrices, sizes)]
+    for path, content in zip(map(Path, paths), encode_to_density(placed, statistics, workers)):
+        if not path.exists() or path.read_bytes() != content:  # the crop cache identifies images by their modification time
+            path.write_bytes(content)
     bytes_per_pixel = file_statistics(paths).bytes_per_pixel
     if abs(bytes_per_pixel / statistics.bytes_per_pixel - 1) > TOLERANCE:
         raise HgfastError(
@@ -119,13 +115,7 @@ def take_evenly(samples: Samples, count: int) -> Samples:
     return samples.take(np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int))
 
 
-def write_if_changed(path: Path, content: bytes) -> None:
-    """Write a file if its content changes; the crop cache identifies images by their modification time."""
-    if not path.exists() or path.read_bytes() != content:
-        path.write_bytes(content)
-
-
-def encode_to_density(placed: Sequence[Placement], statistics: ImageStatistics, workers: int, progress: bool) -> list[bytes]:
+def encode_to_density(placed: Sequence[Placement], statistics: ImageStatistics, workers: int) -> list[bytes]:
     """Return JPEGs of synthetic images with the mean bytes per pixel of `statistics`.
 
     The noise level is fitted to a few images; if all images then miss the target, the fit is repeated with a corrected one.
@@ -140,7 +130,7 @@ def encode_to_density(placed: Sequence[Placement], statistics: ImageStatistics, 
                 return encode_jpeg(warp_to_size(*placed[n]), level, statistics.quality, n)
 
             work = pool.map(encode, range(len(placed)))
-            contents = list(tqdm(work, total=len(placed), unit="image", disable=None if progress else True))
+            contents = list(tqdm(work, total=len(placed), unit="image", disable=None))
             density = np.mean([len(content) / (w * h) for content, (_, _, (w, h)) in zip(contents, placed)])
             if abs(density / statistics.bytes_per_pixel - 1) < TOLERANCE / 4:
                 break
@@ -148,19 +138,15 @@ def encode_to_density(placed: Sequence[Placement], statistics: ImageStatistics, 
     return contents
 
 
-def _synthetic_hands(folder: Path, count: int, workers: int) -> Samples:
-    if not (folder / "training_K.json").exists():
-        generate_freihand(folder, -(-count // 4), seed=0, evaluation=0, workers=workers, overwrite=True)
-    return read_freihand(folder, "all")
-
-
-def _synthetic_people(folder: Path, count: int, workers: int) -> Samples:
+def make_synthetic(layout: str, folder: Path, count: int, workers: int) -> Samples:
+    """Return the synthetic samples of a layout, which are generated if the folder has none."""
+    if layout == "freihand":
+        if not (folder / "training_K.json").exists():
+            generate_freihand(folder, -(-count // 4), seed=0, evaluation=0, workers=workers, overwrite=True)
+        return read_freihand(folder, "all")
     if not (folder / "annot" / "train.h5").exists():
         generate_mpii(folder, count, seed=0, valid=1, workers=workers, overwrite=True)
     return read_mpii(folder, "train")
-
-
-GENERATORS = {"freihand": _synthetic_hands, "mpii": _synthetic_people}
 
 
 def placement_matrices(samples: Samples, sizes: Sequence[tuple[int, int]], statistics: ImageStatistics) -> Array:

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hgfast.config import DataConfig
-from hgfast.errors import HgfastError
-from hgfast.pipelines.datasets import open_samples
+from hgfast.config import DataConfig, DatasetName
+from hgfast.errors import HgfastError, one_line
+from hgfast.metrics import PCKH, Metric
+from hgfast.pipelines.datasets import DATASETS, open_samples
 from hgfast.pipelines.readers import h5_file
 from hgfast.pipelines.readers.base import READ_ERRORS
 from hgfast.pipelines.readers.mat_file import list_variables, read_mat
@@ -55,7 +56,7 @@ class GroundTruth:
     """
 
     source: str
-    dataset: Literal["freihand", "mpii", "coco"]
+    dataset: DatasetName
     skeleton: Skeleton
     pixel_offset: float
     points: FloatArray
@@ -75,6 +76,10 @@ class GroundTruth:
         """The name in tables and records."""
         return f"{self.source}: {self.note}" if self.note else self.source
 
+    @property
+    def metric(self) -> Metric:
+        return DATASETS[self.dataset].metric
+
     def __len__(self) -> int:
         return len(self.points)
 
@@ -86,7 +91,7 @@ class GroundTruth:
     @property
     def counted(self) -> int:
         """The number of labeled joints in the total; for bodies without pelvis and thorax."""
-        joints = self.skeleton.grouped_joints if self.dataset == "mpii" else slice(None)
+        joints = self.skeleton.grouped_joints if self.metric is PCKH else slice(None)
         return int(self.labeled[:, joints].sum())
 
 
@@ -189,7 +194,7 @@ def read_detections(path: Path) -> GroundTruth:
     try:
         content = read_mat(path, list(DETECTION_FIELDS))
     except READ_ERRORS as error:
-        raise HgfastError(f"{path} cannot be read as a MATLAB file ({error_text(error)}): replace it") from error
+        raise HgfastError(f"{path} cannot be read as a MATLAB file ({one_line(error, 120)}): replace it") from error
     people = int(np.size(content.get("pos_gt_src", 0)) / 32)  # 16 joints, x and y
     table = {}
     for name, shape in DETECTION_FIELDS.items():
@@ -223,7 +228,7 @@ def _h5_names(path: Path) -> list[str]:
     try:
         return h5_file.list_datasets(path)
     except READ_ERRORS as error:
-        raise HgfastError(f"{path} cannot be read as HDF5 ({error_text(error)}): replace it") from error
+        raise HgfastError(f"{path} cannot be read as HDF5 ({one_line(error, 120)}): replace it") from error
 
 
 def _describe_content(path: Path) -> str:
@@ -236,8 +241,3 @@ def _to_int(column: FloatArray, name: str, path: Path) -> IntArray:
     if (column % 1).any() or (column < 0).any():
         raise HgfastError(f"{path}: {name} must contain whole numbers from 0: replace the file")
     return column.astype(np.int64)
-
-
-def error_text(error: Exception) -> str:
-    """Return the message of an exception on one line."""
-    return " ".join(str(error).split())[:120]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hgfast.bench.harness.config import OnnxRuntime
 from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth, IntArray, is_detections, is_mpii_h5
 from hgfast.checkpoints import load_model
 from hgfast.config import DataConfig, InferenceConfig
@@ -24,9 +24,6 @@ from hgfast.training.amp import resolve_amp
 from hgfast.training.batch import Batch
 from hgfast.training.distributed import Ranks, select_device
 from hgfast.training.evaluator import check_joints, collect_predictions, feed, predict, seen
-
-OnnxRuntime = Literal["onnxruntime", "openvino", "openvino-bf16"]
-"""Runtime of an ONNX; openvino-bf16 is OpenVINO's default for fp32 files on CPUs with bf16."""
 
 
 def open_images(choice: DataConfig, split: str, truth: GroundTruth) -> Samples:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth, IntArray, error_text
-from hgfast.errors import HgfastError
+from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth, IntArray
+from hgfast.errors import HgfastError, one_line
+from hgfast.metrics import PCKH
 from hgfast.pipelines.readers import h5_file, mat_file, numpy_file
 from hgfast.pipelines.readers.base import READ_ERRORS
 from hgfast.skeletons import canonical_joints
@@ -46,41 +47,31 @@ def read_predictions(path: Path, truth: GroundTruth) -> tuple[FloatArray, IntArr
         raise HgfastError(f"the predictions {path} cannot be read ({error.strerror}): check --predictions") from error
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
         return _read_json(path, truth)
-    if h5py.is_hdf5(path):
-        name, array = _read_hdf5(path)
-    elif head.startswith(b"MATLAB 5.0"):
-        name, array = _read_mat(path)
-    elif head.startswith((b"\x93NUMPY", b"PK")):
-        name, array = _read_numpy(path, zipped=head.startswith(b"PK"))
-    else:
-        raise HgfastError(f"{path} is not a file of predictions of a known format: {FORMATS}")
+    name, array = _read_array(path, head)
     return _check_finite(_reorder_axes(array, truth, f"{path}: {name}"), truth, path), np.arange(len(truth))
 
 
-def _read_hdf5(path: Path) -> tuple[str, Any]:
+def _read_array(path: Path, head: bytes) -> tuple[str, Any]:
+    """Return the name and the array of predictions in a file that begins with `head`."""
+    reader: tuple[str, Callable[[Path], Sequence[str]] | None, Any]
+    if h5py.is_hdf5(path):
+        reader = "HDF5", h5_file.list_datasets, h5_file.read_h5
+    elif head.startswith(b"MATLAB 5.0"):
+        reader = "a MATLAB file", mat_file.list_variables, mat_file.read_mat
+    elif head.startswith(b"PK"):
+        reader = "numpy's arrays", numpy_file.list_arrays, numpy_file.read_npz
+    elif head.startswith(b"\x93NUMPY"):
+        reader = "numpy's arrays", None, numpy_file.read_npy
+    else:
+        raise HgfastError(f"{path} is not a file of predictions of a known format: {FORMATS}")
+    kind, list_names, read = reader
     try:
-        name = _find_array(h5_file.list_datasets(path), path)
-        return name, h5_file.read_h5(path, [name])[name]
+        if list_names is None:
+            return "the array", read(path)
+        name = _find_array(list_names(path), path)
+        return name, read(path, [name])[name]
     except READ_ERRORS as error:
-        raise HgfastError(f"{path} cannot be read as HDF5 ({error_text(error)}): write it again") from error
-
-
-def _read_mat(path: Path) -> tuple[str, Any]:
-    try:
-        name = _find_array(mat_file.list_variables(path), path)
-        return name, mat_file.read_mat(path, [name])[name]
-    except READ_ERRORS as error:
-        raise HgfastError(f"{path} cannot be read as a MATLAB file ({error_text(error)}): write it again") from error
-
-
-def _read_numpy(path: Path, zipped: bool) -> tuple[str, Any]:
-    try:
-        if not zipped:
-            return "the array", numpy_file.read_npy(path)
-        name = _find_array(numpy_file.list_arrays(path), path)
-        return name, numpy_file.read_npz(path, [name])[name]
-    except READ_ERRORS as error:
-        raise HgfastError(f"{path} cannot be read as numpy's arrays ({error_text(error)}): write it again") from error
+        raise HgfastError(f"{path} cannot be read as {kind} ({one_line(error, 120)}): write it again") from error
 
 
 def _find_array(names: Sequence[str], path: Path) -> str:
@@ -121,7 +112,7 @@ def _read_json(path: Path, truth: GroundTruth) -> tuple[FloatArray, IntArray]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise HgfastError(f"{path} is not valid JSON ({error_text(error)}): write it again") from error
+        raise HgfastError(f"{path} is not valid JSON ({one_line(error, 120)}): write it again") from error
     if content == []:
         raise HgfastError(f"{path} has no samples: write it again")
     if isinstance(content, list):
@@ -219,7 +210,7 @@ def _check_finite(points: FloatArray, truth: GroundTruth, path: Path) -> FloatAr
     """Raise `HgfastError` for points that are not finite, except for bodies, where they are misses as in evalMPII.m (NaN <= t is
     false)."""
     bad = np.asarray(~np.isfinite(points).all(-1))
-    if bad.any() and truth.dataset != "mpii":
+    if bad.any() and truth.metric is not PCKH:
         sample, joint = np.argwhere(bad)[0].tolist()
         raise HgfastError(
             f"{path}: joint {joint} of sample {sample} is not finite ({int(bad.sum())} joints are not): predict every joint"

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth, error_text
-from hgfast.errors import HgfastError
+from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth
+from hgfast.errors import HgfastError, one_line
 from hgfast.fileio.files import atomic_write, write_text
 from hgfast.pipelines.readers.base import READ_ERRORS
 from hgfast.pipelines.readers.mat_file import read_mat
@@ -167,7 +167,7 @@ def _read_release(path: Path) -> tuple[StructArray, NDArray[Any], NDArray[Any]]:
         if not len(annolist) == len(img_train) == len(single) or not {"image", "annorect"} <= set(annolist.dtype.names or ()):
             raise ValueError("its lists differ in length, or annolist is not a struct")
     except READ_ERRORS as error:
-        raise HgfastError(f"{path} cannot be read as MPII's release ({error_text(error)}): {MAT_HINT} as --release") from error
+        raise HgfastError(f"{path} cannot be read as MPII's release ({one_line(error, 120)}): {MAT_HINT} as --release") from error
     return annolist, img_train, single
 
 

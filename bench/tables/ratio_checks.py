@@ -6,9 +6,7 @@ Short trials on a shared machine are noisy, so a limit is a value that indicates
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-from tabulate import tabulate
+from typing import NamedTuple
 
 from hgfast.bench.harness.record import Row
 from hgfast.system_info import cpu_features
@@ -16,8 +14,7 @@ from hgfast.system_info import cpu_features
 Rows = Sequence[Row]
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """A minimum ratio. ratio_of: from the rows of the step to the ratio, or None if the needed rows are missing."""
 
     step: str
@@ -26,8 +23,7 @@ class Check:
     ratio_of: Callable[[Rows], float | None]
 
 
-@dataclass(frozen=True)
-class CheckResult:
+class CheckResult(NamedTuple):
     """A check and the measured ratio; None if the rows are missing."""
 
     check: Check
@@ -40,13 +36,18 @@ class CheckResult:
     @property
     def row(self) -> Row:
         """The row of the record."""
-        return {
-            "step": self.check.step,
-            "check": self.check.description,
-            "found": self.ratio,
-            "wanted": self.check.min_ratio,
-            "ok": self.ok,
-        }
+        check = self.check
+        row = {"step": check.step, "check": check.description, "found": self.ratio, "wanted": check.min_ratio}
+        return {**row, "ok": self.ok}
+
+    @property
+    def cells(self) -> list[str]:
+        """The cells of a table with the columns `CHECK_COLUMNS`."""
+        ratio = "not measured" if self.ratio is None else f"{self.ratio:.2f}"
+        return [self.check.description, ratio, f">= {self.check.min_ratio:g}", "ok" if self.ok else "FAILED"]
+
+
+CHECK_COLUMNS = ("check", "ratio", "limit", "")
 
 
 def loader_cpu_ratio(rows: Rows) -> float | None:
@@ -89,17 +90,3 @@ CHECKS = (
 def run_checks(rows_by_step: Mapping[str, Rows]) -> list[CheckResult]:
     """Run the checks of the given steps; a failed step has no rows."""
     return [CheckResult(check, check.ratio_of(rows_by_step[check.step])) for check in CHECKS if check.step in rows_by_step]
-
-
-def checks_table(check_results: Sequence[CheckResult]) -> str:
-    """Format the results for the terminal."""
-    rows = [
-        {
-            "check": result.check.description,
-            "ratio": "not measured" if result.ratio is None else f"{result.ratio:.2f}",
-            "limit": f">= {result.check.min_ratio:g}",
-            "": "ok" if result.ok else "FAILED",
-        }
-        for result in check_results
-    ]
-    return tabulate(rows, headers="keys", disable_numparse=True)

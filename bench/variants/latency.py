@@ -25,7 +25,6 @@ from hgfast.bench.harness.interleaved import BatchInfo, BatchIterator
 from hgfast.bench.princeton.loader import crop_square
 from hgfast.checkpoints import load_model
 from hgfast.geometry import crop_matrices, transform_points, warp
-from hgfast.model import StackedHourglass
 from hgfast.normalization import Normalization, apply_color_affine, fold
 from hgfast.runtime.backends import Artifact, DeviceOptions
 from hgfast.runtime.sidecar import KEYPOINTS
@@ -101,7 +100,7 @@ class LatencyVariant:
             yield from self._batches()
 
     def _batches(self) -> BatchIterator:
-        predict = PREDICTORS.get(self.method, artifact_predictor)(self)
+        predict = (torch_predictor if self.method in TORCH_METHODS else artifact_predictor)(self)
         images = np.load(self.work / "images.npy")
         if not self.end_to_end:
             np.save(self.points, predict_all(predict, images, self.batch))
@@ -145,41 +144,29 @@ def make_batches(images: Images, batch: int) -> list[Images]:
     return [np.ascontiguousarray(flipped[batch_rows]) for batch_rows in rows]
 
 
-def princeton_predictor(variant: LatencyVariant) -> Predictor:
-    """Predict as in princeton's test.py: fp32, heatmaps of all stacks stacked, no_grad, nothing fused. The weights are NCHW, but
-    the images are NHWC and only their axes are permuted, so torch computes in channels_last."""
-    model: Any = load_network(variant).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    device, affine = next(model.parameters()).device, normalization_affine(model.meta.normalization)
-
-    @torch.no_grad()
-    def predict(images: Images) -> NDArray[Any]:
-        inputs = normalize(images, affine).to(device)
-        return decode_keypoints(model, forward_heatmaps(model, inputs, variant.flip_test)).cpu().numpy()
-
-    return predict
-
-
 def torch_predictor(variant: LatencyVariant) -> Predictor:
-    """Predict as hgfast does, with autocast or torch.compile if the method says so."""
-    model: Any = load_network(variant)
+    """Predict in torch: `seed_style` as in princeton's test.py, the others as hgfast does, with autocast or torch.compile.
+
+    princeton's is fp32 (TF32 on a GPU) with nothing fused. Its weights are NCHW, but the images are NHWC and only their axes are
+    permuted, so torch computes in channels_last.
+    """
+    model: Any = load_model(variant.file, "cuda" if variant.cuda else "cpu")  # with channels_last weights
     device, affine = next(model.parameters()).device, normalization_affine(model.meta.normalization)
-    amp = resolve_amp("auto", device) if variant.method == "autocast" else "off"
+    if variant.method == "seed_style":
+        model = model.to(memory_format=torch.contiguous_format)
     if variant.method == "compile":
         model.compile(mode="reduce-overhead" if device.type == "cuda" else "default", dynamic=False)
+    amp = resolve_amp("auto", device) if variant.method == "autocast" else "off"
+    allow_tf32 = variant.method == "seed_style" and torch.backends.cudnn.allow_tf32
 
     @torch.no_grad()
     def predict(images: Images) -> NDArray[Any]:
         inputs = normalize(images, affine).to(device)
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), autocast(amp, device):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=allow_tf32), autocast(amp, device):
             heatmaps = forward_heatmaps(model, inputs, variant.flip_test)
         return decode_keypoints(model, heatmaps.float()).cpu().numpy()
 
     return predict
-
-
-def load_network(variant: LatencyVariant) -> StackedHourglass:
-    """Load the checkpoint, with channels_last weights."""
-    return load_model(variant.file, "cuda" if variant.cuda else "cpu")
 
 
 def artifact_predictor(variant: LatencyVariant) -> Predictor:
@@ -191,14 +178,6 @@ def artifact_predictor(variant: LatencyVariant) -> Predictor:
         return lambda images: artifact(images)[KEYPOINTS]
     affine = normalization_affine(Normalization(sidecar.mean, sidecar.std))
     return lambda images: artifact(normalize(images, affine).contiguous().numpy())[KEYPOINTS]
-
-
-PREDICTORS: dict[str, Callable[[LatencyVariant], Predictor]] = {
-    "seed_style": princeton_predictor,
-    "channels_last": torch_predictor,
-    "autocast": torch_predictor,
-    "compile": torch_predictor,
-}
 
 
 def normalization_affine(normalization: Normalization) -> NDArray[np.float32]:

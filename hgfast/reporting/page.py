@@ -1,35 +1,37 @@
 """Render a report: the content of a run in the template `report.html.j2`.
 
-The template escapes everything from files; only the SVG of `hgfast.reporting.curves` is inserted unescaped.
+The template escapes everything from files; only the SVG of the curves is inserted unescaped.
 """
 
 from __future__ import annotations
 
 import datetime
+import os
+import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hgfast.errors import HgfastError
-from hgfast.reporting.files import list_files
-from hgfast.reporting.images import CURVE_TAG, GRID_TAG, find_galleries, gallery_from_events
-from hgfast.reporting.records import JsonFile, RunContents
-from hgfast.reporting.run_folder import Run, retrain_command, to_float, validation_metrics
-from hgfast.reporting.tables import (
-    JointRow,
+from hgfast.reporting.media import CURVE_TAG, GRID_TAG, find_galleries, gallery_from_events, training_curves
+from hgfast.reporting.records import (
+    JsonFile,
+    RunContents,
     Table,
     bench_table,
     column_label,
     epochs_table,
     exports_table,
     format_number,
+    format_size,
     format_value,
     joint_table,
     skipped_reasons,
     table,
+    to_float,
 )
+from hgfast.reporting.run_folder import Run, validation_metrics
 from hgfast.system_info import describe_machine
 from hgfast.training.throughput import format_duration
 
@@ -41,30 +43,41 @@ except ImportError as error:
 
 TEMPLATE = "report.html.j2"
 MAX_HEADLINES = 12  # metrics in large print
+MAX_LISTED = 40  # a subfolder with more files is listed as one entry
+
+FILE_DESCRIPTIONS = (
+    (r"(.*/)?\.[^/]*\.writing", "incomplete because writing was interrupted: not used, remove it"),
+    (r"best\.pt", "the network with the best validation: for hgfast evaluate, predict, export and load_model"),
+    (r"checkpoint\.pt", "the latest training state, for hgfast train --resume"),
+    (r"checkpoint-\d{8}\.pt", "an older training state, kept by --train.keep-checkpoints"),
+    (r"bad-batch-rank\d+\.pt", "a batch with gradients that are not finite, and the network before it"),
+    (r"config\.yaml", "the configuration, for --config"),
+    (r"metrics\.jsonl", "metrics, one line per epoch"),
+    (r"events/.*", "curves and images for tensorboard --logdir"),
+    (r"(.*/)?predictions\.json|(.*/)?keypoints\.json", "predicted keypoints of each image"),
+    (r".*\.(onnx|torchscript|engine)\.json", "sidecar of the exported network"),
+    (r".*\.onnx", "exported network, ONNX"),
+    (r".*\.torchscript", "exported network, TorchScript"),
+    (r".*\.engine", "exported network, TensorRT"),
+    (r".*\.pt", "weights"),
+    (r"(.*/)?(sheet|predictions)\.(jpg|png)", "samples: ground truth and prediction"),
+    (r"(.*/)?worst\.(jpg|png)", "worst samples: ground truth and prediction"),
+    (r"(.*/)?joints\.(png|svg|pdf)", "chart of accuracy per joint"),
+    (r"(.*/)?curve\.(png|svg|pdf)", "chart of accuracy against threshold"),
+    (r".*\.html?", "report"),
+    (r".*\.(jpe?g|png|svg|pdf)", "image"),
+    (r".*\.(mp4|avi|mkv|webm)", "video"),
+    (r".*\.jsonl?", "JSON"),
+)
+"""Descriptions of relative paths. The first pattern that matches the whole path applies."""
 
 
-@dataclass(frozen=True)
-class EvaluationSection:
-    """An evaluation: its file, data set and settings, totals, and the accuracy of each joint."""
+class FileEntry(NamedTuple):
+    """A file, or a subfolder of many files: path relative to the run's folder, size and description."""
 
-    source: str
+    name: str
+    size: str
     description: str
-    note: str
-    totals: Table
-    metric: str
-    joints: Sequence[JointRow]
-
-
-@dataclass(frozen=True)
-class BenchmarkSection:
-    """A benchmark record: its file, command, machine and date, conclusions, and rows."""
-
-    source: str
-    command: str
-    description: str
-    notes: Sequence[str]
-    conclusions: Sequence[str]
-    rows: Table
 
 
 def render_page(run: Run, contents: RunContents, out: Path, created: datetime.datetime) -> str:
@@ -76,20 +89,15 @@ def render_page(run: Run, contents: RunContents, out: Path, created: datetime.da
     """
     notes = [*run.notes, *contents.notes]
     evaluations = [_evaluation_section(run, file) for file in contents.evaluations]
-    galleries = find_galleries(run.folder, {"joints"} if any(part.joints for part in evaluations) else set(), notes)
+    galleries = find_galleries(run.folder, {"joints"} if any(section["joints"] for section in evaluations) else set(), notes)
     gallery_names = {gallery.name for gallery in galleries}
     for tag, replacements in ((GRID_TAG, {"sheet", "predictions"}), (CURVE_TAG, {"curve"})):
         if not gallery_names & replacements and (gallery := gallery_from_events(run.events, tag)) is not None:
             galleries.append(gallery)
             gallery_names.add(gallery.name)
-    curves, no_curves_reason = _training_curves(run)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    curves, no_curves = _training_curves(run)
+    templates = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     known_descriptions = {file.path.resolve(): "result of an evaluation" for file in contents.evaluations}
     known_descriptions |= {file.path.resolve(): "record of a benchmark" for file in contents.records}
     return environment.get_template(TEMPLATE).render(
@@ -100,14 +108,14 @@ def render_page(run: Run, contents: RunContents, out: Path, created: datetime.da
         reached=_metrics_source(run),
         notes=list(dict.fromkeys(notes)),
         curves=curves,
-        no_curves=no_curves_reason,
+        no_curves=no_curves,
         epochs=epochs_table(run.lines) if run.lines else None,
         evaluations=evaluations,
         galleries=galleries,
         gallery_names=gallery_names,
         exports=exports_table(contents.exports, run.folder) if contents.exports else None,
         records=[_benchmark_section(file) for file in contents.records],
-        files=list_files(run.folder, known_descriptions, out),
+        files=Table(("file", "size", "description"), list_files(run.folder, known_descriptions, out), (False, True, False)),
         commands=suggested_commands(run),
     )
 
@@ -122,12 +130,13 @@ def summary_items(run: Run) -> list[tuple[str, str]]:
         ("network", model.get("preset")),
     ]
     if network is not None:
+        arch, meta = network.arch, network.meta
         items += [
             ("parameters", f"{network.parameters / 1e6:.2f} million"),
-            ("architecture", f"{network.stacks} {'stacks' if network.stacks > 1 else 'stack'}, {network.features} features"),
-            ("input", f"{network.input_size} × {network.input_size} pixels"),
-            ("joints", f"{network.joints} ({network.skeleton})"),
-            ("decoder", network.decoder),
+            ("architecture", f"{arch.stacks} {'stacks' if arch.stacks > 1 else 'stack'}, {arch.features} features"),
+            ("input", f"{meta.input_size} × {meta.input_size} pixels"),
+            ("joints", f"{len(meta.skeleton.joints)} ({meta.skeleton.name})"),
+            ("decoder", meta.decoder),
         ]
     train = _section(config, "train")
     items += [
@@ -154,13 +163,14 @@ def headline_metrics(run: Run) -> list[tuple[str, str, bool]]:
 
 def suggested_commands(run: Run) -> dict[str, str]:
     """Return the commands that produce what the page may lack."""
-    folder, checkpoint = shlex.quote(str(run.folder)), shlex.quote(str(run.checkpoint))
-    return {
-        "again": retrain_command(run.folder),
-        "evaluate": f"hgfast report {folder} --evaluate",
-        "export": f"hgfast export onnx {checkpoint}",
-        "latency": f"hgfast bench latency --checkpoint {checkpoint} --json {shlex.quote(str(run.folder / 'latency.json'))}",
+    checkpoint, again = str(run.checkpoint), f"{run.folder.resolve().name}-again"
+    commands = {
+        "again": ["train", "--config", str(run.folder / "config.yaml"), "--exp", again],
+        "evaluate": ["report", str(run.folder), "--evaluate"],
+        "export": ["export", "onnx", checkpoint],
+        "latency": ["bench", "latency", "--checkpoint", checkpoint, "--json", str(run.folder / "latency.json")],
     }
+    return {name: shlex.join(["hgfast", *words]) for name, words in commands.items()}
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -212,48 +222,79 @@ def _training_curves(run: Run) -> tuple[list[dict[str, Any]], str]:
     if not run.lines:
         return [], "There are no curves, because metrics.jsonl has no lines. Training writes one after each epoch."
     try:
-        from hgfast.reporting import curves
+        curves = training_curves(run.lines)
     except HgfastError as error:
         return [], f"There are no curves: {error}."
-    charts = curves.training_curves(run.lines)
-    return [{"title": chart.title, "alt_text": chart.alt_text, "svg": Markup(chart.svg)} for chart in charts], ""  # noqa: S704  # escaped by matplotlib
+    return [{**chart._asdict(), "svg": Markup(chart.svg)} for chart in curves], ""  # noqa: S704  # escaped by matplotlib
 
 
-def _evaluation_section(run: Run, file: JsonFile) -> EvaluationSection:
+def _evaluation_section(run: Run, file: JsonFile) -> dict[str, Any]:
+    """Return the content of an evaluation: source, data set and settings, warning, totals, and the accuracy of each joint."""
     content = file.content
     parts = [
         f"{format_value(content['dataset'])}, split {format_value(content['split'])}",
         f"{format_value(content.get('samples'))} samples",
     ]
-    if content.get("unreadable") or content.get("skipped"):
-        parts.append(
-            f"{format_value(to_float(content.get('unreadable') or 0) + to_float(content.get('skipped') or 0))} without an image"
-        )
+    if without_image := sum(to_float(content.get(key) or 0) for key in ("unreadable", "skipped")):
+        parts.append(f"{format_value(without_image)} without an image")
     if content.get("decoder"):
         parts.append(f"decoded by {format_value(content['decoder'])}")
     if content.get("flip_test"):
         parts.append("with flip test")
     if content.get("normalise"):
         parts.append(f"PCK of {format_value(content['normalise'])}")
-    metric, rows = joint_table(content["joints"])
-    source = f"{content['checkpoint']} in {_relative_path(run.folder, file.path)}"
-    return EvaluationSection(source, ", ".join(parts), file.warning, table(content["rows"]), column_label(metric), rows)
+    metric, joints = joint_table(content["joints"])
+    name = file.path.relative_to(run.folder).as_posix() if file.path.is_relative_to(run.folder) else file.path
+    return {
+        "source": f"{content['checkpoint']} in {name}",
+        "description": ", ".join(parts),
+        "note": file.warning,
+        "totals": table(content["rows"]),
+        "metric": column_label(metric),
+        "joints": joints,
+    }
 
 
-def _benchmark_section(file: JsonFile) -> BenchmarkSection:
-    content = file.content
-    conclusions = content.get("conclusions")
-    parts = [describe_machine(content["machine"]), content["date"][:10]]
-    return BenchmarkSection(
-        str(file.path),
-        content["command"],
-        ", ".join([str(part) for part in parts if part] + [f"revision {content['revision']}"]),
-        [*([file.warning] if file.warning else []), *skipped_reasons(content["rows"])],
-        [str(line) for line in conclusions] if isinstance(conclusions, list) else [],
-        bench_table(content["rows"]),
-    )
+def _benchmark_section(file: JsonFile) -> dict[str, Any]:
+    """Return the content of a benchmark record: file, command, machine and date, notes, conclusions and rows."""
+    content, conclusions = file.content, file.content.get("conclusions")
+    parts = [describe_machine(content["machine"]), content["date"][:10], f"revision {content['revision']}"]
+    return {
+        "source": str(file.path),
+        "command": content["command"],
+        "description": ", ".join(str(part) for part in parts if part),
+        "notes": [*([file.warning] if file.warning else []), *skipped_reasons(content["rows"])],
+        "conclusions": [str(line) for line in conclusions] if isinstance(conclusions, list) else [],
+        "rows": bench_table(content["rows"]),
+    }
 
 
-def _relative_path(folder: Path, path: Path) -> str:
-    """A path relative to the run's folder, or unchanged if it is outside."""
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+def list_files(folder: Path, known_descriptions: Mapping[Path, str], report_path: Path) -> list[FileEntry]:
+    """List the files below a folder by name; a subfolder with more than `MAX_LISTED` files is one entry.
+
+    Args:
+        known_descriptions: descriptions by resolved path, which take precedence.
+        report_path: the report itself, which is omitted.
+    """
+    entries = list[FileEntry]()
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        paths = [Path(parent) / name for name in sorted(names)]
+        paths = [path for path in paths if path.resolve() != report_path.resolve()]
+        relative = Path(parent).relative_to(folder).as_posix()
+        if len(paths) > MAX_LISTED and Path(parent) != folder:
+            entries.append(FileEntry(f"{relative}/", format_size(sum(map(_size, paths))), f"{len(paths)} files"))
+            continue
+        for path in paths:
+            name = path.relative_to(folder).as_posix()
+            file_description = known_descriptions.get(path.resolve()) or next(
+                (description for pattern, description in FILE_DESCRIPTIONS if re.fullmatch(pattern, name)), ""
+            )
+            link = f" (a link to {path.readlink()})" if path.is_symlink() else ""
+            entries.append(FileEntry(name, format_size(_size(path)), file_description + link))
+    return entries
+
+
+def _size(path: Path) -> int:
+    """Size in bytes; 0 for a broken link."""
+    return path.stat().st_size if path.exists() else 0

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hgfast import checkpoints
+from hgfast.architectures import Architecture
 from hgfast.config import Config
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.fileio.yaml_file import read_yaml
-from hgfast.reporting.events import TensorBoardEvents, read_events
+from hgfast.model import Meta
+from hgfast.reporting.records import to_float
 
 CHECKPOINT_NAMES = ("best.pt", "checkpoint.pt")
 """In order of preference."""
@@ -25,19 +26,27 @@ MAX_NAMED_LINES = 3  # broken lines that are listed individually
 MetricsLine = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class CheckpointInfo:
+@dataclass
+class TensorBoardEvents:
+    """Start, end and images of a run.
+
+    first_time, last_time: of the first and the last record, in seconds since 1970; None without records. images: step and encoded
+    bytes of the last image by tag.
+    """
+
+    first_time: float | None = None
+    last_time: float | None = None
+    images: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+
+
+class CheckpointInfo(NamedTuple):
     """Content of a checkpoint. metrics: of the validation after `epoch`. best_metric: the metric that selects best.pt.
     machine: where the network was trained. Older files lack the last two: they are None and empty."""
 
     path: Path
     parameters: int
-    stacks: int
-    features: int
-    input_size: int
-    joints: int
-    skeleton: str
-    decoder: str
+    arch: Architecture
+    meta: Meta
     epoch: int | None
     metrics: Mapping[str, float]
     best_metric: str | None
@@ -45,8 +54,7 @@ class CheckpointInfo:
     machine: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Content of a run's folder. config: empty if config.yaml is missing or broken. lines: the valid lines of metrics.jsonl."""
 
     folder: Path
@@ -55,7 +63,7 @@ class Run:
     lines: Sequence[MetricsLine]
     network: CheckpointInfo | None
     events: TensorBoardEvents
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     @property
     def name(self) -> str:
@@ -64,9 +72,8 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         """The preferred checkpoint of the run, which may not exist."""
-        return next(
-            (path for name in CHECKPOINT_NAMES if (path := self.folder / name).is_file()), self.folder / CHECKPOINT_NAMES[0]
-        )
+        paths = [self.folder / name for name in CHECKPOINT_NAMES]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     @property
     def validated_lines(self) -> list[MetricsLine]:
@@ -86,16 +93,6 @@ class Run:
         return seconds or None
 
 
-def to_float(value: Any) -> float:
-    """Convert a number to float, anything else to NaN."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
-
-
 def validation_metrics(line: Mapping[str, Any]) -> dict[str, float]:
     """Return the finite validation metrics of a line by name."""
     content = line.get("valid")
@@ -104,7 +101,7 @@ def validation_metrics(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_run(folder: Path) -> Run:
-    """What there is of a run in a folder.
+    """Read a run's folder.
 
     Raises:
         HgfastError: no folder, or one that no run has written to.
@@ -133,32 +130,54 @@ def read_run(folder: Path) -> Run:
     return Run(folder, config, text, lines, _read_checkpoint(folder, notes), events, notes)
 
 
-def retrain_command(folder: Path) -> str:
-    """Return the command that trains with the same configuration in another folder."""
-    config, name = shlex.quote(str(folder / "config.yaml")), shlex.quote(f"{folder.resolve().name}-again")
-    return f"hgfast train --config {config} --exp {name}"
+def read_events(folder: Path) -> TensorBoardEvents:
+    """Read the TensorBoard events in a run's folder: when it ran, and its images; metrics.jsonl has the metrics.
+
+    Records after a truncated one in the same file are omitted.
+
+    Raises:
+        HgfastError: a file cannot be read, or its records are not events.
+    """
+    events, paths = TensorBoardEvents(), sorted((folder / "events").glob("events.out.tfevents.*"))
+    if not paths:
+        return events
+    try:
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise HgfastError("reading the events of a run requires tensorboard: pip install tensorboard") from error
+    for path in paths:
+        try:
+            for raw in RawEventFileLoader(str(path)).Load():
+                event = Event.FromString(raw)
+                events.first_time = event.wall_time if events.first_time is None else events.first_time
+                events.last_time = event.wall_time
+                for value in event.summary.value:
+                    if value.HasField("image"):
+                        events.images[value.tag] = (event.step, value.image.encoded_image_string)
+        except (OSError, DecodeError) as error:
+            raise HgfastError(f"{path} cannot be read as events ({one_line(error, 120)}): remove it") from error
+    return events
 
 
 def _read_config(folder: Path, notes: list[str]) -> tuple[str, Mapping[str, Any]]:
     """Return the text of config.yaml and its content."""
-    path = folder / "config.yaml"
+    path, text = folder / "config.yaml", ""
     try:
-        text = path.read_text(errors="replace")
-        content = read_yaml(path, "the configuration")
+        content = path.read_text(errors="replace")
+        values = read_yaml(path, "the configuration")
+        text = content
+        if isinstance(values, dict):
+            return text, Config.upgrade(values)
+        problem = "has no keys and values"
     except FileNotFoundError:
         notes.append(f"There is no {path.name}, which training writes when a run begins: the configuration is unknown.")
         return "", {}
     except (OSError, HgfastError) as error:
-        notes.append(f"{path.name} cannot be read as YAML ({error}): the configuration is unknown.")
-        return "", {}
-    if not isinstance(content, dict):
-        notes.append(f"{path.name} has no keys and values: the configuration is unknown.")
-        return text, {}
-    try:
-        return text, Config.upgrade(content)
-    except HgfastError as error:
-        notes.append(f"{path.name} cannot be read ({error}): the configuration is unknown.")
-        return text, {}
+        problem = f"cannot be read ({error})"
+    notes.append(f"{path.name} {problem}: the configuration is unknown.")
+    return text, {}
 
 
 def _read_metrics(path: Path, notes: list[str]) -> list[MetricsLine]:
@@ -182,12 +201,10 @@ def _read_metrics(path: Path, notes: list[str]) -> list[MetricsLine]:
         elif text.strip():
             broken.append(row)
     if broken:
-        named = ", ".join(map(str, broken[:MAX_NAMED_LINES])) + (
-            f" and {len(broken) - MAX_NAMED_LINES} more" if len(broken) > MAX_NAMED_LINES else ""
-        )
+        more = f" and {len(broken) - MAX_NAMED_LINES} more" if len(broken) > MAX_NAMED_LINES else ""
         notes.append(
-            f"{path.name}, {'lines' if len(broken) > 1 else 'line'} {named}: not JSON with epoch and step, omitted; "
-            "resuming the run removes a truncated line."
+            f"{path.name}, {'lines' if len(broken) > 1 else 'line'} {', '.join(map(str, broken[:MAX_NAMED_LINES]))}{more}: not "
+            "JSON with epoch and step, omitted; resuming the run removes a truncated line."
         )
     return lines
 
@@ -204,18 +221,13 @@ def _read_checkpoint(folder: Path, notes: list[str]) -> CheckpointInfo | None:
         except HgfastError as error:
             notes.append(f"{error}.")
             continue
-        meta, arch, epoch = model.meta, model.arch, content.get("epoch")
-        machine, best_metric = content.get("machine"), content.get("best_by")
+        epoch, machine, best_metric = (content.get(key) for key in ("epoch", "machine", "best_by"))
         metrics = validation_metrics({"valid": content.get("metrics")})
         return CheckpointInfo(
             path,
             sum(weights.numel() for weights in model.parameters()),
-            arch.stacks,
-            arch.features,
-            meta.input_size,
-            len(meta.skeleton.joints),
-            meta.skeleton.name,
-            meta.decoder,
+            model.arch,
+            model.meta,
             epoch if isinstance(epoch, int) else None,
             metrics,
             best_metric if isinstance(best_metric, str) and best_metric in metrics else None,

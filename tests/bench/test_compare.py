@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hgfast.bench import compare
-from hgfast.bench.harness.ranking import compare_rankings
+from hgfast.bench.compare import compare_rankings
 from hgfast.bench.harness.record import Row
 from hgfast.errors import run_main
 from tests.conftest import ROOT

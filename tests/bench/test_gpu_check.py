@@ -4,33 +4,29 @@ bench/gpu_install.py plans the right installs. pip is never called."""
 from __future__ import annotations
 
 import ast
+import importlib.machinery
 import json
+import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hgfast.bench import gpu_check, gpu_install
 from hgfast.bench.gpu import step_runner
 from hgfast.bench.gpu.steps import NO_BACKEND_PATTERN, GpuCheckSettings, Step, gpu_check_steps
-from hgfast.bench.gpu_install import (
-    EnvironmentInfo,
-    InstallError,
-    PipInstall,
-    Requirement,
-    TorchInfo,
-    plan_installs,
-    required_packages,
-)
+from hgfast.bench.gpu_install import InstallError
 from hgfast.cli import Parser
 from hgfast.errors import run_main
 from tests.conftest import ROOT, Command, ErrorOf
 
+Install = Callable[..., list[tuple[str, str]]]
 SETTINGS = GpuCheckSettings(
     slug="some-gpu",
     gpus=2,
@@ -50,7 +46,7 @@ NO_BACKEND_MESSAGE = (
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 # ---- the commands ----
@@ -123,16 +119,16 @@ def test_multi_gpu_step_is_skipped_on_one_gpu() -> None:
     assert alone["all-gpus"].skip_reason and not alone["training"].skip_reason and not STEPS[-1].skip_reason
 
 
-def test_list_names_every_step(command: Command, no_gpu: None) -> None:
-    process = command("bench/gpu_check.py", "--list")
+def test_list_names_every_step(in_process: Command, no_gpu: None) -> None:
+    process = in_process(gpu_check.main, "--list")
     assert process.returncode == 0, process.stderr
     for step in STEPS:
         assert f"# {step.name}: {step.description}\npython " in process.stdout
     assert "exp/gpu-check/hg2/engines/best.int8.engine" in process.stdout and "bench/results/loader-gpu.json" in process.stdout
 
 
-def test_no_gpu_is_one_error(command: Command, no_gpu: None) -> None:
-    process = command("bench/gpu_check.py")
+def test_no_gpu_is_one_error(in_process: Command, no_gpu: None) -> None:
+    process = in_process(gpu_check.main)
     assert process.returncode == 2 and process.stderr.startswith("error: no GPU is visible to torch")
     assert process.stderr.count("\n") == 1 and process.stdout == ""
 
@@ -141,7 +137,7 @@ def test_no_gpu_is_one_error(command: Command, no_gpu: None) -> None:
     ("words", "complaint"),
     [
         (("--steps", "[testing]", "--list"), "'testing' is unknown; choose from tests, loader, data"),
-        (("--minutes", "0"), "--minutes is 0, must be above 0"),
+        (("--minutes", "0"), "minutes is 0.0, must be above 0"),
         (("--quik",), "did you mean --quick"),
     ],
 )
@@ -188,8 +184,6 @@ def test_failed_and_skipped_steps(code: str, state: str, why: str) -> None:
 @pytest.mark.parametrize("backend", ["tensorrt_rtx", "torch_tensorrt", "auto"])
 def test_missing_backend_message_matches_the_pattern(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of find_backend on a machine with a GPU and no library matches."""
-    import re
-
     from hgfast.errors import HgfastError
     from hgfast.export.exporter import trt_builder
 
@@ -288,111 +282,87 @@ def test_from_steps_to_table_record_and_exit_code(
 
 # ---- installing ----
 
-REQUIRED = required_packages()
-ALL_INSTALLED = {one.name: "9999" for one in REQUIRED}
-CONTAINER = TorchInfo("2.10.0a0+b4e4ee81d3.nv25.12", "13.1", in_environment=False)
+CONTAINER = ("2.10.0a0+b4e4ee81d3.nv25.12", "13.1")
 
 
-def environment(
-    torch: TorchInfo | None = CONTAINER, hgfast: bool = True, libraries: str = "", **versions: str | None
-) -> EnvironmentInfo:
-    """An environment that has all packages except those with version None."""
-    changed = {name.replace("_", "-"): version for name, version in versions.items()}
-    installed = {name: version for name, version in {**ALL_INSTALLED, **changed}.items() if version is not None}
-    return EnvironmentInfo(torch, installed, frozenset(libraries.split()), hgfast)
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Install:
+    """Run the installer with fake torch versions, modules and pip; return the arguments and the constraints of pip's calls."""
 
+    def run(*torch: tuple[str, str] | None, modules: str = "", fails: str = "nothing") -> list[tuple[str, str]]:
+        versions, calls = iter(torch), list[tuple[str, str]]()
 
-def requirements(installs: Sequence[PipInstall]) -> list[str]:
-    return [" ".join(one.requirements) for one in installs]
+        def fake_pip(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+            constraint, *args = command[command.index("--constraint") + 1 :]
+            path = Path(constraint)
+            calls.append((" ".join(args), path.read_text() if path.name == "pinned.txt" else path.name))
+            return subprocess.CompletedProcess(command, any(arg.startswith(fails) for arg in args))
+
+        monkeypatch.setattr(gpu_install, "torch_version", lambda: next(versions))
+        monkeypatch.setattr(gpu_install, "has_module", lambda name: name in modules.split())
+        monkeypatch.setattr(gpu_install.subprocess, "run", fake_pip)
+        gpu_install.install(tmp_path)
+        return calls
+
+    return run
 
 
 def test_requirements_come_from_the_package_metadata() -> None:
-    names = {one.name for one in REQUIRED}
-    assert {"numpy", "opencv-python-headless", "torch", "jsonargparse", "onnx", "matplotlib", "pytest"} <= names
-    assert not names & {"mypy", "ruff", "tensorrt-rtx-cu13-libs"}
-    assert Requirement.parse("jsonargparse[signatures]>=4.49; python_version > '3'") == Requirement(
-        "jsonargparse[signatures]>=4.49", "jsonargparse", "4.49"
-    )
+    names = [re.split(r"[^\w-]", line.lower())[0] for line in gpu_install.requirements()]
+    assert {"numpy", "opencv-python-headless", "jsonargparse", "onnx", "matplotlib", "pytest", "cuda-bindings"} <= set(names)
+    assert not set(names) & {"torch", "nvidia-dali-cuda130", "mypy", "ruff", "tensorrt-rtx-cu13-libs"}
+    assert len(names) == len(set(names)) and not any(";" in line for line in gpu_install.requirements())
 
 
-def test_torch_is_installed_first() -> None:
-    assert requirements(plan_installs(EnvironmentInfo(None, {}, frozenset(), False), REQUIRED)) == ["torch"]
+def test_installed_torch_is_pinned_and_not_replaced(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"torch": CONTAINER[0], "numpy": "2.1.0"}
+
+    def fake_version(name: str) -> str:
+        if name not in known:
+            raise gpu_install.PackageNotFoundError(name)
+        return known[name]
+
+    monkeypatch.setattr(gpu_install, "version", fake_version)
+    calls = install(CONTAINER, modules="tensorrt")
+    needed = " ".join(gpu_install.requirements())
+    assert [args for args, _ in calls] == [f"--no-deps --editable {ROOT}", needed, "nvidia-dali-cuda130"]
+    assert {constraint for _, constraint in calls} == {f"torch=={CONTAINER[0]}\nnumpy==2.1.0\n"}
 
 
-def test_installed_torch_and_packages_are_not_replaced() -> None:
-    state = environment(hgfast=False, libraries="tensorrt torch_tensorrt", tabulate=None, numpy="1.26.4", scipy="1.9", pillow="?")
-    installs = plan_installs(state, REQUIRED)
-    assert requirements(installs) == ["scipy>=1.15 tabulate>=0.9", "nvidia-dali-cuda130", f"--no-deps --editable {ROOT}"]
-    assert all(one.required for one in installs)
-
-
-def test_nothing_is_installed_when_requirements_are_met() -> None:
-    assert plan_installs(environment(libraries="nvidia.dali tensorrt"), REQUIRED) == []
-
-
-def test_dali_and_tensorrt_match_the_cuda_of_torch() -> None:
-    installs = plan_installs(environment(TorchInfo("2.11.0", "12.8", in_environment=True)), REQUIRED)
-    assert requirements(installs) == ["nvidia-dali-cuda120", "tensorrt-cu12", "tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings"]
-    assert [one.required for one in installs] == [True, False, False]
-    assert requirements(plan_installs(environment(libraries="nvidia.dali tensorrt_rtx_bindings"), REQUIRED)) == ["tensorrt-cu13"]
-
-
-def test_torch_without_cuda_is_an_error() -> None:
-    with pytest.raises(InstallError, match=r"torch 2\.13\.0\+cpu has no CUDA.*not replaced: set another Python with GPU_PYTHON"):
-        plan_installs(environment(TorchInfo("2.13.0+cpu", "", in_environment=False)), REQUIRED)
-
-
-class FakePip:
-    """Records the calls of pip; a call fails if an argument starts with `fails`."""
-
-    def __init__(self, fails: str = "nothing") -> None:
-        self.fails = fails
-        self.calls: list[tuple[str, str]] = []
-
-    def __call__(self, args: Sequence[str], constraint: Path) -> bool:
-        self.calls.append((" ".join(args), constraint.read_text() if constraint.name == "pinned.txt" else constraint.name))
-        return not any(arg.startswith(self.fails) for arg in args)
-
-
-def run_install(monkeypatch: pytest.MonkeyPatch, folder: Path, pip: FakePip, *states: EnvironmentInfo) -> None:
-    """Run the installer where `inspect_environment` returns these states in order."""
-    environments = iter(states)
-    monkeypatch.setattr(gpu_install, "inspect_environment", lambda _: next(environments))
-    monkeypatch.setattr(gpu_install, "pip", pip)
-    gpu_install.install(folder)
-
-
-def test_bare_machine_uses_project_constraints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_bare_machine_gets_torch_first_and_optional_packages_may_fail(
+    install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pip = FakePip(fails="tensorrt-cu13")
-    run_install(
-        monkeypatch,
-        tmp_path,
-        pip,
-        EnvironmentInfo(None, {}, frozenset(), False),
-        environment(TorchInfo("2.13.0+cu130", "13.0", True)),
-    )
-    assert [args for args, _ in pip.calls][:2] == ["torch", "nvidia-dali-cuda130"]
-    assert {constraint for _, constraint in pip.calls} == {"constraints.txt"}
-    output = capsys.readouterr().out
-    assert "torch: none" in output and "tensorrt-cu13 could not be installed; steps that need it will be reported as" in output
-    assert pip.calls[-1][0].startswith("tensorrt-rtx")  # the failure of an optional package does not stop it
+    spec = importlib.machinery.ModuleSpec("torch", None, origin=str(tmp_path / "lib/torch/__init__.py"))
+    monkeypatch.setattr(gpu_install, "find_spec", lambda _: spec)  # in the environment
+    calls = install(None, ("2.11.0", "12.8"), fails="tensorrt-cu12")
+    assert [args for args, _ in calls][:2] == ["torch", f"--no-deps --editable {ROOT}"]
+    libraries = ["nvidia-dali-cuda120", "tensorrt-cu12", "tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings"]
+    assert [args for args, _ in calls][3:] == libraries and {name for _, name in calls} == {"constraints.txt"}
+    assert "tensorrt-cu12 could not be installed; steps that need it will be reported as" in capsys.readouterr().out
+    calls = install(("2.11.0", "12.8"), modules="nvidia.dali tensorrt_rtx_bindings")
+    assert [args for args, _ in calls][2:] == ["tensorrt-cu12"]
+    with pytest.raises(InstallError, match="pip could not install nvidia-dali-cuda120"):
+        install(("2.11.0", "12.8"), fails="nvidia-dali")
 
 
-def test_container_torch_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pip = FakePip()
-    monkeypatch.setattr(
-        gpu_install, "installed_version", lambda name: {"torch": CONTAINER.version, "numpy": "2.1.0"}.get(name, "?")
-    )
-    run_install(monkeypatch, tmp_path, pip, environment(libraries="tensorrt", h5py=None))
-    assert [args for args, _ in pip.calls] == ["h5py>=3.11", "nvidia-dali-cuda130"]
-    assert {constraint for _, constraint in pip.calls} == {f"torch=={CONTAINER.version}\nnumpy==2.1.0\n"}
+def test_torch_without_cuda_is_an_error(install: Install) -> None:
+    with pytest.raises(InstallError, match=r"torch 2\.13\.0\+cpu has no CUDA and is not replaced: remove .* with GPU_PYTHON"):
+        install(("2.13.0+cpu", ""))
+    with pytest.raises(InstallError, match="the installed torch cannot be found"):
+        install(None, None)
 
 
-def test_required_package_failure_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InstallError, match="pip could not install nvidia-dali-cuda130"):
-        run_install(monkeypatch, tmp_path, FakePip(fails="nvidia-dali"), environment(libraries="tensorrt"))
+def test_torch_is_imported_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gpu_install.torch_version()
+    assert found is not None and found[0] == torch.__version__ and found[1] == (torch.version.cuda or "")
+    for error, message in (("ImportError: libcudart.so.13", "cannot be imported"), ("AssertionError: missing", None)):
+        done = subprocess.CompletedProcess([], 1, "", f"Traceback\n{error}")
+        monkeypatch.setattr(gpu_install.subprocess, "run", lambda *_, done=done, **__: done)
+        if message is None:
+            assert gpu_install.torch_version() is None
+        else:
+            with pytest.raises(InstallError, match=message):
+                gpu_install.torch_version()
 
 
 def test_installer_without_a_gpu_creates_nothing(
@@ -422,15 +392,6 @@ def test_environment_inherits_packages_and_is_ignored_by_git(tmp_path: Path, mon
     assert process.stdout.strip() == str(tmp_path / "venv"), process.stderr
     assert (tmp_path / "venv" / ".gitignore").read_text() == "*\n"
     assert gpu_install.create_environment(tmp_path / "venv") == python  # reused
-
-
-def test_inspect_environment() -> None:
-    state = gpu_install.inspect_environment(REQUIRED)
-    assert state.torch is not None and state.has_hgfast
-    assert state.versions["opencv-python-headless"] and all(
-        one.is_satisfied(state) for one in REQUIRED if one.name in state.versions
-    )
-    assert gpu_install.version_tuple("2.9.0a0+50eac81") == (2, 9, 0) and gpu_install.installed_version("no-such-package") == "?"
 
 
 def test_make_gpu_check(tmp_path: Path) -> None:

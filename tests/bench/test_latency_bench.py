@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +11,29 @@ import pytest
 import torch
 
 from hgfast.architectures import PRESETS
-from hgfast.bench import latency, session_overhead
+from hgfast.bench import latency as latency_script
+from hgfast.bench import session_overhead
 from hgfast.bench.harness import networks
+from hgfast.bench.harness.config import LatencyConfig
 from hgfast.bench.harness.interleaved import BatchInfo, Result, StartupCost, Trial, TrialSettings, run_trial
-from hgfast.bench.harness.networks import ONNX, export_commands, find_or_export, is_current, untrained_checkpoint
+from hgfast.bench.harness.networks import ONNX, Exports, export_commands, is_current, untrained_checkpoint
 from hgfast.bench.harness.noise import NoiseEstimate
 from hgfast.bench.harness.roofline import DeviceRates, measure_rates, roofline_ms
-from hgfast.bench.latency import LatencyConfig, open_artifacts, open_checkpoint, preset_name
-from hgfast.bench.session_overhead import SessionVariant, conclusions, leak_row, make_row, run_python_session
+from hgfast.bench.measurements import latency
+from hgfast.bench.measurements.latency import open_artifacts, open_checkpoint, preset_name
+from hgfast.bench.measurements.session_overhead import SessionVariant, conclusions, leak_row, make_row, run_python_session
+from hgfast.bench.tables.columns import unmeasured_lines
 from hgfast.bench.variants.latency import LatencyVariant, make_batches, predict_all, time_on_stream
 from hgfast.checkpoints import load_model
 from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
-from hgfast.export.exporter.artifact import load_network
-from hgfast.export.exporter.onnx_export import make_onnx
-from hgfast.export.exporter.options import ExportConfig
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime import sidecar as sidecars
 from hgfast.runtime.torch_predictor import decode_keypoints
 from hgfast.system_info import CpuFeatures, cpu_features
 from hgfast.training.throughput import forward_flops
-from tests.conftest import Command, ErrorOf
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return untrained_checkpoint("tiny", tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture(scope="module")
-def onnx(checkpoint: Path) -> Path:
-    config = ExportConfig(checkpoint=checkpoint, batch="1:2:4", no_verify=True)
-    return make_onnx(config, load_network(config), config.output_path("onnx")).path
-
+from tests.bench.conftest import RunScript
+from tests.conftest import ErrorOf
 
 # ---- variants ----
 
@@ -113,13 +103,20 @@ def test_inputs_cycle_through_different_batches() -> None:
 
 def test_existing_exports_are_reused(checkpoint: Path, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert onnx == checkpoint.with_name("fresh.fp32.onnx")
-    assert find_or_export(checkpoint, ONNX, 4, tmp_path, [], True) == onnx  # beside the checkpoint: exported by the user
+    assert Exports(tmp_path, 4).find_or_export(checkpoint, ONNX) == onnx  # beside the checkpoint: exported by the user
     assert not is_current(onnx, checkpoint, 5) and not is_current(onnx.with_name("none.onnx"), checkpoint, 1)
     other = untrained_checkpoint("tiny", tmp_path / "other")
     assert not is_current(onnx, other, 4) or sidecars.sha256_of(other) == sidecars.sha256_of(checkpoint)
     monkeypatch.setattr(networks, "ROOT", tmp_path)  # where there is no export/
-    with pytest.raises(HgfastError, match="to_onnx"):
-        find_or_export(checkpoint, ONNX, 16, tmp_path, [], True)
+    with closing(Exports(tmp_path, 16)) as exports:
+        with pytest.raises(HgfastError, match="to_onnx"):
+            exports.find_or_export(checkpoint, ONNX)
+        (tmp_path / "export").mkdir()
+        failing = "import sys; print('error: no ONNX', file=sys.stderr); sys.exit(2)"
+        for code, message in ((failing, "^no ONNX$"), ("import os; os._exit(1)", "crashed"), ("1 / 0", "ZeroDivisionError")):
+            (tmp_path / "export/to_onnx.py").write_text(code)
+            with pytest.raises(HgfastError, match=message):
+                exports.find_or_export(checkpoint, ONNX)
 
 
 def test_int8_needs_calibration_images_with_the_same_joints(checkpoint: Path, tmp_path: Path) -> None:
@@ -132,12 +129,12 @@ def test_int8_needs_calibration_images_with_the_same_joints(checkpoint: Path, tm
 
 
 def test_unavailable_variants_are_listed(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Path, export: networks.ExportCommand, *__: object) -> Path:
+    def refuse(_: Exports, __: Path, export: networks.ExportCommand) -> Path:
         raise HgfastError(f"no {export.precision} today")
 
-    monkeypatch.setattr("hgfast.bench.latency.find_or_export", refuse)
+    monkeypatch.setattr(Exports, "find_or_export", refuse)
     config = LatencyConfig(checkpoint=checkpoint, quick=True, work=tmp_path)
-    network = open_checkpoint(config, checkpoint, tmp_path)
+    network = open_checkpoint(config, checkpoint, tmp_path, Exports(tmp_path, 1))
     notes = {(row["way"], row["precision"]): row["note"] for row in network.unavailable}
     assert notes["onnx", "int8"] == "no int8 today" and notes["onnx", "fp16"] == "omitted by --quick"
     if not torch.cuda.is_available():
@@ -196,7 +193,7 @@ def test_bf16_is_left_out_where_it_is_emulated(onnx: Path, checkpoint: Path, tmp
     network = open_artifacts(LatencyConfig(files=[checkpoint, onnx], batch=[2], work=tmp_path, compile=False), tmp_path)
     assert {one.precision for one in network.variants} == {"fp32"}
     assert [(row["way"], row["precision"]) for row in network.unavailable] == [("autocast", "bf16"), ("openvino", "bf16")]
-    assert "not measured: no bf16 on this CPU" in latency.results_table([{**row, "batch": None} for row in network.unavailable])
+    assert unmeasured_lines(network.unavailable) == ["autocast bf16, openvino bf16: no bf16 on this CPU"]
     assert set(measure_rates(torch.device("cpu"), 1).flops) == {"fp32"}
 
 
@@ -225,12 +222,8 @@ def test_what_a_runtime_ignores_stands_beside_its_figure(onnx: Path, tmp_path: P
 # ---- the commands ----
 
 
-@pytest.mark.slow
-def test_a_file_from_the_shell(command: Command, onnx: Path, tmp_path: Path) -> None:
-    flags = ("--quick", "--batch", "[4]", "--threads", 1, "--work", tmp_path / "work")
-    process = command("bench/latency.py", onnx, *flags, "--json", tmp_path / "r.json")
-    assert process.returncode == 0, process.stderr
-    record: dict[str, Any] = json.loads((tmp_path / "r.json").read_text())
+def test_an_onnx_in_every_runtime(run_script: RunScript, onnx: Path, tmp_path: Path) -> None:
+    record, output = run_script("latency", onnx, "--quick", "--batch", "[4]", "--threads", 1, "--work", tmp_path / "work")
     rows = record["rows"]
     assert [(row["way"], row["precision"]) for row in rows][:2] == [("onnxruntime", "fp32"), ("openvino", "fp32")]
     measured = [row for row in rows if row["median_ms"]]
@@ -242,7 +235,7 @@ def test_a_file_from_the_shell(command: Command, onnx: Path, tmp_path: Path) -> 
         assert row["precision"] != "fp32" or row["max_px_error"] < 0.05
         assert not any(isinstance(value, dict | list) for value in row.values())
     assert rows[0]["speedup"] == 1 and rows[0]["speedup_noise"] is None and record["machine"]["copy_gb_per_s"] > 0
-    assert len(record["conclusions"]) == 1 and "fastest in fp32" in record["conclusions"][0] and "speedup" in process.stdout
+    assert len(record["conclusions"]) == 1 and "fastest in fp32" in record["conclusions"][0] and "× princeton" in output
 
 
 class FakeEvent:
@@ -325,15 +318,16 @@ def test_leak_row_reports_memory_and_files(onnx: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "words", "complaint"),
     [
-        ("latency", ("--batch", "[0]"), "must be at least 1"),
+        ("latency", ("--batch", "[0]"), "batch is [0], must be at least 1"),
+        ("latency", ("--batch", "[]"), "--batch must not be empty"),
         ("latency", ("--threads", "1000"), "cores are available"),
         ("latency", ("none.onnx",), "there is no file none.onnx"),
         ("latency", ("--presets", "[hg3]"), "choose from hg1"),
         ("latency", ("--checkpoint", "net.onnx"), "--checkpoint needs a checkpoint of training"),
-        ("embedding", ("--runs", "0"), "--runs"),
+        ("embedding", ("--runs", "0"), "runs is 0, must be at least 1"),
         ("embedding", ("--cli", "nowhere"), "build it as export/cpp/README.md says"),
     ],
 )
 def test_bad_flags_are_one_error(error_of: ErrorOf, script: str, words: tuple[str, ...], complaint: str, tmp_path: Path) -> None:
-    main = {"latency": latency.main, "embedding": session_overhead.main}[script]
+    main = {"latency": latency_script.main, "embedding": session_overhead.main}[script]
     assert complaint in error_of(main, *words, "--work", tmp_path)

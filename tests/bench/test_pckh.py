@@ -17,16 +17,19 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
+import hgfast.evaluate
+import hgfast.training.evaluator
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
 from hgfast.bench import pckh
 from hgfast.bench.scoring.ground_truth import GroundTruth, read_detections, read_mpii_h5
 from hgfast.bench.scoring.network import open_images, run_network
 from hgfast.bench.scoring.predictions import read_predictions
+from hgfast.bench.scoring.score import ScoredPredictions
 from hgfast.config import DataConfig, InferenceConfig
 from hgfast.errors import HgfastError
 from hgfast.errors import run_main as leave
-from hgfast.export.exporter import onnx_export, trt_builder
+from hgfast.export.exporter import trt_builder
 from hgfast.export.exporter.artifact import load_network
 from hgfast.export.exporter.onnx_export import make_onnx
 from hgfast.export.exporter.options import TensorRTConfig
@@ -404,11 +407,10 @@ def test_conflicting_flags_are_errors(error_of: Callable[..., str], tmp_path: Pa
     assert "no annotations: give only --submission" in error_of(*given[:3], unannotated)
 
 
-def test_bad_input_ends_with_2(command: Command, tmp_path: Path) -> None:
+def test_bad_input_ends_with_2(in_process: Command, tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text("[]")
-    process = command(
-        "bench/pckh.py", "--predictions", tmp_path / "p.json", "--annotations", write_annotations(tmp_path / "valid.h5")
-    )
+    annotations = write_annotations(tmp_path / "valid.h5")
+    process = in_process(pckh.main, "--predictions", tmp_path / "p.json", "--annotations", annotations)
     assert process.returncode == 2 and process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
 
 
@@ -425,13 +427,12 @@ def untrained(path: Path, skeleton: Skeleton, offset: float, **meta: Any) -> Pat
     return path
 
 
-def test_checkpoints_score_as_in_evaluate(score: RunPckh, people: Path, tmp_path: Path, command: Command) -> None:
+def test_checkpoints_score_as_in_evaluate(score: RunPckh, people: Path, tmp_path: Path, in_process: Command) -> None:
     """And evaluate.py's own predictions score as the checkpoint they are of."""
     network = untrained(tmp_path / "a.pt", BODY16, -0.5)
     data = ["--dataset", "mpii", "--data", people]
-    process = command(
-        "hgfast/evaluate.py", network, *data, "--flip-test", "--json", tmp_path / "e.json", "--predictions", tmp_path / "p.json"
-    )
+    outputs = ("--json", tmp_path / "e.json", "--predictions", tmp_path / "p.json")
+    process = in_process(hgfast.evaluate.main, network, *data, "--flip-test", "--device", "cpu", "--threads", 1, *outputs)
     assert process.returncode == 0, process.stderr
     (row,) = json.loads((tmp_path / "e.json").read_text())["rows"]
     found = score(network, *data, "--flip-test", "--device", "cpu", "--threads", 1)
@@ -461,9 +462,6 @@ def test_points_of_a_network_that_are_not_finite_are_misses(
     score: RunPckh, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """And the same in evaluate.py and in its predictions."""
-    import hgfast.evaluate
-    import hgfast.training.evaluator
-
     whole = hgfast.training.evaluator.decode_keypoints
 
     def part(model: Any, heatmaps: Any) -> Any:
@@ -549,7 +547,7 @@ def test_curve_matches_evaluate_and_the_table() -> None:
     reference[[3, 8]] = np.nan, 0
     skeleton = make_skeleton("thing", ("a", "b", "c"), groups=(("both", (0, 1)),))
     truth = GroundTruth("x", "coco", skeleton, 0.5, true, labeled, reference, np.arange(40))
-    scored = pckh.ScoredPredictions("m", Path("m"), found, truth)
+    scored = ScoredPredictions("m", Path("m"), found, truth)
     curve, errors = scored.curve, np.linalg.norm(found - true, axis=-1)
     counted = labeled & (reference > 0)[:, None]
     for row, threshold in enumerate(curve.thresholds):
@@ -596,38 +594,28 @@ def test_scoring_needs_no_images(score: RunPckh, people: Path, tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory, cached_exporter: None) -> Path:
     """A network of bodies as a checkpoint, as ONNX in fp32 and fp16, as TorchScript of several kinds, as an engine."""
     folder = tmp_path_factory.mktemp("exported")
     network = untrained(folder / "net.pt", BODY16, -0.5, shift=0.25)
-    trace, backend_results = onnx_export.export_onnx_model, {}
-
-    def once(graph: Any, sizes: Any) -> Any:
-        """The exporter takes seconds, and the engine's ONNX is the other one."""
-        if graph.spec not in backend_results:
-            backend_results[graph.spec] = trace(graph, sizes).SerializeToString()
-        return onnx_export.onnx.load_from_string(backend_results[graph.spec])
-
-    flags: dict[str, Any] = {"checkpoint": network, "batch": "1:4:8", "threads": 1}
+    flags: dict[str, Any] = {"checkpoint": network, "batch": "1:4:8", "threads": 1, "no_verify": True}
     config = TensorRTConfig(**flags)
 
     def make(function: Any, name: str, *more: Any, **changed: Any) -> None:
         chosen = replace(config, **changed)
         function(chosen, load_network(chosen), folder / name, *more)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_export, "export_onnx_model", once)
-        make(make_onnx, "net.onnx")
-        make(make_onnx, "half.onnx", precision="fp16")
-        make(make_torchscript, "net.torchscript")
-        make(make_torchscript, "float.torchscript", input="float")
-        make(make_torchscript, "flip.torchscript", flip_test=True)
-        make(make_torchscript, "maps.torchscript", outputs="heatmaps")
-        try:
-            backend = trt_builder.find_backend("tensorrt_rtx", gpu=False)
-        except HgfastError:  # it is not installed
-            return folder
-        make(make_engine, "net.engine", backend)
+    make(make_onnx, "net.onnx")
+    make(make_onnx, "half.onnx", precision="fp16")
+    make(make_torchscript, "net.torchscript")
+    make(make_torchscript, "float.torchscript", input="float")
+    make(make_torchscript, "flip.torchscript", flip_test=True)
+    make(make_torchscript, "maps.torchscript", outputs="heatmaps")
+    try:
+        backend = trt_builder.find_backend("tensorrt_rtx", gpu=False)
+    except HgfastError:  # it is not installed
+        return folder
+    make(make_engine, "net.engine", backend)
     return folder
 
 

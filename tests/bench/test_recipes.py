@@ -11,7 +11,7 @@ import pytest
 
 from hgfast.bench import gpu_check, recipes, run_all
 from hgfast.bench.harness import record
-from hgfast.bench.harness.records import read_record
+from hgfast.bench.harness.record import read_record
 from hgfast.bench.recipes import RECIPES, VARIANTS, RecipesConfig, run_training
 from hgfast.cli import parse
 from hgfast.config import FLAG_ALIASES, Config

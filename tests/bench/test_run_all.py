@@ -22,11 +22,16 @@ from hgfast.bench.gpu import step_runner
 from hgfast.bench.gpu.steps import Step
 from hgfast.bench.harness import run_all_steps
 from hgfast.bench.harness.run_all_steps import BENCHMARKS, BenchSettings, make_step
-from hgfast.bench.readme_tables import RecordTable
+from hgfast.bench.readme_tables import (
+    RecordTable,
+    SummaryLine,
+    SummaryTable,
+    latency_figures,
+    loading_figures,
+    training_figures,
+)
+from hgfast.bench.tables.columns import COLUMNS, format_cell, format_number, markdown_table
 from hgfast.bench.tables.ratio_checks import CHECKS, run_checks
-from hgfast.bench.tables.readme_summary import SummaryLine, SummaryTable, latency_figures, loading_figures, training_figures
-from hgfast.bench.tables.results_page import COLUMNS
-from hgfast.bench.tables.results_text import format_cell, format_number, markdown_table
 from hgfast.config import DataConfig
 from hgfast.errors import run_main
 from hgfast.system_info import available_cores
@@ -140,8 +145,8 @@ def test_every_command_parses(name: str, gpu_gb: float, quick: bool, monkeypatch
     assert_flags_parse(command, monkeypatch)
 
 
-def test_list_prints_the_commands_and_runs_nothing(command: Command, tmp_path: Path) -> None:
-    process = command("bench/run_all.py", "--list", "--quick", "--steps", "[latency,loader]", "--out", tmp_path / "out")
+def test_list_prints_the_commands_and_runs_nothing(in_process: Command, tmp_path: Path) -> None:
+    process = in_process(bench_all.main, "--list", "--quick", "--steps", "[latency,loader]", "--out", tmp_path / "out")
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
     assert [line.split(":")[0] for line in lines[::2]] == ["# loader", "# latency"]
@@ -163,7 +168,7 @@ def test_data_flags_are_relative_to_the_repository(tmp_path: Path, monkeypatch: 
         (["--steps", "[loading]"], "'loading' is unknown; choose from loader, train_step, latency"),
         (["--checkpoint", "none.pt"], "there is no checkpoint none.pt"),
         (["--data", "MPII"], "--data requires --checkpoint FILE"),
-        (["--limit", "0"], "--limit is 0, must be above 0"),
+        (["--limit", "0"], "limit is 0.0, must be above 0"),
         (["--quik"], "did you mean --quick"),
     ],
 )
@@ -270,7 +275,7 @@ def test_a_page_a_record_and_charts(run_all: RunAll, tmp_path: Path, capsys: pyt
         assert f"]({chart.name})" in page
         image = cv2.imread(str(chart))
         assert image is not None and image.std() > 1
-    assert "| hg1 | openvino | int8 | 1 | 8.00 | 5% |" in page
+    assert "| hg1 | best.int8.onnx | openvino | int8 | 1 | 8.00 | 5% |" in page
     assert "- tensorrt fp16: no NVIDIA GPU here" in page
 
 
@@ -381,8 +386,12 @@ def update_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         "latency": RecordTable("latency", tmp_path / "latency.json", readme_tables.latency_table, tmp_path / "pckh.json"),
         "loader": RecordTable("loader", tmp_path / "loader.json", readme_tables.loader_table),
         "train_step": RecordTable("train_step", tmp_path / "train_step.json", readme_tables.train_step_table),
-        "summary": SummaryTable((SummaryLine("training", "train_step", tmp_path / "train_step.json", training_figures("hg1")),)),
-        "none": SummaryTable((SummaryLine("training", "train_step", tmp_path / "train_step.json", training_figures("hg2")),)),
+        "summary": SummaryTable(
+            (SummaryLine("training", "train_step", tmp_path / "train_step.json", lambda rows: training_figures(rows, "hg1")),)
+        ),
+        "none": SummaryTable(
+            (SummaryLine("training", "train_step", tmp_path / "train_step.json", lambda rows: training_figures(rows, "hg2")),)
+        ),
         "absent": RecordTable("loader", tmp_path / "absent.json", readme_tables.loader_table),
         "other": RecordTable("decode", tmp_path / "loader.json", readme_tables.loader_table),
         "old": RecordTable("decode", tmp_path / "decode.json", readme_tables.loader_table),
@@ -430,9 +439,9 @@ def test_update_is_idempotent(update_pages: Callable[..., tuple[int, str, str]])
 def test_summary_table_compares_the_fastest_with_princeton(update_pages: Callable[..., tuple[int, str, str]]) -> None:
     page = update_pages(text=PAGE.format("summary"))[1]
     assert "| training | 10.0 / s | 20.0 / s | 2.0 |" in page and "`python bench/train_step.py --quick` on Some CPU" in page
-    assert loading_figures("freihand", False)(ROWS["loader"]) == ("4.00 ms", "1.00 ms", "4.0")
+    assert loading_figures(ROWS["loader"], "freihand", False) == ("4.00 ms", "1.00 ms", "4.0")
     rows = [{"preset": "hg1", "end_to_end": False, "speedup_noise": 0.07, **row} for row in ROWS["latency"]]
-    assert latency_figures("hg1", "int8")(rows) == ("40.0 ms", "8.00 ms in openvino", "5.00 ± 7%")
+    assert latency_figures(rows, "hg1", "int8") == ("40.0 ms", "8.00 ms in openvino", "5.00 ± 7%")
 
 
 @pytest.mark.parametrize(
@@ -452,6 +461,6 @@ def test_bad_page_or_record_is_one_error(text: str, complaint: str, update_pages
     assert code == 2 and complaint in err and err.count("\n") == 1 and page == text
 
 
-def test_pages_match_their_records(command: Command) -> None:
-    process = command("bench/readme_tables.py", "--check")
+def test_pages_match_their_records(in_process: Command) -> None:
+    process = in_process(readme_tables.main, "--check")
     assert process.returncode == 0, process.stderr

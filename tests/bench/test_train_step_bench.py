@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,8 +11,9 @@ import torch
 
 from hgfast.architectures import architecture
 from hgfast.bench.harness.interleaved import Result, StartupCost, Trial, TrialSettings, run_trial
+from hgfast.bench.measurements.train_step import GPU_METHODS, PHASES, LoopResults, describe_bottleneck, target_speedup
 from hgfast.bench.princeton.training import PrincetonTrainer, mean_squared_error
-from hgfast.bench.train_step import GPU_METHODS, PHASES, LoopResults, describe_bottleneck, main, target_speedup
+from hgfast.bench.train_step import main
 from hgfast.bench.variants import train_step
 from hgfast.bench.variants.train_step import INPUT_SIZE, TrainVariant, hgfast_loop, princeton_loop, repeat_samples
 from hgfast.heatmaps import render
@@ -22,7 +22,8 @@ from hgfast.model import StackedHourglass
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
 from hgfast.pipelines.samples import Samples
 from hgfast.training.amp import resolve_amp
-from tests.conftest import Command, ErrorOf
+from tests.bench.conftest import RunScript
+from tests.conftest import ErrorOf
 
 KEYS = {"machine", "versions", "revision", "command", "date", "rows"}
 CPU = torch.device("cpu")
@@ -150,19 +151,16 @@ def test_target_speedups(changes: dict[str, Any], goal: float | None) -> None:
 # ---- the command ----
 
 
-@pytest.mark.slow
-def test_quick_comparison_from_the_shell(command: Command, tmp_path: Path) -> None:
-    process = command("bench/train_step.py", "--quick", "--threads", 1, "--device", "cpu", "--json", tmp_path / "r.json")
-    assert process.returncode == 0, process.stderr
-    assert "Traceback" not in process.stderr and "warn" not in process.stderr.lower(), process.stderr
-    record: dict[str, Any] = json.loads((tmp_path / "r.json").read_text())
+def test_quick_comparison(run_script: RunScript, people: Path) -> None:
+    flags = ("--quick", "--threads", 1, "--batch-size", 2, "--data-mpii", people, "--device", "cpu")
+    record, output = run_script("train_step", *flags)
     assert set(record) == KEYS | {"conclusions"} and record["command"].startswith("python bench/train_step.py --quick")
     rows = {row["way"]: row for row in record["rows"]}
     assert set(rows) == {*PHASES, "seed_style_fixed", "hgfast_fixed"} and len(rows) == len(record["rows"])
     assert len({tuple(row) for row in record["rows"]}) == 1
     assert not any(isinstance(value, (dict, list)) for row in record["rows"] for value in row.values())
     for method, row in rows.items():
-        assert (row["preset"], row["layout"], row["size"], row["batch_size"]) == ("tiny", "mpii", 256, 4)
+        assert (row["preset"], row["layout"], row["size"], row["batch_size"]) == ("tiny", "mpii", 256, 2)
         if method in GPU_METHODS:
             assert row["reason"] == "needs a GPU" and row["images_per_s"] is None and row["step_ms"] is None
             continue
@@ -173,8 +171,8 @@ def test_quick_comparison_from_the_shell(command: Command, tmp_path: Path) -> No
         assert (row["loader_ms"] is None) == method.endswith("_fixed")
     assert rows["seed_style"]["speedup"] == rows["seed_style"]["step_speedup"] == 1
     assert mean(rows[method]["data_wait"] for method in ("seed_style_fixed", "hgfast_fixed")) < 0.1
-    for words in ("x princeton", "times as many images per second as princeton", "of seed_style is the", "of hgfast is the"):
-        assert words in process.stdout
+    for words in ("× princeton", "times as many images per second as princeton", "of seed_style is the", "of hgfast is the"):
+        assert words in output
 
 
 @pytest.mark.parametrize(
@@ -187,12 +185,8 @@ def test_quick_comparison_from_the_shell(command: Command, tmp_path: Path) -> No
         (("--threads", "100000"), "cores are available"),
         (("--device", "gpu"), "device 'gpu' is unknown"),
         (("--layout", "[mpii]"), "did you mean --layouts"),
+        (("--size", "128"), "unknown flag --size"),
     ],
 )
 def test_bad_flags_are_one_error(words: tuple[str, ...], complaint: str, error_of: ErrorOf) -> None:
     assert complaint in error_of(main, "--threads", 1, *words)
-
-
-def test_a_wrong_flag_from_the_shell(command: Command) -> None:
-    process = command("bench/train_step.py", "--size", "128")
-    assert process.returncode == 2 and "unknown flag --size" in process.stderr and "Traceback" not in process.stderr

@@ -19,7 +19,7 @@ import yaml
 
 from hgfast import checkpoints
 from hgfast.bench import compare
-from hgfast.bench.harness.records import read_record, without_outputs
+from hgfast.bench.harness.record import read_record, without_outputs
 from hgfast.bench.scoring.predictions import _check_dataset
 from hgfast.cli import parse
 from hgfast.config import CONFIG_FORMAT, Config, LoadingConfig, LossConfig, ModelConfig, TrainConfig
@@ -204,7 +204,7 @@ def test_bench_record() -> None:
     record = read_record(DATA / "decode.json")
     rows = compare.rows_by_identity(record, DATA / "decode.json")
     assert len(rows) == 7
-    lines = compare.compare(rows, rows).changes
+    lines = [line for row_id, row in rows.items() for line in compare.compare_rows(row_id, row, row)]
     assert lines and {line.verdict for line in lines} <= {"within noise", "unchanged"}
     command = "python bench/latency.py --normalise=a,b --shares '[0.5,0.5]' --loader torch --json a.json"
     assert without_outputs(command) == "python bench/latency.py --normalize=a,b --split-fractions '[0.5,0.5]' --loader opencv"

@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from html.parser import HTMLParser
@@ -26,17 +26,17 @@ from hgfast import checkpoints, report
 from hgfast.cli import parse
 from hgfast.config import FLAG_ALIASES, Config
 from hgfast.errors import HgfastError
-from hgfast.reporting.events import read_events
-from hgfast.reporting.files import MAX_LISTED, list_files
-from hgfast.reporting.images import JPEG_QUALITY, find_galleries
-from hgfast.reporting.run_folder import read_run
-from hgfast.reporting.tables import bench_table, format_number, joint_table, skipped_reasons, table
+from hgfast.reporting import media
+from hgfast.reporting.media import JPEG_QUALITY, find_galleries
+from hgfast.reporting.page import MAX_LISTED, list_files
+from hgfast.reporting.records import bench_table, format_number, joint_table, skipped_reasons, table
+from hgfast.reporting.run_folder import read_events, read_run
 from hgfast.runtime import sidecar
 from hgfast.system_info import available_cores, cpu_features
 from hgfast.training.run_logger import RunLogger
 from hgfast.visualization.draw import read_image
 from hgfast.visualization.gallery import TILE_SIZE
-from tests.conftest import ROOT, Command
+from tests.conftest import ROOT, Command, ErrorOf
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 MALICIOUS = '<script>alert("1")</script>'
@@ -128,6 +128,21 @@ def write(folder: Path, *flags: object) -> Page:
     words = [str(folder), *map(str, flags)]
     config = report.parse(report.ReportConfig, words, positional="folder")
     return parse_page(report.write_report(config, report.explicit_flags(words)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def draw_equal_curves_once() -> Iterator[None]:
+    """Most reports here are of the same run, whose curves take most of the time."""
+    known: dict[str, Any] = {}
+
+    def remember(lines: Sequence[dict[str, Any]]) -> Any:
+        if repr(lines) not in known:
+            known[repr(lines)] = media.training_curves(lines)
+        return known[repr(lines)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hgfast.reporting.page.training_curves", remember)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -382,12 +397,10 @@ def test_values_that_training_never_writes(ran: Path) -> None:
         (lambda path: (path.mkdir(), (path / "notes.txt").write_text("x")), "is not the folder of a run"),
     ],
 )
-def test_no_run_is_one_sentence(tmp_path: Path, command: Command, make: Callable[[Path], object], message: str) -> None:
+def test_no_run_is_one_sentence(tmp_path: Path, error_of: ErrorOf, make: Callable[[Path], object], message: str) -> None:
     make(tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
-    done = command("hgfast/report.py", tmp_path / "run")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert message in error_of(report.main, tmp_path / "run")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -416,8 +429,8 @@ def test_a_report_never_overwrites_what_it_reads(ran: Path, tmp_path: Path) -> N
     assert (tmp_path / "latency.html").read_bytes() == LATENCY.read_bytes()
 
 
-def test_an_evaluation_that_fails_says_why(ran: Path, tmp_path: Path, command: Command) -> None:
-    done = command("hgfast/report.py", ran, "--data", tmp_path / "nowhere")
+def test_an_evaluation_that_fails_says_why(ran: Path, tmp_path: Path, in_process: Command) -> None:
+    done = in_process(report.main, ran, "--data", tmp_path / "nowhere")
     assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr
     (ran / "best.pt").unlink()
     (ran / "checkpoint.pt").unlink()
@@ -575,7 +588,7 @@ def test_numbers(value: float, text: str) -> None:
 def test_empty_columns_are_omitted() -> None:
     rows = [{"way": "a", "device": "cpu", "none": None, "ms": 1.5}, {"way": "b", "device": "cpu", "none": None, "ms": 1.5}]
     found = table(rows, merge_constant=True)
-    assert (found.header, found.rows, found.numeric) == (["way", "ms"], [["a", "1.5"], ["b", "1.5"]], [False, True])
+    assert (found.header, found.rows, found.numeric) == (["variant", "ms"], [["a", "1.5"], ["b", "1.5"]], [False, True])
     assert found.caption == "In all rows: device cpu."
     assert table([]).rows == [] and bench_table([]).rows == []
 
@@ -614,9 +627,8 @@ def test_files_of_crowded_folders_are_counted(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_the_rest_is_there(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "hgfast.reporting.curves", raising=False)
-    monkeypatch.delattr("hgfast.reporting.curves", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("hgfast.reporting.page.training_curves", media.training_curves)
     page = write(ran)
     assert "There are no curves: the curves require matplotlib: pip install matplotlib" in page.text
     assert not page.all("svg") and "best.pt" in page.cells

@@ -1,0 +1,1 @@
+"""The measurements behind the scripts of the same names."""
