@@ -21,16 +21,8 @@ from hgfast.pipelines.samples import Samples
 
 _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
 _RANDOM_COLUMNS = (
-    "rotation",
-    "scale",
-    "shift_x",
-    "shift_y",
-    "flip",
-    "brightness",
-    "contrast",
-    "saturation",
-    "hue",
-    "replacement",
+    *("rotation", "scale", "shift_x", "shift_y", "flip"),
+    *("brightness", "contrast", "saturation", "hue", "replacement"),
 )
 
 

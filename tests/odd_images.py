@@ -55,12 +55,12 @@ def write_readable(folder: Path) -> dict[str, tuple[int, int]]:
     pil.save(folder / "png_inside.jpg", format="PNG")
     pil.convert("RGBA").save(folder / "rgba.png")
     cv2.imwrite(str(folder / "deep.png"), rgb[..., ::-1].astype(np.uint16) * 257)
-    cv2.imwrite(str(folder / "large.jpg"), cv2.resize(rgb[..., ::-1], (12000, 9000), interpolation=cv2.INTER_LINEAR))
+    cv2.imwrite(str(folder / "large.jpg"), cv2.resize(rgb[..., ::-1], (4800, 3600), interpolation=cv2.INTER_LINEAR))
     Image.fromarray(rgb[:1, :1]).save(folder / "pixel.png")
     for orientation in (3, 6, 8):
         (folder / f"exif{orientation}.jpg").write_bytes(rotated_jpeg(rgb, orientation))
     sizes = {name.name: (WIDTH, HEIGHT) for name in folder.iterdir()}
-    return {**sizes, "large.jpg": (12000, 9000), "pixel.png": (1, 1)}
+    return {**sizes, "large.jpg": (4800, 3600), "pixel.png": (1, 1)}
 
 
 def write_unreadable(folder: Path) -> list[str]:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from hgfast.geometry import FloatArray
+from hgfast.pipelines.readers.base import Hands
 from hgfast.pipelines.samples import Samples
 
-FloatArray = NDArray[np.float64]
 SAME_HAND_RMS = 0.0005
 """Meters. Two sets of joints show one instant if the root mean square difference of their inner distances is smaller.
 
@@ -25,11 +26,8 @@ file, far below this threshold. Among 68 000 different synthetic hands the neare
 
 @dataclass(frozen=True)
 class AnnotationIssue:
-    """One sample with a suspicious annotation.
-
-    row: number in the annotations. image: path. detail: the problem, in words. distance: how far off, pixels. count: number of
-    joints concerned.
-    """
+    """One sample with a suspicious annotation: number in the annotations, path, the problem in words, how far off in pixels,
+    number of joints concerned."""
 
     row: int
     image: str
@@ -41,10 +39,7 @@ class AnnotationIssue:
 def joints_outside_image(samples: Samples, rows: NDArray[np.int64], size: FloatArray) -> list[AnnotationIssue]:
     """Return the samples with labeled joints outside their image, the worst first.
 
-    Args:
-        samples: the N samples.
-        rows: (N,) numbers of the samples in the annotations.
-        size: (N, 2) width and height of the images, NaN for unreadable ones.
+    `rows` (N,) are the samples' numbers in the annotations, `size` (N, 2) width and height of the images, NaN if unreadable.
     """
     overshoot = np.maximum(-samples.keypoints, samples.keypoints - size[:, None])
     distance = np.linalg.norm(np.maximum(overshoot, 0), axis=-1)
@@ -59,10 +54,7 @@ def joints_outside_image(samples: Samples, rows: NDArray[np.int64], size: FloatA
 
 
 def crops_outside_image(samples: Samples, rows: NDArray[np.int64], size: FloatArray) -> list[AnnotationIssue]:
-    """Return the samples whose crop square has no side or does not touch its image, the farthest first.
-
-    Takes the arguments of `joints_outside_image`.
-    """
+    """Return the samples whose crop square has no side or does not touch its image, the farthest first; arguments as above."""
     half = samples.side[:, None] / 2
     distance = np.maximum(-(samples.center + half), samples.center - half - size).max(1)
     problems = []
@@ -89,17 +81,11 @@ class DuplicateHand:
     difference: float
 
 
-def find_duplicate_hands(
-    hands: dict[str, tuple[NDArray[np.int64], FloatArray]], threshold: float = SAME_HAND_RMS
-) -> list[DuplicateHand]:
+def find_duplicate_hands(hands: Hands) -> list[DuplicateHand]:
     """Return hands of different splits that may be one hand seen by two cameras: for each hand the nearest of every earlier
     split.
 
     Moving or turning a hand does not change the 210 distances between its 21 joints.
-
-    Args:
-        hands: split -> rows (N,), and joints (N, 21, 3) in meters.
-        threshold: root mean square difference of the distances, in meters, below which two hands are the same.
     """
     duplicates = []
     descriptors = {split: _distances(xyz) for split, (_, xyz) in hands.items()}
@@ -107,7 +93,7 @@ def find_duplicate_hands(
         if len(descriptors[other]) == 0 or len(descriptors[split]) == 0:
             continue
         scale = np.sqrt(descriptors[split].shape[1])
-        answer = cKDTree(descriptors[other]).query(descriptors[split], distance_upper_bound=threshold * scale)
+        answer = cKDTree(descriptors[other]).query(descriptors[split], distance_upper_bound=SAME_HAND_RMS * scale)
         distance, nearest = (np.atleast_1d(column) for column in answer)
         for n in np.nonzero(np.isfinite(distance))[0]:
             rows = int(hands[split][0][n]), int(hands[other][0][nearest[n]])

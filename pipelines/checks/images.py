@@ -111,9 +111,7 @@ class _SizePipeline:
         return graph()
 
     def run(self, paths: Sequence[str]) -> list[tuple[str, DecodeOutcome]]:
-        """Return the outcomes of at most `BATCH_FILES` paths. A bad file breaks the pipeline; the batch is then halved to find
-        it.
-        """
+        """Return the outcomes of at most `BATCH_FILES` paths. A bad file breaks the pipeline: the batch is halved to find it."""
         try:
             (shapes,) = self._pipeline.run(paths=[np.frombuffer(os.fsencode(path), np.uint8) for path in paths])
         except RuntimeError:

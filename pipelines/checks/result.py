@@ -18,7 +18,7 @@ import numpy as np
 
 from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
-from hgfast.fileio.files import prepare_file, to_json, write_text
+from hgfast.fileio.files import to_json, write_text
 from hgfast.pipelines.samples import Samples
 from hgfast.validation import Range
 
@@ -81,9 +81,7 @@ def file_stamp(path: str | Path) -> FileStamp | None:
 
 
 def data_folder(choice: DataConfig) -> Path:
-    """Return the folder that names are relative to and that holds the result by default: the root, or the parent of the image
-    folder.
-    """
+    """Return the folder that names are relative to and that holds the result by default: the root, or that of the images."""
     if choice.data is not None:
         return choice.data
     sibling = choice.images or choice.annotations
@@ -135,11 +133,6 @@ def write_result(result: CheckRecord, path: Path) -> None:
         f' "bad": {{\n{lines}\n }},\n "decoded": {json.dumps(result.decoded, separators=(",", ":"))}}}\n'
     )
     write_text(path, text, "--checked")
-
-
-def check_writable(path: Path) -> None:
-    """Raise `HgfastError` if a result could not be written to this path."""
-    prepare_file(path, "--checked")
 
 
 def exclude_bad_images(samples: Samples, choice: DataConfig) -> Samples:

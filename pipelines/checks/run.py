@@ -13,6 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from hgfast.errors import HgfastError
+from hgfast.fileio.files import prepare_file
 from hgfast.pipelines.checks.annotations import (
     AnnotationIssue,
     DuplicateHand,
@@ -27,7 +28,6 @@ from hgfast.pipelines.checks.result import (
     CheckRecord,
     DecodeOutcome,
     FileStamp,
-    check_writable,
     data_folder,
     read_result,
     relative_names,
@@ -107,7 +107,7 @@ def check(config: CheckConfig) -> CheckFindings:
         raise HgfastError(splits[0].refused)
     result_path, folder = result_file(config), data_folder(config)
     old = load_previous(config, result_path)
-    check_writable(result_path)
+    prepare_file(result_path, "--checked")
     paths = list(dict.fromkeys(path for split in splits for path in split.paths))
     names = dict(zip(paths, relative_names(paths, folder)))
     states, outcomes, decoded = decode_new_files(names, config, old, result_path)

@@ -70,17 +70,9 @@ class CropJob(NamedTuple):
 
 
 def build(samples: Samples, folder: Path, augment: AugmentConfig, size: int, workers: int | None) -> BuildReport:
-    """Create the missing crops of all samples. Images that cannot be read are left out.
+    """Create the missing crops of all samples, with one process per core or `workers`. Images that cannot be read are left out.
 
-    Args:
-        samples: in the pixels of whole images.
-        folder: the cache; created if missing.
-        augment: augmentation of the training run.
-        size: side of the network's input in pixels.
-        workers: processes; None: one per core.
-
-    Raises:
-        HgfastError: the folder is not writable.
+    `samples` are in the pixels of whole images, `augment` and `size` those of the training run.
     """
     crop_boxes = boxes(samples, augment, size)
     stamps = _file_stamps(samples.paths)
@@ -120,12 +112,6 @@ def use_cache(samples: Samples, folder: Path, augment: AugmentConfig, size: int)
     Samples whose image could not be read when the cache was built are left out, and counted in `Samples.unreadable`. No image is
     opened; only sizes and modification times are read.
 
-    Args:
-        samples: in the pixels of whole images.
-        folder: the cache.
-        augment: augmentation of the training run.
-        size: side of the network's input in pixels.
-
     Raises:
         HgfastError: the cache was built with other options, is incomplete, or images have changed since.
     """
@@ -154,11 +140,7 @@ def use_cache(samples: Samples, folder: Path, augment: AugmentConfig, size: int)
 
 
 def prune_cache(samples: Samples, folder: Path, augment: AugmentConfig, size: int) -> int:
-    """Remove all crops except those of these samples with these options; return the number of removed crops.
-
-    Raises:
-        HgfastError: the folder is not writable.
-    """
+    """Remove all crops except those of these samples with these options; return the number of removed crops."""
     keys = set(_keys(samples.paths, boxes(samples, augment, size), _file_stamps(samples.paths)))
     with _report_write_errors(folder):
         index = read_index(folder)
@@ -249,11 +231,7 @@ def _single_threaded_blas() -> Iterator[None]:
 
 
 def crop_image(job: CropJob) -> tuple[dict[str, int], str]:
-    """Write the crops of one image. Returns their bytes by key, or 0 and a reason if the image cannot be read.
-
-    Raises:
-        OSError: writing fails.
-    """
+    """Write the crops of one image. Returns their bytes by key, or 0 and a reason if the image cannot be read."""
     try:
         image = read_image(job.path)
     except HgfastError as error:

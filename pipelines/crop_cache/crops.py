@@ -36,14 +36,8 @@ class CropBoxes:
 
 
 def boxes(samples: Samples, augment: AugmentConfig, size: int) -> CropBoxes:
-    """Return the smallest upright boxes that hold everything that `hgfast.pipelines.batch_plan.BatchPlan` can show of the
-    samples.
-
-    Args:
-        samples: in source pixels.
-        augment: its rotation, scale and shift, the extremes included.
-        size: side of the network's input, pixels.
-    """
+    """Return the smallest upright boxes that hold everything that `BatchPlan` can show of samples in source pixels, the extremes
+    of rotation, scale and shift included. `size` is the side of the network's input."""
     max_rotation = math.radians(min(abs(augment.rotation), 45.0))  # a square is widest when it stands on a corner
     half_extent = (math.cos(max_rotation) + math.sin(max_rotation)) / (2 * augment.scale_min) + abs(augment.shift)
     half = round(half_extent, 9) * samples.side[:, None]  # rounded because the last digits of a sine differ between machines
@@ -69,9 +63,7 @@ def to_crop_pixels(samples: Samples, crop_boxes: CropBoxes, paths: NDArray[np.st
 def extract_crop(
     image: NDArray[np.uint8], low: NDArray[np.float32], high: NDArray[np.float32], ratio: np.float32
 ) -> NDArray[np.uint8]:
-    """Cut one of `CropBoxes` out of an (H, W, C) image, with the corner of its first pixel at `low`; one black pixel if they do
-    not overlap.
-    """
+    """Cut one of `CropBoxes` out of an (H, W, C) image, from the corner `low` on; one black pixel if they do not overlap."""
     if (high <= 0).any() or low[0] >= image.shape[1] or low[1] >= image.shape[0]:
         return np.zeros((1, 1, image.shape[2]), np.uint8)
     return crop_and_downscale(image, low, high, ratio)[0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Collection, Generator, Mapping
+import time
+from collections.abc import Collection, Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,22 +15,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hgfast.config import LoadingConfig
+from hgfast.errors import HgfastError
 from hgfast.normalization import Normalization, apply_color_affine, fold
 from hgfast.pipelines.batch_plan import BatchPlan, PlannedBatch
-from hgfast.pipelines.loaders.storage import wait_for_folders
 from hgfast.training.batch import Batch
 from hgfast.training.evaluator import Loader
 
+POLL_SECONDS = 0.5
+"""Between two looks for a missing folder."""
+
 
 class PlannedLoader:
-    """Base class of loaders that follow a `BatchPlan`.
-
-    Args:
-        plan: order, matrices and colors. Unreadable images are excluded from it when they are found.
-        device: device of the batches.
-        normalization: normalization of the network.
-        options: how long to wait for missing folders, and DALI's options.
-    """
+    """Base class of loaders that follow a `BatchPlan`. Unreadable images are excluded from the plan when they are found."""
 
     def __init__(
         self, plan: BatchPlan, device: torch.device, normalization: Normalization, options: LoadingConfig | None = None
@@ -90,3 +89,41 @@ class FixedLoader:
             batches.close()
         for _ in range(start, len(self)):
             yield self._batch
+
+
+# ---- folders that are temporarily missing, such as those of a network drive ----
+
+
+def find_missing_folder(paths: Sequence[str]) -> Path | None:
+    """Return the first folder of these files that is missing, cannot be listed, or is empty like an unmounted mount point."""
+    return next((folder for folder in dict.fromkeys(Path(path).parent for path in paths) if not _has_entries(folder)), None)
+
+
+def wait_for_folders(paths: Sequence[str], minutes: float) -> bool:
+    """Wait until all folders of these files exist. Returns True if one was missing.
+
+    Raises:
+        HgfastError: a folder is still missing after `minutes`.
+    """
+    folder = find_missing_folder(paths)
+    if folder is None:
+        return False
+    end = time.monotonic() + 60 * minutes
+    tqdm.write(f"warning: the folder {folder} is missing or empty; waiting up to {minutes:g} minutes", file=sys.stderr)
+    while (missing := find_missing_folder(paths)) is not None:
+        if time.monotonic() >= end:
+            raise HgfastError(
+                f"the folder {missing} has been missing or empty for {minutes:g} minutes (--loading.storage-timeout): "
+                "check that its drive is mounted"
+            )
+        time.sleep(POLL_SECONDS)
+    tqdm.write(f"the folder {folder} is back", file=sys.stderr)
+    return True
+
+
+def _has_entries(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False

@@ -43,16 +43,8 @@ def import_dali() -> Any:
 
 
 class DaliLoader(PlannedLoader):
-    """Yields the batches of a `BatchPlan`, decoded and warped by DALI.
-
-    Args:
-        plan: order, matrices and colors.
-        device: device of the batches; a CUDA device decodes and warps there.
-        threads: DALI's worker threads.
-        normalization: normalization of the network.
-        options: prefetch depth, hardware decoder, images held in memory, how long to wait for missing folders.
-        warp: the warp operator; by default the fastest of the device.
-    """
+    """Yields the batches of a `BatchPlan`, decoded and warped by DALI on `device`, with `threads` worker threads. `warp` is the
+    warp operator, by default the fastest of the device."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,13 +26,12 @@ from hgfast.training.batch import Batch
 from hgfast.visualization.draw import read_image
 
 
-@dataclass(frozen=True)
-class StepCrops:
+class StepCrops(NamedTuple):
     """A worker's result for one step: crops (n, S, S, 3) uint8 of rows `index` (n,), and the positions that could not be read."""
 
     images: NDArray[np.uint8]
     index: NDArray[np.int64]
-    bad: list[int]
+    bad: set[int]
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,19 @@ class StepCropper:
 
     def __call__(self, position: tuple[int, int]) -> StepCrops:
         planned = self.plan.batch(*position)
-        images = np.zeros((len(planned.index), self.plan.input_size, self.plan.input_size, 3), np.uint8)
-        failed = []
+        crops = StepCrops(
+            np.zeros((len(planned.index), self.plan.input_size, self.plan.input_size, 3), np.uint8), planned.index, set()
+        )
         for n, row in enumerate(planned.index):
             try:
-                images[n] = load_crop(self.plan, int(row), planned.input_from_source[n])
+                crops.images[n] = load_crop(self.plan, int(row), planned.input_from_source[n])
             except HgfastError:
-                failed.append(n)
-        return StepCrops(images, planned.index, failed)
+                crops.bad.add(n)
+        return crops
 
 
 class OpenCVLoader(PlannedLoader):
-    """Yields the batches of a `BatchPlan`, each made by one worker process.
-
-    Args:
-        plan: order, matrices and colors.
-        device: device of the batches.
-        workers: processes; 0 works in this process.
-        normalization: normalization of the network.
-        options: how long to wait for missing folders.
-    """
+    """Yields the batches of a `BatchPlan`, each made by one of the worker processes; with 0 workers, by this process."""
 
     def __init__(
         self,
@@ -96,7 +89,7 @@ class OpenCVLoader(PlannedLoader):
 
         Returns the batch as it is planned now.
         """
-        index, pending = crops.index, set(crops.bad)
+        index, pending = crops.index, crops.bad
         while True:
             planned = self.plan.batch(epoch, step)
             pending |= {int(n) for n in np.nonzero(planned.index != index)[0]}

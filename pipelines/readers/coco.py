@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
+from hgfast.geometry import FloatArray
 from hgfast.pipelines.readers.base import DataSet, allowed_roots, image_folder, read_json
 from hgfast.pipelines.readers.image_paths import FOLDER_ONLY, AllowedRoots, find_images
 from hgfast.pipelines.readers.skeleton_yaml import joint_index, read_skeleton, skeleton_from_category
 from hgfast.pipelines.samples import Samples
 from hgfast.skeletons import Skeleton
 
-FloatArray = NDArray[np.float64]
 PIXEL_OFFSET = 0.5
 MAX_COORDINATE = 1e9  # pixels; a larger number means a broken file
 
@@ -62,19 +62,17 @@ def read_coco(
     the bounding box of its labeled joints is used. Samples of one image form a group.
 
     Args:
-        annotations: the JSON file.
         images: the folder that every `file_name` is relative to; names may contain sub-folders.
         skeleton: YAML file that names the joints, in the file's order, instead of the category.
         pixel_offset: added to the file's x and y to obtain corner coordinates.
         normalize: length in pixels that errors are divided by (`Samples.reference`): "box" for the box's longer side, or the
             distance of two joints, such as "left_shoulder,right_hip". The length is NaN if one of them is not labeled or both
             coincide: such samples are trained on, and PCK leaves them out.
-        padding: side of the square divided by the longer side of the box.
         skip_missing: leave out samples whose image is missing, instead of raising.
         bounds: where images may lie.
 
     Raises:
-        HgfastError: files are missing or broken, or names do not exist; the message says where and what to do.
+        HgfastError: files are missing or broken, or names do not exist.
     """
     if not (0 < padding < math.inf and math.isfinite(pixel_offset)):
         raise HgfastError(f"the padding ({padding:g}) must be above 0 and the pixel offset ({pixel_offset:g}) finite")
@@ -87,9 +85,7 @@ def read_coco(
     if yaml_skeleton is not None:
         _check_skeleton(yaml_skeleton, category, f"the skeleton {skeleton}", annotations)
     normalizing_joints = _normalizing_joints(normalize, coco_skeleton)
-    entries, keypoints, box, excluded = _read_annotations(
-        content["annotations"], category, coco_skeleton, pixel_offset, annotations
-    )
+    entries, keypoints, box, excluded = _read_annotations(content, category, coco_skeleton, pixel_offset, annotations)
     names = _image_names(content["images"], entries, annotations)
     advice = "put them there, or name the folder that file_name is relative to"
     paths, exists = find_images(
@@ -185,7 +181,7 @@ def _joint_distance(points: FloatArray, labeled: NDArray[np.bool_], first: int, 
 
 
 def _read_annotations(
-    entries: list[dict[str, Any]], category: dict[str, Any], skeleton: Skeleton, pixel_offset: float, path: Path
+    content: dict[str, Any], category: dict[str, Any], skeleton: Skeleton, pixel_offset: float, path: Path
 ) -> tuple[list[dict[str, Any]], FloatArray, FloatArray, dict[str, int]]:
     """Select the N usable annotations.
 
@@ -193,9 +189,9 @@ def _read_annotations(
         The annotations, their keypoints (N, K, 3) as x, y in corner coordinates and v, their boxes (N, 4), and the number of the
         other annotations by reason.
     """
+    entries = content["annotations"]
     if category and (without_category := next((entry for entry in entries if "category_id" not in entry), None)) is not None:
         raise HgfastError(f"{path}: {_describe(without_category)} has no category_id; add it")
-    excluded = {"of other categories": 0, "crowds": 0, "without a labeled joint": 0, "without a box that has an area": 0}
     of_category = [entry for entry in entries if not category or entry["category_id"] == category["id"]]
     not_crowd = [entry for entry in of_category if not entry.get("iscrowd")]
     people = [entry for entry in not_crowd if entry.get("num_keypoints") != 0]
@@ -205,14 +201,17 @@ def _read_annotations(
     people, keypoints = _select(people, has_labeled_joint), keypoints[has_labeled_joint]
     box = _bounding_boxes(people, keypoints, path)
     has_area = np.all(box[:, 2:] > 0, axis=1)
-    excluded["of other categories"] = len(entries) - len(of_category)
-    excluded["crowds"] = len(of_category) - len(not_crowd)
-    excluded["without a labeled joint"] = len(not_crowd) - len(people)
-    excluded["without a box that has an area"] = int((~has_area).sum())
+    excluded = {
+        "of other categories": len(entries) - len(of_category),
+        "crowds": len(of_category) - len(not_crowd),
+        "without a labeled joint": len(not_crowd) - len(people),
+        "without a box that has an area": int((~has_area).sum()),
+    }
+    excluded = {reason: number for reason, number in excluded.items() if number}
     if not has_area.any():
-        reasons = _format_counts(excluded)
-        raise HgfastError(f"{path} has no annotation to use{f' ({reasons})' if reasons else ''}: choose another file")
-    return _select(people, has_area), keypoints[has_area], box[has_area], {reason: n for reason, n in excluded.items() if n}
+        reasons = f" ({_format_counts(excluded)})" if excluded else ""
+        raise HgfastError(f"{path} has no annotation to use{reasons}: choose another file")
+    return _select(people, has_area), keypoints[has_area], box[has_area], excluded
 
 
 def _keypoint_table(people: list[dict[str, Any]], joints: int, path: Path) -> FloatArray:
@@ -322,7 +321,7 @@ def _describe(annotation: dict[str, Any]) -> str:
 
 
 def _format_counts(numbers: dict[str, int]) -> str:
-    return ", ".join(f"{number} {reason}" for reason, number in numbers.items() if number)
+    return ", ".join(f"{number} {reason}" for reason, number in numbers.items())
 
 
 def _read(config: DataConfig, split: str) -> Samples:

@@ -48,15 +48,15 @@ def read_freihand(
 
     Args:
         root: the folder that holds training/, training_K.json and training_xyz.json.
-        split: "train", "valid" or "test" (ranges of unique ids, by default in proportion to princeton-vl's), "all" (the whole
-            training set), or "evaluation" (the official evaluation set; without its published annotations no joint is labeled).
+        split: "train", "valid" or "test" (ranges of unique ids), "all" (the whole training set), or "evaluation" (the official
+            evaluation set; without its published annotations no joint is labeled).
         versions: a selection of `VERSIONS`; the evaluation set has its own images only.
         skip_missing: leave out samples whose image is missing, instead of raising.
-        split_fractions: fractions of the hands for train and valid; test gets the rest. None: princeton-vl's ranges.
+        split_fractions: of the hands for train and valid; test gets the rest. None: in proportion to princeton-vl's ranges.
         allow_outside: images may be links to places outside of the root.
 
     Raises:
-        HgfastError: files are missing or of the wrong shape, or the split is empty; the message says which and what to do.
+        HgfastError: files are missing or of the wrong shape, or the split is empty.
     """
     part = "evaluation" if split == "evaluation" else "training"
     if unknown_versions := [v for v in versions if v not in VERSIONS]:
@@ -95,11 +95,7 @@ def split_bounds(count: int, split_fractions: Sequence[float] | None = None) -> 
     """Return the ends of train and valid among `count` unique ids, by fractions or in proportion to princeton-vl's ranges."""
     if split_fractions is None:
         return round(count * PRINCETON_TRAIN_END / PRINCETON_IDS), round(count * PRINCETON_VALID_END / PRINCETON_IDS)
-    if (
-        len(split_fractions) != 2
-        or not all(0 <= fraction <= 1 for fraction in split_fractions)
-        or sum(split_fractions) > 1 + 1e-9
-    ):
+    if len(split_fractions) != 2 or not all(0 <= f <= 1 for f in split_fractions) or sum(split_fractions) > 1 + 1e-9:
         raise HgfastError(
             f"--split-fractions {list(split_fractions)} must be two numbers from 0 to 1 for train and valid, together at most 1"
         )
@@ -117,13 +113,18 @@ def _split_ids(count: int, split: str, root: Path, split_fractions: Sequence[flo
 
 def _read_keypoints(root: Path, part: str, k_matrices: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the joints (N, 21, 2) in pixels."""
-    xyz = _read_rows(root / f"{part}_xyz.json", (21, 3))
+    path = root / f"{part}_xyz.json"
+    xyz = _read_rows(path, (21, 3))
     if len(k_matrices) != len(xyz):
         raise HgfastError(
             f"{part}_K.json has {len(k_matrices)} rows and {part}_xyz.json {len(xyz)} in {root}: "
             "they must be equally long; unpack both again from the same archive"
         )
-    return _project(k_matrices, xyz, root / f"{part}_xyz.json")
+    homogeneous = xyz @ k_matrices.transpose(0, 2, 1)
+    behind = np.nonzero((homogeneous[..., 2] <= 0).any(1))[0]
+    if len(behind):
+        raise HgfastError(f"{path}: row {behind[0]} has a joint at or behind the camera (z <= 0); unpack it again")
+    return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:], np.float64)
 
 
 def _check_present(root: Path, part: str) -> None:
@@ -164,21 +165,12 @@ def _as_floats(value: Any) -> NDArray[np.float64] | None:
         return None
 
 
-def _project(k_matrices: NDArray[np.float64], xyz: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
-    """Project points (N, 21, 3), meters in the camera frame, with (N, 3, 3) matrices to pixels (N, 21, 2)."""
-    homogeneous = xyz @ k_matrices.transpose(0, 2, 1)
-    behind = np.nonzero((homogeneous[..., 2] <= 0).any(1))[0]
-    if len(behind):
-        raise HgfastError(f"{path}: row {behind[0]} has a joint at or behind the camera (z <= 0); unpack it again")
-    return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:], np.float64)
-
-
 def _check_size(paths: NDArray[np.str_]) -> None:
     """Raise `HgfastError` if a few evenly spaced images all have another size than FreiHAND's.
 
     An unreadable image, or one of another size among right ones, is left to the file check and to the loader.
     """
-    size_error = ""
+    wrong_size = ""
     for path in paths[np.linspace(0, len(paths) - 1, min(CHECKED_IMAGES, len(paths))).astype(int)]:
         try:
             height, width, _ = read_image(path).shape
@@ -186,11 +178,9 @@ def _check_size(paths: NDArray[np.str_]) -> None:
             continue
         if (height, width) == (IMAGE_SIZE, IMAGE_SIZE):
             return
-        size_error = (
-            size_error or f"{path} is {width} x {height} pixels, FreiHAND's are {IMAGE_SIZE} x {IMAGE_SIZE}: unpack it again"
-        )
-    if size_error:
-        raise HgfastError(size_error)
+        wrong_size = wrong_size or f"{path} is {width} x {height} pixels"
+    if wrong_size:
+        raise HgfastError(f"{wrong_size}, FreiHAND's are {IMAGE_SIZE} x {IMAGE_SIZE}: unpack it again")
 
 
 def _read(config: DataConfig, split: str) -> Samples:
@@ -199,7 +189,7 @@ def _read(config: DataConfig, split: str) -> Samples:
 
 
 def _splits(config: DataConfig) -> list[str]:
-    return ["all"] + (["evaluation"] if ((config.data or Path()) / "evaluation_xyz.json").exists() else [])
+    return ["all", *(["evaluation"] if ((config.data or Path()) / "evaluation_xyz.json").exists() else [])]
 
 
 def _hands(config: DataConfig, splits: Sequence[str]) -> Hands:

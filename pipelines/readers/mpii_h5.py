@@ -36,17 +36,16 @@ COLUMN_SHAPES = {"center": (2,), "scale": (), "part": (16, 2), "visible": (16,),
 def read_mpii(
     root: Path, split: str, skip_missing: bool = False, images: Path | None = None, allow_outside: bool = False
 ) -> Samples:
-    """Read the people of one split, one sample each.
+    """Read the people of one split ("train" or "valid"), one sample each.
 
     Args:
         root: the folder that holds images/ and annot/.
-        split: "train" or "valid".
         skip_missing: leave out people whose image is missing, instead of raising.
         images: the folder of the images, if it is not in the root.
         allow_outside: images may lie outside of the root, or of `images` if that is given.
 
     Raises:
-        HgfastError: files are missing or of the wrong shape; the message says which and what to do.
+        HgfastError: files are missing or of the wrong shape.
     """
     check_split(split)
     path = root / "annot" / f"{split}.h5"
@@ -95,24 +94,16 @@ def build_samples(
     """Convert N people to `Samples`. Only this function converts MPII's 1-based pixel numbers to the corner convention.
 
     Args:
-        images: the folder of images.
-        names: (N,) names of the images.
-        center: (N, 2), adjusted.
-        scale: (N,), adjusted.
-        points: (N, 16, 2), (0, 0) where not labeled.
-        labeled: (N, 16).
+        images: the folder of `names` (N,).
+        center: (N, 2), adjusted, as `scale` (N,).
+        points: (N, 16, 2), (0, 0) where not `labeled` (N, 16).
         reference: (N,) head sizes in pixels.
         row: (N,) numbers of the people in the file.
-        skip_missing: leave out people whose image is missing, instead of raising.
-        bounds: where images may lie.
+        skip_missing, bounds: see `find_images`.
         describe: names a person in messages, given its `row`.
-
-    Raises:
-        HgfastError: images are missing, see `find_images`.
     """
-    paths, exists = find_images(
-        images, names, skip_missing, "unpack the archive of images again", bounds, lambda n: describe(int(row[n]))
-    )
+    advice = "unpack the archive of images again"
+    paths, exists = find_images(images, names, skip_missing, advice, bounds, lambda n: describe(int(row[n])))
     return Samples(
         paths=paths,
         center=(center + PIXEL_OFFSET)[exists],

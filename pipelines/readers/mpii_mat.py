@@ -1,23 +1,20 @@
 """Reader for MPII Human Pose as its authors publish it: `mpii_human_pose_v1_u12_1.mat` and a folder of images, into `Samples`.
 
-The file distinguishes training and test images only, and has no joints of the latter. The common split into training and
-validation, that of Tompson et al. (CVPR 2015), is a separate list of images (pose-hg-train's valid.h5 or valid_images.txt). The
-published h5 files hold the following people of this file:
+The file distinguishes training and test images only, and has no joints of the latter. The common split of the training images,
+that of Tompson et al. (CVPR 2015), is a list of images (pose-hg-train's valid.h5 or valid_images.txt). The published h5 files
+hold the following people:
 
-- train.h5 (22246 people): everybody annotated in a training image in which nobody is in valid.h5, whether or not the file calls
-them sufficiently separated. This is the split "train" here. (convert_annot.py of pose-hg-train keeps everybody with scale and
-objpos; gen_mpii.m of bearpaw/pytorch-pose has the rule about images, and the same 22246 people.)
-- valid.h5 (2958 people in 2729 images): selected people of these images, in the same order. The other people annotated there,
-about 3679 (CPM's genJSON.m has 25925 people outside valid.h5, and 25925 - 22246 is 3679), are in neither file. The selection rule
-is not published: some of the 2958 are within a fifth of their height of each other, so it is hardly RELEASE.single_person. A list
-of images cannot identify them; `valid_people` reads them from valid.h5, and results compare with published ones only with this
-selection.
+- train.h5 (22246 people), the split "train" here: everybody annotated in a training image in which nobody is in valid.h5 (the
+rule of gen_mpii.m of bearpaw/pytorch-pose).
+- valid.h5 (2958 people in 2729 images): selected people of these images, in the same order; some 3679 others annotated there are
+in neither file. The selection rule is not published; some of the 2958 are so near to each other that it is hardly
+RELEASE.single_person. A list of images cannot identify them: `valid_people` reads them from valid.h5, and results compare with
+published ones only with this selection.
 
 This reader was written without the original file, so it is unknown how often fields are missing. A person counts as annotated
-with at least one point, objpos, scale and the head box; others are left out. Head boxes are read unchanged; convert_annot.py
-truncates them, which changes none of the 2958: they are whole numbers. `is_visible`, which the file writes in four forms, is not
-read: an occluded joint is labeled, an absent one has no point. `Samples.row` is 1000 times the image's index in annolist plus the
-person's index in its annorect, both from 0: 5123002 is annolist(5124).annorect(3), index 5123 and person 2 of the h5 files.
+with at least one point, objpos, scale and the head box; others are left out. `is_visible` is not read: an occluded joint is
+labeled, an absent one has no point. `Samples.row` is 1000 times the image's index in annolist plus the person's index in its
+annorect, both from 0: 5123002 is annolist(5124).annorect(3), index 5123 and person 2 of the h5 files.
 """
 
 from __future__ import annotations
@@ -75,16 +72,13 @@ def read_mpii_mat(
     single_person: bool = False,
     bounds: AllowedRoots = FOLDER_ONLY,
 ) -> Samples:
-    """Read the annotated people of one split, one sample each, in the order of the file.
+    """Read the annotated people of one split ("train" or "valid"), one sample each, in the order of the file.
 
     Joints, center, side and reference are in source pixels, corner convention: the file's numbers plus `PIXEL_OFFSET`, with their
     fraction. The square has its center at objpos + (0, 15 scale) and a side of 200 * 1.25 scale; the reference is 0.6 of the head
     box's diagonal. People of one image have the same group.
 
     Args:
-        annotations: the .mat file.
-        images: the folder of images.
-        split: "train" or "valid": training images that are not in `valid`, or those that are.
         valid: names of the images of the validation split, possibly repeated (`valid_names`).
         skip_missing: leave out people whose image is missing, instead of raising.
         only_people: split "valid" only: just these people, as image name and index in annorect from 0 (`valid_people`); without
@@ -93,8 +87,7 @@ def read_mpii_mat(
         bounds: where images may lie.
 
     Raises:
-        HgfastError: files are missing, unreadable or lack a field, lists do not match the file, or nobody is left. The message
-            says which, where and what to do.
+        HgfastError: files are missing, unreadable or lack a field, lists do not match the file, or nobody is left.
     """
     check_split(split)
     if valid is None:
@@ -131,11 +124,7 @@ def describe_row(row: int) -> str:
 
 
 def valid_names(path: Path) -> list[str]:
-    """Read the names of the validation images, repeated as in the file: imgname of an h5 file, or the lines of a text file.
-
-    Raises:
-        HgfastError: the file is missing, has neither format, or is empty.
-    """
+    """Read the names of the validation images, repeated as in the file: imgname of an h5 file, or the lines of a text file."""
     if not path.is_file():
         raise HgfastError(f"there is no list of validation images {path}: give {VALID_LIST_HINT}")
     if h5py.is_hdf5(path):
@@ -151,11 +140,7 @@ def valid_names(path: Path) -> list[str]:
 
 
 def valid_people(path: Path) -> list[tuple[str, int]]:
-    """Read the people of valid.h5, as image name and index in annorect from 0.
-
-    Raises:
-        HgfastError: the file is missing, is not HDF5, or lacks imgname or person.
-    """
+    """Read the people of valid.h5, as image name and index in annorect from 0."""
     if not path.is_file() or not h5py.is_hdf5(path):
         what = "is no HDF5 file, so it cannot say which people" if path.is_file() else "is missing"
         raise HgfastError(f"{path} {what}: give valid.h5 of princeton-vl/pose-hg-train")
@@ -184,9 +169,7 @@ class _Release:
         training = np.flatnonzero(img_train == 1)
         self._training = {int(i): annolist[i] for i in training}
         self.image_names = {i: self._name(i) for i in self._training}
-        self._separated_people = (
-            self._read_separated_people(_array(_field(release, "single_person")), len(annolist)) if single_person else None
-        )
+        self._separated_people = self._read_separated_people(release, len(annolist)) if single_person else None
 
     def people(self) -> Iterator[Person]:
         """Yield everybody annotated in a training image."""
@@ -203,14 +186,14 @@ class _Release:
                         yield person
 
     def _name(self, i: int) -> str:
-        image = _first(_field(self._training[i], "image"))
-        name = _array(_field(image, "name"))
+        name = _array(_field(_first(_field(self._training[i], "image")), "name"))
         if len(name) != 1 or name.dtype.kind != "U" or not str(name[0]).strip():
             raise HgfastError(f"{self._path}: {_describe_image(i)}.image.name is missing or no text: {MAT_HINT}")
         return str(name[0]).strip()
 
-    def _read_separated_people(self, single: NDArray[Any], count: int) -> dict[int, set[float]]:
+    def _read_separated_people(self, release: np.void, count: int) -> dict[int, set[float]]:
         """Return image index -> indices of the sufficiently separated people, all from 0; the file counts people from 1."""
+        single = _array(_field(release, "single_person"))
         if len(single) != count or single.dtype.kind != "O":
             raise HgfastError(f"{self._path} has no RELEASE.single_person with a list for each of the {count} images: {MAT_HINT}")
         lists = {i: _array(single[i]) for i in self._training}

@@ -26,13 +26,9 @@ OLD_KEYS = {"colours": "colors"}
 
 
 def skeleton_from_category(category: Mapping[str, Any], path: Path) -> Skeleton:
-    """Return the skeleton of a COCO category (cocodataset.org/#format-data).
+    """Return the skeleton of a COCO category (cocodataset.org/#format-data), or that of `BUILTIN_SKELETONS` with its joints.
 
-    `keypoints` names the joints, `skeleton` holds pairs of their 1-based numbers. If the joints are those of one of
-    `hgfast.skeletons.BUILTIN_SKELETONS`, that skeleton is returned.
-
-    Raises:
-        HgfastError: the description is broken; `path` is for the message.
+    `keypoints` names the joints, `skeleton` holds pairs of their 1-based numbers; `path` is for messages.
     """
     where = f"{path}: the category {category.get('name', category.get('id'))!r}"
     joints = canonical_joints(_read_joint_names(category.get("keypoints"), f"{where}: keypoints"))
@@ -45,11 +41,7 @@ def skeleton_from_category(category: Mapping[str, Any], path: Path) -> Skeleton:
 
 
 def read_skeleton(path: Path) -> Skeleton:
-    """Read the skeleton of a YAML file with the keys of this module's docstring.
-
-    Raises:
-        HgfastError: the file is missing or not YAML, a key or joint is unknown (with the nearest name), or parts do not match.
-    """
+    """Read the skeleton of a YAML file with the keys of this module's docstring. Raises `HgfastError` if it is broken."""
     content = read_yaml(path, "the skeleton")
     where = f"the skeleton {path}"
     if not isinstance(content, dict):

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import struct
+import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, run_main
+from hgfast.pipelines.check import main
 from hgfast.pipelines.checks import images
 from hgfast.pipelines.checks import run as module
 from hgfast.pipelines.checks.annotations import SAME_HAND_RMS, crops_outside_image, find_duplicate_hands, joints_outside_image
@@ -27,7 +29,7 @@ from hgfast.pipelines.datasets import open_samples
 from hgfast.pipelines.readers.freihand import split_bounds
 from hgfast.pipelines.samples import Samples
 from hgfast.skeletons import BODY16
-from tests.conftest import NUM_HANDS, Command, shared_path
+from tests.conftest import NUM_HANDS, shared_path
 from tests.odd_images import HEIGHT, WIDTH, scene, write_readable, write_unreadable
 
 Loader = Literal["dali", "opencv"]
@@ -541,18 +543,23 @@ def test_all_images_missing(tmp_path: Path) -> None:
         check(face_config(tmp_path))
 
 
-def test_the_command(two_images: Path, command: Command, tmp_path: Path) -> None:
+def test_the_command(two_images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--dataset", "coco", "--data", two_images, "--annotations", two_images / "points.json"]
-    run: Callable[..., Any] = lambda *more: command("pipelines/check.py", *flags, *more)  # noqa: E731
-    bad = run()
-    assert bad.returncode == 1, bad.stderr
-    lines = bad.stdout.splitlines()
+
+    def run(*more: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["check.py", *map(str, flags), *more])
+        with pytest.raises(SystemExit) as end:
+            run_main(main)
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    code, out, err = run()
+    assert code == 1, err
+    lines = out.splitlines()
     assert lines[0].startswith(f"{two_images / 'images/cut.jpg'}: cannot be decoded")
     assert lines[1].startswith(f"{two_images / 'images/text.jpg'}: cannot be decoded")
-    assert "2 of 4 images cannot be used" in bad.stdout and str(two_images / FILE_NAME) in bad.stdout
+    assert "2 of 4 images cannot be used" in out and str(two_images / FILE_NAME) in out
     for name in ("cut", "text"):
         (two_images / f"images/{name}.jpg").write_bytes(JPEG)
-    good = run("--loader", "opencv")
-    assert (good.returncode, good.stderr) == (0, "") and "all 4 images can be used" in good.stdout
-    wrong = run("--threads", "0")
-    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", "error: threads is 0, must be at least 1\n")
+    code, out, err = run("--loader", "opencv")
+    assert (code, err) == (0, "") and "all 4 images can be used" in out
+    assert run("--threads", "0") == (2, "", "error: threads is 0, must be at least 1\n")

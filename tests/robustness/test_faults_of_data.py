@@ -19,9 +19,9 @@ from hgfast.config import AugmentConfig, LoadingConfig
 from hgfast.errors import HgfastError
 from hgfast.normalization import UNNORMALIZED
 from hgfast.pipelines.batch_plan import BatchPlan
+from hgfast.pipelines.loaders.base import find_missing_folder
 from hgfast.pipelines.loaders.dali import DaliLoader
 from hgfast.pipelines.loaders.opencv import OpenCVLoader
-from hgfast.pipelines.loaders.storage import find_missing_folder
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.training.batch import Batch
 from hgfast.training.evaluator import Loader

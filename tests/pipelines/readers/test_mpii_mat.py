@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, savemat
 
 from hgfast.errors import HgfastError
+from hgfast.pipelines.readers import mpii_mat
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
 from hgfast.pipelines.readers.mpii_mat import describe_row, read_mpii_mat, valid_names, valid_people
 from hgfast.pipelines.samples import Samples
@@ -322,10 +323,6 @@ BAD: list[tuple[Any, str]] = [
         r"annolist\(1\)\.image\.name is missing",
     ),
     (release([GOOD[0], annolist_entry("", NOTHING)]), r"annolist\(2\)\.image\.name is missing or no text"),
-    (
-        release([annolist_entry("a.jpg", structs(*[COMPLETE_PERSON] * 1001)), GOOD[1]]),
-        r"annolist\(1\) has 1001 people, more than 1000",
-    ),
     (person_with(scale=0.0), r"annolist\(2\)\.annorect\(2\) has a scale of 0 and a head box of 50 px"),
     (person_with(x1=40.0, y1=60.0), r"annolist\(2\)\.annorect\(2\) has a scale of 0\.5 and a head box of 0 px"),
     (person_with(x1=np.nan), r"annolist\(2\)\.annorect\(2\) has a number that is not finite"),
@@ -347,6 +344,13 @@ def test_broken_content(tmp_path: Path, content: Any, sentence: str) -> None:
     with pytest.raises(HgfastError, match=sentence) as caught:
         read_mpii_mat(mat, images, "train", ["a.jpg"], single_person=separated)
     assert str(mat) in str(caught.value) and str(caught.value).endswith("mpii_human_pose_v1_u12_1.mat")
+
+
+def test_too_many_people_in_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mpii_mat, "MAX_PEOPLE", 3)
+    mat = write(tmp_path / "mpii.mat", [annolist_entry("a.jpg", structs(*[COMPLETE_PERSON] * 4)), GOOD[1]])
+    with pytest.raises(HgfastError, match=r"annolist\(1\) has 4 people, more than 3: unpack .*mpii_human_pose_v1_u12_1.mat"):
+        read_mpii_mat(mat, folder(tmp_path), "train", ["a.jpg"])
 
 
 def test_files_of_another_kind(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hgfast.pipelines.readers.coco import read_coco
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
 from hgfast.pipelines.synthetic import generate_coco, generate_mpii
 from hgfast.skeletons import BODY16
-from tests.conftest import TIMEOUT
+from tests.conftest import ErrorOf
 
 COUNT, HELD, SEED = 6, 3, 2
 SAME = {"head": "head_top", "left_wrist": "left_wrist", "right_wrist": "right_wrist", "left_ankle": "left_ankle",
@@ -59,10 +58,12 @@ def test_same_images_as_mpii(coco_people: Path, mpii_people: Path) -> None:
     assert all((coco_people / "images" / name).read_bytes() == (mpii_people / "images" / name).read_bytes() for name in names)
 
 
-def test_the_command(tmp_path: Path) -> None:
-    words = [sys.executable, synthetic.__file__, "coco", "--out", str(tmp_path), "--count", "2", "--valid", "1"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 0 and done.stdout.startswith("2 training images of "), done.stderr
-    again = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
-    assert again.returncode == 2 and again.stderr.count("\n") == 1 and "already holds a data set" in again.stderr
-    assert subprocess.run([*words, "--overwrite"], capture_output=True, timeout=TIMEOUT).returncode == 0
+def test_the_command(
+    tmp_path: Path, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["coco", "--out", str(tmp_path), "--count", "2", "--valid", "1"]
+    for more in ((), ("--overwrite",)):
+        monkeypatch.setattr(sys, "argv", ["synthetic.py", *words, *more])
+        synthetic.main()
+        assert capsys.readouterr().out.startswith("2 training images of ")
+        assert "already holds a data set" in error_of(synthetic.main, *words)

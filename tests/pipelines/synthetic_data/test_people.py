@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
-from hgfast.pipelines import synthetic
+from hgfast.pipelines import processes, synthetic
 from hgfast.pipelines.synthetic import generate_mpii
 from hgfast.pipelines.synthetic_data.people import mpii_layout
 from hgfast.pipelines.synthetic_data.people.clothing import Outfit, sample_outfit
@@ -35,7 +35,7 @@ from hgfast.pipelines.synthetic_data.people.solids import body_solids
 from hgfast.pipelines.synthetic_data.people.surroundings import Obstacle
 from hgfast.pipelines.synthetic_data.render.camera import project
 from hgfast.pipelines.synthetic_data.render.light import Light
-from tests.conftest import TIMEOUT, shared_path
+from tests.conftest import TIMEOUT, ErrorOf, shared_path
 
 COUNT, HELD, SEED = 34, 8, 3
 SHAPES = {
@@ -185,9 +185,11 @@ def test_torso_angle() -> None:
     assert mpii_layout.torso_angle(part) == 0
 
 
-def test_same_bytes_whatever_the_workers(folder: Path, tmp_path: Path) -> None:
-    generate_mpii(tmp_path / "two", COUNT, SEED, HELD, workers=2)
-    assert digests(tmp_path / "two") == digests(folder)
+def test_same_bytes_whatever_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "CHUNK_SIZE", 2)
+    for workers in (1, 2):
+        generate_mpii(tmp_path / str(workers), 3, SEED, 1, workers=workers)
+    assert digests(tmp_path / "2") == digests(tmp_path / "1")
 
 
 def test_image_depends_only_on_seed_and_number(folder: Path, tmp_path: Path) -> None:
@@ -508,21 +510,18 @@ def test_an_interrupted_run_leaves_no_annotations(overwrite: bool, tmp_path: Pat
         (["--vaild", "2"], "--valid"),
     ],
 )
-def test_bad_input_is_one_sentence(flags: list[str], complaint: str, tmp_path: Path) -> None:
-    command = [sys.executable, synthetic.__file__, "mpii", "--out", str(tmp_path / "set"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 2
-    assert complaint in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+def test_bad_input_is_one_sentence(flags: list[str], complaint: str, tmp_path: Path, error_of: ErrorOf) -> None:
+    assert complaint in error_of(synthetic.main, "mpii", "--out", tmp_path / "set", *flags)
     assert not (tmp_path / "set").exists()
 
 
-def test_command_says_what_it_wrote(tmp_path: Path) -> None:
-    command = [sys.executable, synthetic.__file__, "mpii", "--out", str(tmp_path), "--count", "2", "--valid", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stderr
+def test_command_says_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["synthetic.py", "mpii", "--out", str(tmp_path), "--count", "2", "--valid", "1"])
+    synthetic.main()
     people = [len(read(tmp_path / "annot" / f"{split}.h5")["index"]) for split in ("train", "valid")]
-    assert done.stdout.startswith(f"2 training images of {people[0]} people and 1 validation images of {people[1]} in {tmp_path}")
-    assert done.stderr == ""
+    out, err = capsys.readouterr()
+    assert out.startswith(f"2 training images of {people[0]} people and 1 validation images of {people[1]} in {tmp_path}")
+    assert err == ""
 
 
 def test_workers_start_without_torch() -> None:
