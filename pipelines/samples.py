@@ -38,13 +38,9 @@ class Samples:
 
     def __post_init__(self) -> None:
         num_samples, k = len(self.paths), len(self.skeleton.joints)
-        vector_shapes = dict.fromkeys(("side", "reference", "group", "row"), (num_samples,))
-        for name, shape in {
-            "center": (num_samples, 2),
-            "keypoints": (num_samples, k, 2),
-            "labeled": (num_samples, k),
-            **vector_shapes,
-        }.items():
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("side", "reference", "group", "row"), (num_samples,))
+        shapes |= {"center": (num_samples, 2), "keypoints": (num_samples, k, 2), "labeled": (num_samples, k)}
+        for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Samples.{name} has shape {getattr(self, name).shape}, wanted {shape}")
         if num_samples == 0:

@@ -15,6 +15,7 @@ from hgfast.pipelines.synthetic_data.people.coco_layout import generate_coco
 from hgfast.pipelines.synthetic_data.people.mpii_layout import generate_mpii
 
 COMMANDS: dict[str, Callable[..., str]] = {"freihand": generate_freihand, "mpii": generate_mpii, "coco": generate_coco}
+"""Each returns the numbers of images and people in words."""
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from hgfast.config import DataConfig
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.fileio.files import to_json, write_text
 from hgfast.pipelines.samples import Samples
 from hgfast.validation import Range
@@ -117,7 +117,7 @@ def read_result(path: Path) -> CheckRecord:
     except OSError as error:
         raise HgfastError(f"the file check result {path} cannot be read ({error.strerror}): check its permissions") from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise HgfastError(_format_error(path, " ".join(str(error).split())[:80] or type(error).__name__)) from error
+        raise HgfastError(_format_error(path, one_line(error, 80))) from error
 
 
 def _format_error(path: Path, reason: str) -> str:

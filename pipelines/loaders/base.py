@@ -26,7 +26,12 @@ POLL_SECONDS = 0.5
 
 
 class PlannedLoader:
-    """Base class of loaders that follow a `BatchPlan`. Unreadable images are excluded from the plan when they are found."""
+    """Base class of loaders that follow a `BatchPlan`.
+
+    `epoch` yields the batches `start`, start + 1, … of an epoch and may be closed early. An image that cannot be read is
+    reported on stderr, excluded from the plan and replaced by another. If none is left, their folder is missing, or the loader
+    fails otherwise, `epoch` raises `HgfastError`.
+    """
 
     def __init__(
         self, plan: BatchPlan, device: torch.device, normalization: Normalization, options: LoadingConfig | None = None

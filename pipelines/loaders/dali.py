@@ -68,13 +68,6 @@ class DaliLoader(PlannedLoader):
         self._pipeline = self._build()
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches `start`, start + 1, … of an epoch. The iterator may be closed early.
-
-        An image that cannot be decoded is reported on stderr and replaced by another.
-
-        Raises:
-            HgfastError: no image is left, their folder is missing, or DALI fails for another reason.
-        """
         if self._busy:
             raise RuntimeError("the previous epoch is still being read: exhaust or close its iterator first")
         self._busy = True
@@ -183,9 +176,9 @@ class DaliLoader(PlannedLoader):
         try:
             content = np.fromfile(path, np.uint8)
         except OSError:
-            return np.zeros(1, np.uint8)  # which the decoder refuses, so that the file is reported like any bad file
+            content = np.empty(0, np.uint8)
         if not content.nbytes:
-            return np.zeros(1, np.uint8)
+            return np.zeros(1, np.uint8)  # which the decoder refuses, so that the file is reported like any bad file
         if content.nbytes <= self._cache_bytes_left:
             self._file_cache[path] = content
             self._cache_bytes_left -= content.nbytes
@@ -264,9 +257,7 @@ def find_undecodable(paths: Sequence[str], device: torch.device) -> dict[str, st
 
 
 def png_error(path: str) -> str:
-    """Return the problem of a PNG whose chunks claim more than the file holds, for which DALI would allocate memory; "" for other
-    files.
-    """
+    """Return the problem of a PNG whose chunks claim more than the file holds, which DALI would allocate; "" for other files."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

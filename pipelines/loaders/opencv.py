@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,7 +25,8 @@ from hgfast.training.batch import Batch
 from hgfast.visualization.draw import read_image
 
 
-class StepCrops(NamedTuple):
+@dataclass(frozen=True)
+class StepCrops:
     """A worker's result for one step: crops (n, S, S, 3) uint8 of rows `index` (n,), and the positions that could not be read."""
 
     images: NDArray[np.uint8]
@@ -71,13 +71,6 @@ class OpenCVLoader(PlannedLoader):
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches `start`, start + 1, … of an epoch. The iterator may be closed early.
-
-        An image that cannot be read is reported on stderr and replaced by another.
-
-        Raises:
-            HgfastError: no image is left, their folder is missing, or a worker has died.
-        """
         positions = [(epoch, step) for step in range(start, self.plan.steps)]
         with closing(self._workers.answers(positions)) as results:
             for position, crops in zip(positions, results):

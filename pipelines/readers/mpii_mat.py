@@ -295,9 +295,7 @@ def _first(value: object) -> np.void | None:
 
 
 def _field(record: np.void | None, name: str) -> object:
-    """Return a field, or None if the struct lacks it: elements of one struct array share their fields, those of two images need
-    not.
-    """
+    """Return a field, or None if the struct lacks it: the structs of two images need not have the same fields."""
     return record[name] if record is not None and name in (record.dtype.names or ()) else None
 
 

@@ -31,19 +31,9 @@ def data_set_folder(
 ) -> Iterator[None]:
     """Create the folders of a layout, and turn write errors inside the block into HgfastError.
 
-    Files of an earlier run are removed with `overwrite`, otherwise refused. Only a synthetic data set is ever removed: a real one
-    has no `MARKER_FILE`.
-
-    Args:
-        out: folder of the data set.
-        folders: sub-folders of the layout.
-        annotations: annotation files in writing order. They are removed in reverse order and before the images, so that an
-            interrupted removal leaves no complete data set.
-        digits: length of the images' names, which are numbers.
-        overwrite: replace a synthetic data set.
-
-    Raises:
-        HgfastError: the folder holds a data set that must not be replaced, or is not writable.
+    Files of an earlier run, `annotations` in writing order and images named by numbers of `digits` digits, are removed with
+    `overwrite`, otherwise refused; annotations first and in reverse order, so that an interrupted removal leaves no complete data
+    set. Only a synthetic data set is ever removed: a real one has no `MARKER_FILE`.
     """
     try:
         old = [file for name in reversed(annotations) if (file := out / name).is_file()]

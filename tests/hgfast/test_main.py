@@ -38,7 +38,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert capsys.readouterr().out == f"hgfast {__version__}\n"
 
 
-FAST_VERBS = ("train", "evaluate", "predict", "convert", "check", "cache")
+FAST_VERBS = ("train", "evaluate", "predict", "convert", "check", "cache", "synthetic")
 HEAVY = {"torch", "nvidia", "onnx", "onnxruntime", "openvino", "tensorrt", "matplotlib", "scipy", "h5py"}
 
 

@@ -68,9 +68,6 @@ def generate_freihand(
             every orientation in space equally likely, which is much harder
         workers: processes; if not given, one per core
         overwrite: replace an existing synthetic data set
-
-    Returns:
-        The numbers of images, in words.
     """
     num_evaluation = max(8, count // 20) if evaluation is None else evaluation
     check_minimum(count=(count, 1), seed=(seed, 0), evaluation=(num_evaluation, 0), workers=(workers, 1))

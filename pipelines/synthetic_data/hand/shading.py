@@ -95,11 +95,7 @@ def sample_material(rng: Generator, skin: Float32Array) -> SkinMaterial:
 def shade_hand(
     surface: GBuffer, parts: Sequence[HandSolid], hand: Hand, material: SkinMaterial
 ) -> tuple[Float32Array, Float32Array]:
-    """Shade the hand.
-
-    Returns:
-        The layer (P, P, 4) of BGR in [0, 255] premultiplied by alpha in [0, 1], and the coverage by skin (P, P).
-    """
+    """Return the layer of `shade_layer`, and the coverage by skin (P, P)."""
     where, part, normal, position = surface_points(surface)
     position[:2] += 0.5
     cloth = np.array([p.limb == SLEEVE for p in parts])[part]

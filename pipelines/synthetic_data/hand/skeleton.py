@@ -158,9 +158,7 @@ def sample_shape(rng: Generator) -> HandShape:
 
 
 def sample_pose(rng: Generator, person: HandShape) -> HandPose:
-    """Sample one pose (B = 1): near a named pose, between two, or free; of several candidates, the one with the least
-    penetration.
-    """
+    """Sample one pose (B = 1), near a named pose, between two, or free: the candidate with the least penetration."""
     names = list(POSES)
     first, second = rng.choice(len(names), 2, replace=False)
     kind = rng.random()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.random import Generator
@@ -14,6 +14,8 @@ from hgfast.pipelines.synthetic_data.render.camera import Float32Array
 
 HairStyle = Literal["bald", "short", "long", "bun", "tail"]
 Pattern = Literal["plain", "hoops", "stripes", "checks", "mottled", "halves", "fading"]
+Front = Literal["nothing", "print", "buttons", "zip", "pocket"]
+Back = Literal["nothing", "number", "bag"]
 
 HAIR_COLORS = np.array(
     [[18, 20, 24], [24, 32, 44], [36, 56, 84], [70, 120, 165], [110, 170, 205], [40, 70, 130], [150, 152, 155]]
@@ -49,8 +51,8 @@ class Outfit:
     top: Fabric
     sleeves: float
     neckline: float
-    front: Literal["nothing", "print", "buttons", "zip", "pocket"]
-    back: Literal["nothing", "number", "bag"]
+    front: Front
+    back: Back
     accent: Float32Array
     waist: float
     bottom: Fabric
@@ -82,8 +84,7 @@ def sample_cloth_color(rng: Generator) -> Float32Array:
 
 def sample_fabric(rng: Generator, plain: float) -> Fabric:
     """Sample the fabric of a garment, without a pattern with the probability `plain`."""
-    patterns: tuple[Pattern, ...] = ("hoops", "stripes", "checks", "mottled", "halves", "fading")
-    pattern: Pattern = "plain" if rng.random() < plain else patterns[rng.integers(0, len(patterns))]
+    pattern: Pattern = "plain" if rng.random() < plain else get_args(Pattern)[1 + rng.integers(0, 6)]
     return Fabric(sample_cloth_color(rng), sample_cloth_color(rng), pattern, float(rng.uniform(14, 60)))
 
 
@@ -91,24 +92,15 @@ def sample_outfit(rng: Generator, shape: BodyShape) -> Outfit:
     """Sample the clothes of a person, from swimwear to a coat."""
     coverage = rng.random()  # 0: swimwear, 1: all covered
     woman = shape.bosom > 0
-    hairs: tuple[HairStyle, ...] = ("bald", "short", "long", "bun", "tail")
     hair_probabilities = [0.02, 0.26, 0.40, 0.12, 0.20] if woman else [0.12 * shape.age, 0.76, 0.06, 0.03, 0.03]
-    hair = hairs[rng.choice(5, p=np.array(hair_probabilities) / np.sum(hair_probabilities))]
+    hair: HairStyle = get_args(HairStyle)[rng.choice(5, p=np.array(hair_probabilities) / np.sum(hair_probabilities))]
     skirt = bool(woman and rng.random() < 0.22)
-    sleeves = (
-        0.0
-        if coverage < 0.18
-        else rng.uniform(0.3, 0.75)
-        if coverage < 0.55
-        else rng.uniform(1.0, 1.7)
-        if coverage < 0.65
-        else 1.98
-    )
+    sleeves = 1.98
+    if coverage < 0.65:
+        sleeves = 0.0 if coverage < 0.18 else rng.uniform(0.3, 0.75) if coverage < 0.55 else rng.uniform(1.0, 1.7)
     legs = rng.uniform(0.25, 0.5) if coverage < 0.1 else rng.uniform(0.5, 1.0) if coverage < 0.4 else rng.uniform(1.1, 1.98)
     bare = rng.random() < (0.6 if coverage < 0.12 else 0.08)
-    fronts: tuple[Literal["nothing", "print", "buttons", "zip", "pocket"], ...] = ("nothing", "print", "buttons", "zip", "pocket")
-    backs: tuple[Literal["nothing", "number", "bag"], ...] = ("nothing", "number", "bag")
-    tight = rng.random() < 0.35
+    low, high = (1.04, (1.10, 1.10)) if rng.random() < 0.35 else (1.06, (1.22, 1.25))  # tight or loose
     top = sample_fabric(rng, 0.5)
     one_piece = rng.random() < 0.1
     skin = to_linear(sample_skin_tone(rng))
@@ -125,8 +117,8 @@ def sample_outfit(rng: Generator, shape: BodyShape) -> Outfit:
         top=top,
         sleeves=float(sleeves),
         neckline=float(rng.uniform(0.01, 0.08)),
-        front="nothing" if bare_chest else fronts[rng.integers(0, 5)],
-        back=backs[rng.choice(3, p=[0.62, 0.2, 0.18])],
+        front="nothing" if bare_chest else get_args(Front)[rng.integers(0, 5)],
+        back=get_args(Back)[rng.choice(3, p=[0.62, 0.2, 0.18])],
         accent=sample_cloth_color(rng),
         waist=float(rng.uniform(0.0, 0.075)),
         bottom=top if one_piece else sample_fabric(rng, 0.75),
@@ -135,8 +127,6 @@ def sample_outfit(rng: Generator, shape: BodyShape) -> Outfit:
         shoes=None if bare else sample_cloth_color(rng),
         sole=to_linear(rng.choice([30, 120, 240]) + rng.normal(0, 6, 3)),
         socks=float(rng.uniform(1.5, 1.95)),
-        looseness=(rng.uniform(1.04, 1.10), rng.uniform(1.04, 1.10))
-        if tight
-        else (rng.uniform(1.06, 1.22), rng.uniform(1.06, 1.25)),
+        looseness=(rng.uniform(low, high[0]), rng.uniform(low, high[1])),
         texture_offset=(int(rng.integers(0, 512)), int(rng.integers(0, 512))),
     )

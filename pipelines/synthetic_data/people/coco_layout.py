@@ -26,12 +26,7 @@ BOX_MARGIN = 0.1
 
 
 def generate_coco(
-    out: Path,
-    count: int = 300,
-    seed: int = 0,
-    valid: int | None = None,
-    workers: int | None = None,
-    overwrite: bool = False,
+    out: Path, count: int = 300, seed: int = 0, valid: int | None = None, workers: int | None = None, overwrite: bool = False
 ) -> str:
     """Render photographs of people as a custom data set, COCO keypoints with five joints: images/, train.json, val.json.
 
@@ -44,9 +39,6 @@ def generate_coco(
         valid: images for validation; if not given, a tenth of `count`, at least 8
         workers: processes; if not given, one per core
         overwrite: replace an existing synthetic data set
-
-    Returns:
-        The numbers of images and people, in words.
     """
     return generate_people(out, count, seed, valid, workers, overwrite, ("images",), ("val.json", "train.json"), write_json)
 

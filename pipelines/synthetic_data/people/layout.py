@@ -82,9 +82,7 @@ def sample_layout(rng: Generator) -> SceneLayout:
 
 
 def sample_view(rng: Generator) -> FloatArray:
-    """Sample a rotation (3, 3) from the world (x right, y up, z to the viewer) to the camera, which looks down more often than
-    up.
-    """
+    """Sample a rotation (3, 3) from the world (x right, y up, z to the viewer) to the camera, which mostly looks down."""
     down = rng.normal(7, 10) if rng.random() < 0.85 else rng.uniform(-30, 55)
     roll = rng.normal(0, 2.5)
     cos, sin = np.cos(np.radians(down)), np.sin(np.radians(down))

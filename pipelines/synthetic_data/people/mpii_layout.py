@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.random import Generator
 
+from hgfast.errors import HgfastError
 from hgfast.fileio.files import atomic_write
 from hgfast.pipelines.processes import map_with_progress
 from hgfast.pipelines.synthetic_data.files import check_minimum, data_set_folder, encode_jpeg
@@ -58,12 +58,7 @@ class MpiiRow:
 
 
 def generate_mpii(
-    out: Path,
-    count: int = 3000,
-    seed: int = 0,
-    valid: int | None = None,
-    workers: int | None = None,
-    overwrite: bool = False,
+    out: Path, count: int = 3000, seed: int = 0, valid: int | None = None, workers: int | None = None, overwrite: bool = False
 ) -> str:
     """Render photographs of people into a folder with the layout of MPII for training: images/, annot/train.h5, annot/valid.h5.
 
@@ -74,10 +69,11 @@ def generate_mpii(
         valid: images for validation; if not given, a tenth of `count`, at least 8
         workers: processes; if not given, one per core
         overwrite: replace an existing synthetic data set
-
-    Returns:
-        The numbers of images and people, in words.
     """
+    try:
+        import h5py  # noqa: F401  (before anything is rendered)
+    except ImportError as error:
+        raise HgfastError("MPII's annotations are HDF5 files; install h5py to write them") from error
     files = ("annot/valid.h5", "annot/train.h5")
     return generate_people(out, count, seed, valid, workers, overwrite, ("images", "annot"), files, write_h5)
 
@@ -155,10 +151,7 @@ def annotate(
 
 
 def to_official_pixels(pixels: FloatArray, present: Mask, size: tuple[int, int]) -> FloatArray:
-    """Convert joints (16, 2) to MPII's pixels.
-
-    They are whole pixels counted from 1, rounded but for neck and head top, which are truncated, and (0, 0) where absent.
-    """
+    """Convert joints (16, 2) to MPII's pixels: whole, counted from 1, rounded (neck, head top: truncated), (0, 0) if absent."""
     one_based = pixels + PIXEL_CENTER
     part = np.trunc(one_based)
     part[ROUNDED_JOINTS] = np.round(one_based[ROUNDED_JOINTS])
@@ -168,9 +161,7 @@ def to_official_pixels(pixels: FloatArray, present: Mask, size: tuple[int, int])
 
 
 def torso_angle(part: FloatArray) -> float:
-    """Return the angle from vertical of the line from hips to chest, in degrees, clockwise, in (-90, 270]; 0 if a joint is
-    absent.
-    """
+    """Return the clockwise angle of the line from hips to chest from vertical, degrees in (-90, 270]; 0 if a joint is absent."""
     pelvis, thorax = part[[PELVIS, THORAX]]
     if not (pelvis.any() and thorax.any()):
         return 0.0
@@ -180,6 +171,8 @@ def torso_angle(part: FloatArray) -> float:
 
 def write_h5(file: Path, jobs: Sequence[Job], rows_per_image: Sequence[list[MpiiRow]]) -> int:
     """Write an annotation file with the official data sets, atomically."""
+    import h5py
+
     rows = [row for rows in rows_per_image for row in rows]
     with atomic_write(file) as partial, h5py.File(partial, "w") as h5:
         h5.attrs["name"] = "mpii"

@@ -51,10 +51,7 @@ def shade_person(
     light: Light,
     size: tuple[int, int],
 ) -> Float32Array:
-    """Shade a person whose body is in the camera frame; `size` is H, W.
-
-    Returns the layer (H, W, 4) of BGR in [0, 255] premultiplied by alpha in [0, 1].
-    """
+    """Shade a person whose body is in the camera frame; returns the layer of `shade_layer`."""
     where, part, normal, points = surface_points(surface)
     kind = np.array([piece.surface for piece in solids])[part]
     bone = np.array([piece.bone for piece in solids])[part]

@@ -110,20 +110,10 @@ def shade_layer(
     glossy: NDArray[np.bool_],
     size: tuple[int, int],
 ) -> Float32Array:
-    """Shade the surface points of `surface_points`.
+    """Shade the N surface points of `surface_points` with (3, N) linear BGR `albedo`, which is overwritten, and light times
+    `texture` (N,); `glossy` (N,) points reflect the main lamp.
 
-    Args:
-        surface: the R x C subpixels.
-        where: (N,) indices of the subpixels.
-        normal: (3, N) unit normals.
-        albedo: (3, N) linear BGR; overwritten.
-        light: the lamps.
-        texture: (N,) factors on the light.
-        glossy: (N,) points with specular light.
-        size: (H, W) of the layer in pixels.
-
-    Returns:
-        The layer (H, W, 4) of BGR image values in [0, 255] premultiplied by alpha in [0, 1].
+    Returns the layer (H, W, 4) of `size` (H, W): BGR image values in [0, 255] premultiplied by alpha in [0, 1].
     """
     albedo *= diffuse(normal, light)
     albedo *= ambient_occlusion(surface).take(where) * texture
