@@ -1,6 +1,8 @@
 # Two cores and no GPU are enough for every target but gpu-check. Everything is installed into .venv from constraints.txt.
 ## make demo             train on synthetic hands, evaluate on others, write a report: exp/demo/report.html
-## make test             the tests
+## make test-fast        the tests that take no trained network and no export: about a minute
+## make test             the tests, without the slow ones
+## make test-slow        the slow ones: sanitizers, large networks, whole trainings
 ## make test-docs        every command of README.md and docs/
 ## make test-robustness  malicious files, full disks, dead ranks, a long run
 ## make test-install     a plain installation in a fresh environment
@@ -20,7 +22,8 @@ GPU_VENV := .venv-gpu
 DEMO_HANDS := 4000
 DEMO_DATA := data/drawn-hands-$(DEMO_HANDS)
 
-.PHONY: help demo test test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check clean
+.PHONY: help demo test test-fast test-slow test-docs test-robustness test-install coverage torch-cpu lint format bench-quick \
+	gpu-check clean
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -58,16 +61,28 @@ demo: $(VENV)/installed $(DEMO_DATA)/training_K.json
 	@echo "network: exp/demo/best.pt, as ONNX exp/demo/best.fp32.onnx; report: exp/demo/report.html"
 	@echo "predict on your image: $(BIN)/python hgfast/predict.py exp/demo/best.pt IMAGE --out predictions"
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+# Files that train or export networks, run benchmarks or compile C++.
+LONG_TESTS := tests/export tests/bench tests/hgfast/runtime tests/pipelines/synthetic_data tests/pipelines/loaders \
+	$(addprefix tests/hgfast/test_,train.py evaluate.py predict.py report.py converters.py) \
+	$(addprefix tests/pipelines/test_,cache.py check.py) tests/hgfast/training/test_trainer.py
+
+test-fast: $(VENV)/installed
+	$(PYTEST) -m "not slow and not install and not docs" --ignore tests/robustness $(LONG_TESTS:%=--ignore %)
+
 test: $(VENV)/installed $(WITNESSES)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs" --ignore tests/robustness
+	$(PYTEST) -m "not slow and not install and not docs" --ignore tests/robustness
+
+test-slow: $(VENV)/installed $(WITNESSES)
+	$(PYTEST) -m slow --ignore tests/robustness
 
 # Broken, malicious and random files, full disks, dead ranks, a long run.
 test-robustness: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests/robustness
+	$(PYTEST) tests/robustness
 
-# All of these tests with line coverage, child processes included; fails below the limit in pyproject.toml.
+# All tests but those of the docs and of the installation, with line coverage, child processes included; has a lower limit.
 coverage: $(VENV)/installed $(WITNESSES)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not install and not docs" --cov --cov-report term:skip-covered
+	$(PYTEST) -m "not install and not docs" --cov --cov-report term:skip-covered
 
 # The CPU build of torch, about 200 MB instead of several GB of CUDA libraries; run it first on a machine without a GPU.
 torch-cpu:
