@@ -53,18 +53,7 @@ def read_predictions(path: Path, truth: GroundTruth) -> tuple[FloatArray, IntArr
 
 def _read_array(path: Path, head: bytes) -> tuple[str, Any]:
     """Return the name and the array of predictions in a file that begins with `head`."""
-    reader: tuple[str, Callable[[Path], Sequence[str]] | None, Any]
-    if h5py.is_hdf5(path):
-        reader = "HDF5", h5_file.list_datasets, h5_file.read_h5
-    elif head.startswith(b"MATLAB 5.0"):
-        reader = "a MATLAB file", mat_file.list_variables, mat_file.read_mat
-    elif head.startswith(b"PK"):
-        reader = "numpy's arrays", numpy_file.list_arrays, numpy_file.read_npz
-    elif head.startswith(b"\x93NUMPY"):
-        reader = "numpy's arrays", None, numpy_file.read_npy
-    else:
-        raise HgfastError(f"{path} is not a file of predictions of a known format: {FORMATS}")
-    kind, list_names, read = reader
+    kind, list_names, read = _find_reader(path, head)
     try:
         if list_names is None:
             return "the array", read(path)
@@ -72,6 +61,19 @@ def _read_array(path: Path, head: bytes) -> tuple[str, Any]:
         return name, read(path, [name])[name]
     except READ_ERRORS as error:
         raise HgfastError(f"{path} cannot be read as {kind} ({one_line(error, 120)}): write it again") from error
+
+
+def _find_reader(path: Path, head: bytes) -> tuple[str, Callable[[Path], Sequence[str]] | None, Callable[..., Any]]:
+    """Return the format of a file, the function that lists its arrays (None if it has one without a name) and that reads them."""
+    if h5py.is_hdf5(path):
+        return "HDF5", h5_file.list_datasets, h5_file.read_h5
+    if head.startswith(b"MATLAB 5.0"):
+        return "a MATLAB file", mat_file.list_variables, mat_file.read_mat
+    if head.startswith(b"PK"):
+        return "numpy's arrays", numpy_file.list_arrays, numpy_file.read_npz
+    if head.startswith(b"\x93NUMPY"):
+        return "numpy's arrays", None, numpy_file.read_npy
+    raise HgfastError(f"{path} is not a file of predictions of a known format: {FORMATS}")
 
 
 def _find_array(names: Sequence[str], path: Path) -> str:
