@@ -95,10 +95,10 @@ def cached_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a tiny network of 16 joints, as if it had been trained."""
+    """The checkpoint of a network of 16 joints, as if it had been trained. Few layers make exports and builds fast."""
     from tests.exports import save_checkpoint
 
-    return save_checkpoint(tmp_path_factory.mktemp("tiny") / "net.pt")
+    return save_checkpoint(tmp_path_factory.mktemp("tiny") / "net.pt", depth=1)
 
 
 @pytest.fixture(scope="session")

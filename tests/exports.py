@@ -12,7 +12,7 @@ import onnx
 import torch
 
 from hgfast import checkpoints
-from hgfast.architectures import PRESETS
+from hgfast.architectures import architecture
 from hgfast.export.exporter import onnx_export
 from hgfast.export.exporter.artifact import ExportedArtifact, load_network
 from hgfast.export.exporter.export_module import ExportModule
@@ -30,11 +30,13 @@ FLIP_FLAGS = {"flip_test": True, "input": "float", "decoder": "quarter"}
 Exporter = Callable[[ExportModule, BatchRange], onnx.ModelProto]
 
 
-def save_checkpoint(path: Path, skeleton: Skeleton = BODY16, preset: str = "tiny", **changed: Any) -> Path:
+def save_checkpoint(
+    path: Path, skeleton: Skeleton = BODY16, preset: str = "tiny", depth: int | None = None, **changed: Any
+) -> Path:
     """Write the checkpoint of a network. changed: fields of its `Meta`."""
     torch.manual_seed(4)
     meta = Meta(skeleton, Normalization((0.45, 0.5, 0.4), (0.25, 0.2, 0.3)), 64, "logits", "dark", -0.5, shift=0.125)
-    model = checkpoints.build_model(PRESETS[preset], replace(meta, **changed))
+    model = checkpoints.build_model(architecture(preset, depth=depth), replace(meta, **changed))
     with_random_statistics(model)
     with torch.no_grad():
         model.last.score.weight *= 20  # so that some joints have high scores
