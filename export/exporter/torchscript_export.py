@@ -19,27 +19,22 @@ from hgfast.export.exporter.verify import Reference, Row, Tolerances, compare_ba
 from hgfast.fileio.files import to_json
 from hgfast.model import StackedHourglass
 from hgfast.runtime.backends import DeviceOptions, ignore_torchscript_deprecation, make_torchscript_fn
-from hgfast.runtime.sidecar import HEATMAPS, KEYPOINTS, OUTPUT_NAMES, BatchRange
+from hgfast.runtime.sidecar import HEATMAPS, OUTPUT_NAMES, BatchRange
 
 EXTRA_FILE = "hgfast.json"
 
 
-class KeypointsOnly(nn.Module):
-    """A traced graph that returns only its keypoints. Scripting it avoids a second trace."""
+class SingleOutput(nn.Module):
+    """A traced graph that returns only one of its outputs. Scripting it avoids a second trace."""
 
-    def __init__(self, whole: torch.jit.ScriptModule) -> None:
+    __constants__ = ("index",)  # a tuple needs a constant index
+
+    def __init__(self, whole: torch.jit.ScriptModule, index: int) -> None:
         super().__init__()
-        self.traced = whole
+        self.traced, self.index = whole, index
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.traced(images)[0],)
-
-
-class HeatmapsOnly(KeypointsOnly):
-    """A traced graph that returns only its heatmaps."""
-
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.traced(images)[1],)
+        return (self.traced(images)[self.index],)
 
 
 def trace(graph: ExportModule) -> torch.jit.ScriptModule:
@@ -53,8 +48,7 @@ def select_outputs(whole: torch.jit.ScriptModule, names: tuple[str, ...]) -> tor
     """Return the traced graph with only the outputs `names` of its `OUTPUT_NAMES`, frozen."""
     with ignore_torchscript_deprecation():
         if names != OUTPUT_NAMES:
-            wrapper = KeypointsOnly if names == (KEYPOINTS,) else HeatmapsOnly
-            whole = torch.jit.script(wrapper(whole).eval())
+            whole = torch.jit.script(SingleOutput(whole, OUTPUT_NAMES.index(names[0])).eval())
         return torch.jit.freeze(whole)
 
 
