@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,6 @@ from hgfast.export.exporter import onnx_export
 from hgfast.export.exporter.artifact import ExportedArtifact, load_network
 from hgfast.export.exporter.export_module import ExportModule
 from hgfast.export.exporter.options import ExportConfig
-from hgfast.fileio.files import atomic_write
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.runtime.sidecar import BatchRange
@@ -60,9 +60,10 @@ def caching_exporter(folder: Path) -> Exporter:
         for name, value in graph.state_dict().items():
             digest.update(f"{name} {value.shape}".encode() + value.numpy().tobytes())
         path = folder / f"{digest.hexdigest()}.onnx"
-        if not path.exists():
-            with atomic_write(path) as temp_path:
-                onnx.save(export(graph, sizes), temp_path)
+        with path.with_suffix(".lock").open("w") as lock:  # another worker may be exporting it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                onnx.save(export(graph, sizes), path)
         return onnx.load(path)
 
     return cached_export
