@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("cached_exporter")
 
 def untrained_model(skeleton: Skeleton) -> StackedHourglass:
     torch.manual_seed(1)
-    return build_model(PRESETS["tiny"], Meta(skeleton, Normalization(), 64, "logits", "dark", 0.0))
+    return build_model(replace(PRESETS["tiny"], depth=1), Meta(skeleton, Normalization(), 64, "logits", "dark", 0.0))
 
 
 def overfit(model: StackedHourglass, batch: Loaded) -> None:
