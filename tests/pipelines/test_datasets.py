@@ -46,7 +46,8 @@ def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_one_file_and_one_line_add_a_data_set(lines: Path, tmp_path: Path) -> None:
+def test_one_file_and_one_line_add_a_data_set(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hgfast.training.run.log_validation", lambda *_: None)  # TensorBoard's images take a second
     flags = ["--dataset", "lines", "--data", str(lines), "--threads", "1"]
     config = parse(
         Config,
