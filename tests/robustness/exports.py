@@ -9,6 +9,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,12 +37,13 @@ SIDE = 64  # pixels of the input
 # ---- mutation ----
 
 
-def valid_exports(folder: Path) -> dict[str, Path]:
-    """Export a tiny network in every format that opens without a GPU, and write a fake engine that opens."""
+def prepare(folder: Path) -> dict[str, Path]:
+    """Export a tiny network to a new folder in every format that opens without a GPU, and write a fake engine that opens."""
+    folder.mkdir()
     torch.manual_seed(0)
     checkpoint = folder / "net.pt"
     meta = Meta(BODY16, Normalization(), SIDE, "logits", "dark", -0.5)
-    checkpoints.save(checkpoints.model_state(build_model(PRESETS["tiny"], meta)), checkpoint)
+    checkpoints.save(checkpoints.model_state(build_model(replace(PRESETS["tiny"], depth=1), meta)), checkpoint)
     config = ExportConfig(checkpoint=checkpoint, batch="1:2:4", no_verify=True)
     onnx = make_onnx(config, load_network(config), config.output_path("onnx")).path
     script = make_torchscript(config, load_network(config), config.output_path("torchscript")).path
@@ -54,12 +56,14 @@ def valid_exports(folder: Path) -> dict[str, Path]:
     return {"onnx": onnx, "torchscript": script, "engine": engine}
 
 
-def break_export(number: int, good: dict[str, Path], folder: Path) -> Path:
-    """Write the file of a case with its sidecar: of four cases two have a broken sidecar, one a broken ONNX, one another
-    format."""
-    rng = random.Random(number)  # noqa: S311  (no secret)
+def break_export(number: int, exports: dict[str, Path], folder: Path) -> Path:
+    """Write the file of a case with its sidecar; returns its path.
+
+    Of four cases, two have a broken sidecar, one a broken ONNX, and one a broken TorchScript or engine.
+    """
+    rng = random.Random(number)  # noqa: S311  (not cryptographic)
     kind = ("onnx", "onnx", "onnx", rng.choice(("torchscript", "engine", "engine")))[number % 4]
-    source = good[kind]
+    source = exports[kind]
     path = folder / f"net{source.suffix}"
     data, text = source.read_bytes(), sidecar.sidecar_path(source).read_bytes()
     if number % 4 < 2:
@@ -82,22 +86,22 @@ def kind_of(number: int) -> str:
     return ("sidecar", "sidecar", "onnx", "torchscript, engine")[number % 4]
 
 
-def start(good: dict[str, Path]) -> Callable[[int], str]:
+def start(exports: dict[str, Path]) -> Callable[[int], str]:
     """Return the function that runs a case; every process has its own folder."""
-    folder = next(iter(good.values())).parent / f"broken-{os.getpid()}"
+    folder = next(iter(exports.values())).parent / f"broken-{os.getpid()}"
     folder.mkdir()
-    return partial(run_case, good, folder)
+    return partial(run_case, exports, folder)
 
 
-def run_case(good: dict[str, Path], folder: Path, number: int) -> str:
+def run_case(exports: dict[str, Path], folder: Path, number: int) -> str:
     """Break a file, open a session and run it on an image."""
-    path = break_export(number, good, folder)
+    path = break_export(number, exports, folder)
     return outcome_of(lambda: run_session(path))
 
 
 def run_session(path: Path) -> None:
     image = np.full((SIDE, SIDE + 9, 3), 77, np.uint8)
     with Session(path, None if path.suffix != ".onnx" else "onnxruntime", threads=1) as session:
-        points = session(image).keypoints
-        if points.shape != (1, len(session.skeleton.joints), 2):
-            raise AssertionError(f"keypoints of shape {points.shape}")
+        keypoints = session(image).keypoints
+        if keypoints.shape != (1, len(session.skeleton.joints), 2):
+            raise AssertionError(f"keypoints of shape {keypoints.shape}")

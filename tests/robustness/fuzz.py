@@ -5,7 +5,7 @@
 Files are mutated by structure (replaced values, impossible lengths, arrays of another shape) and by bytes, and opened in
 monitored processes: a traceback, a crash, a hang or more than 2 GB is reported with the number of the case, which
 `--first N --cases 1` with the same seed repeats. Every fifth case is an exported network or its sidecar; `--only exports` runs
-only those. The exit code is 1 if a case went wrong.
+only those. The exit code is 1 if a case failed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tests.robustness.resource_monitor import Case, run_monitored
 
 EXPORTS = 5  # every fifth case is an export
 Progress = Callable[[Iterable[Case], int], Iterable[Case]]
+"""Wraps the results of so many cases in a progress bar."""
 
 
 @dataclass(kw_only=True)
@@ -63,45 +64,44 @@ def is_export(number: int) -> bool:
     return number % EXPORTS == EXPORTS - 1
 
 
-def start(prepared: Path, seed: int, good: dict[str, Path]) -> Callable[[int], str]:
-    """Return the function that runs a case in a process."""
-    read = fuzz_targets.start(prepared, seed)
-    show = exports.start(good) if good else None
+def start(files: Path | None, seed: int, valid_exports: dict[str, Path]) -> Callable[[int], str]:
+    """Return the function that runs a case. `files` may be None, and `valid_exports` empty, if no case needs them."""
+    run_file = fuzz_targets.start(files, seed) if files is not None else None
+    run_export = exports.start(valid_exports) if valid_exports else None
 
-    def work(number: int) -> str:
-        return show(number // EXPORTS) if show is not None and is_export(number) else read(number)
+    def run_case(number: int) -> str:
+        if is_export(number) and run_export is not None:
+            return run_export(number // EXPORTS)
+        assert run_file is not None
+        return run_file(number)
 
-    return work
+    return run_case
 
 
-def run_cases(config: FuzzConfig, folder: Path, progress: Progress = lambda found, _: found) -> list[Case]:
+def run_cases(config: FuzzConfig, folder: Path, progress: Progress = lambda cases, _: cases) -> list[Case]:
     """Run the cases and return their outcomes by number."""
-    wanted = (n for n in count(config.first) if config.only == "all" or is_export(n) == (config.only == "exports"))
-    numbers = list(islice(wanted, config.cases))
-    prepared, good = folder / "files", dict[str, Path]()
-    prepared.mkdir()
-    fuzz_targets.prepare(prepared)
-    if config.only != "files":
-        (folder / "exports").mkdir()
-        good = exports.valid_exports(folder / "exports")
-    found = run_monitored(start, (prepared, config.seed, good), numbers, config.processes)
-    return sorted(progress(found, len(numbers)), key=lambda case: case.number)
+    selected = (n for n in count(config.first) if config.only == "all" or is_export(n) == (config.only == "exports"))
+    numbers = list(islice(selected, config.cases))
+    files = fuzz_targets.prepare(folder / "files") if config.only != "exports" else None
+    valid_exports = exports.prepare(folder / "exports") if config.only != "files" else {}
+    cases = run_monitored(start, (files, config.seed, valid_exports), numbers, config.processes)
+    return sorted(progress(cases, len(numbers)), key=lambda case: case.number)
 
 
-def table(done: Sequence[Case]) -> list[dict[str, Any]]:
-    """Return a row per kind, and one for all."""
+def table(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Return a row per kind of file, and one for all."""
     rows = []
-    for kind in [*sorted({target_of(case.number) for case in done}), "all"]:
-        some = [case for case in done if kind in ("all", target_of(case.number))]
+    for kind in [*sorted({target_of(case.number) for case in cases}), "all"]:
+        group = [case for case in cases if kind in ("all", target_of(case.number))]
         rows.append(
             {
                 "kind": kind,
-                "cases": len(some),
-                "refused": sum(case.outcome == "refused" for case in some),
-                "answered": sum(case.outcome == "answered" for case in some),
-                "wrong": sum(case.wrong for case in some),
-                "worst_mb": round(max(case.megabytes for case in some)),
-                "worst_s": round(max(case.seconds for case in some), 2),
+                "cases": len(group),
+                "refused": sum(case.outcome == "refused" for case in group),
+                "answered": sum(case.outcome == "answered" for case in group),
+                "wrong": sum(case.wrong for case in group),
+                "worst_mb": round(max(case.megabytes for case in group)),
+                "worst_s": round(max(case.seconds for case in group), 2),
             }
         )
     return rows
@@ -114,22 +114,16 @@ def main() -> None:
         prepare_file(config.json, "--json")
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hgfast-fuzz-") as folder:
-        done = run_cases(config, Path(folder), lambda found, count: tqdm(found, total=count, disable=None, unit="case"))
-    wrong = {case.number: case.outcome for case in done if case.wrong}
-    for number, what in wrong.items():
-        print(f"case {number} ({target_of(number)}): {what}")
-    rows, seconds = table(done), round(time.perf_counter() - began)
+        cases = run_cases(config, Path(folder), lambda cases, total: tqdm(cases, total=total, disable=None, unit="case"))
+    wrong = {case.number: case.outcome for case in cases if case.wrong}
+    for number, outcome in wrong.items():
+        print(f"case {number} ({target_of(number)}): {outcome}")
+    rows, seconds = table(cases), round(time.perf_counter() - began)
     print(tabulate(rows, headers="keys"))
-    print(f"{len(done)} cases with seed {config.seed} in {seconds} s, {len(wrong)} went wrong", flush=True)
+    print(f"{len(cases)} cases with seed {config.seed} in {seconds} s, {len(wrong)} failed", flush=True)
     if config.json is not None:
-        record = {
-            "seed": config.seed,
-            "first": config.first,
-            "cases": len(done),
-            "seconds": seconds,
-            "rows": rows,
-            "wrong": wrong,
-        }
+        run = {"seed": config.seed, "first": config.first, "cases": len(cases), "seconds": seconds}
+        record = {**run, "rows": rows, "wrong": wrong}
         write_text(config.json, to_json(record, indent=1) + "\n", "--json")
     if wrong:
         raise SystemExit(1)

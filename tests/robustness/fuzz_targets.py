@@ -1,6 +1,6 @@
 """Kinds of files that hgfast reads: valid files of each, their mutation, and their reader.
 
-The project's own writers write the valid files; real ones are added if they lie beside the checkout.
+The project's own writers create the valid files; real ones are added if the research data are next to the checkout.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from hgfast.pipelines.readers.mpii_h5 import read_mpii
 from hgfast.pipelines.readers.mpii_mat import read_mpii_mat, valid_names, valid_people
 from hgfast.pipelines.readers.skeleton_yaml import read_skeleton
 from hgfast.pipelines.samples import Samples
-from hgfast.pipelines.synthetic import generate_freihand, generate_mpii
+from hgfast.pipelines.synthetic import generate_coco, generate_freihand, generate_mpii
 from hgfast.skeletons import BODY16, HAND21
 from hgfast.visualization.draw import read_image
 from tests.foreign_nets import BearpawNet, PrincetonNet, prefixed_state, with_random_statistics
@@ -75,66 +75,52 @@ class FuzzTarget:
 # ---- valid files ----
 
 
-def prepare(folder: Path) -> None:
-    """Write a valid data set of each layout, and realistic files of every other kind."""
+def prepare(folder: Path) -> Path:
+    """Write a valid data set of each layout, and realistic files of every other kind, to a new folder; returns the folder."""
+    folder.mkdir()
     generate_freihand(folder / "hands", 6, seed=1, workers=1)
     generate_mpii(folder / "people", 4, seed=2, valid=3, workers=1)
+    generate_coco(folder / "coco", 1, seed=2, valid=3, workers=1)
     originals = folder / "originals"
     originals.mkdir()
     for name in ("K", "xyz"):
         shutil.copyfile(folder / f"hands/training_{name}.json", originals / f"{name}.json")
     shutil.copyfile(folder / "people/annot/valid.h5", originals / "valid.h5")
-    (originals / "coco.json").write_text(json.dumps(to_coco(folder / "people")))
+    coco = json.loads((folder / "coco/val.json").read_text())
+    coco["annotations"] = [{**annotation, "iscrowd": 0} for annotation in coco["annotations"]]
+    coco["categories"].append({"id": 2, "name": "dog"})
+    (originals / "coco.json").write_text(json.dumps(coco))
     people = annotations_by_image(originals / "valid.h5")
     for name, compressed in (("plain.mat", False), ("packed.mat", True)):
         savemat(originals / name, {"RELEASE": release(people), "extra": np.eye(3)}, do_compression=compressed)
     (originals / "names.txt").write_text("".join(f"{name}\n" for name, _ in people))
-    detections(originals / "valid.h5", originals / "detections.mat")
+    write_detections(originals / "valid.h5", originals / "detections.mat")
     Config(dataset="coco", annotations=Path("a.json"), split_fractions=[0.5, 0.5]).write_yaml(originals / "config.yaml")
     skeleton = {"name": "tool", "joints": ["tip", "left_grip", "right_grip"], "edges": [["tip", "left_grip"]]}
     more = {"flip_pairs": [["left_grip", "right_grip"]], "groups": {"grips": ["left_grip"]}, "colors": [[0, 255, 0]]}
     (originals / "skeleton.yaml").write_text(yaml.safe_dump(skeleton | more))
     write_images(originals)
-    networks(originals)
-    predictions(originals)
-    check(folder)
+    write_networks(originals)
+    write_predictions(originals)
+    write_check(folder)
     for source in real_files():
         shutil.copyfile(source, originals / f"real-{source.name}")
+    return folder
 
 
 def real_files() -> list[Path]:
-    """Return the files of the research data beside the checkout that are small enough to be read thousands of times."""
-    wanted = ("freihand_coco/keypoints.json", "FreiHAND_pub_v2_mini/training_K.json", "FreiHAND_pub_v2_mini/training_xyz.json")
+    """Return small files of the research data next to the checkout."""
+    annotations = (
+        "freihand_coco/keypoints.json",
+        "FreiHAND_pub_v2_mini/training_K.json",
+        "FreiHAND_pub_v2_mini/training_xyz.json",
+    )
     images = ("freihand_coco/images/00000355.jpg", "lspet_coco/images/im00001.jpg")
-    return [SHARED / name for name in (*wanted, *images) if (SHARED / name).is_file()]
-
-
-def to_coco(people: Path) -> dict[str, Any]:
-    """A data set in MPII's layout as COCO keypoints."""
-    samples = read_mpii(people, "valid")
-    names = [Path(path).name for path in samples.paths]
-    images = [{"id": number, "file_name": name, "width": 640, "height": 480} for number, name in enumerate(dict.fromkeys(names))]
-    number = {image["file_name"]: image["id"] for image in images}
-    category = {"id": 1, "name": "person", "keypoints": list(BODY16.joints), "skeleton": [[1, 2], [2, 3]]}
-    annotations = [
-        {
-            "id": row,
-            "image_id": number[name],
-            "category_id": 1,
-            "iscrowd": 0,
-            "num_keypoints": int(labeled.sum()),
-            "bbox": [float(center[0] - side / 2), float(center[1] - side / 2), float(side), float(side)],
-            "keypoints": np.column_stack([points, 2 * labeled]).ravel().tolist(),
-        }
-        for row, (name, center, side, points, labeled) in enumerate(
-            zip(names, samples.center, samples.side, samples.keypoints, samples.labeled)
-        )
-    ]
-    return {"images": images, "annotations": annotations, "categories": [category, {"id": 2, "name": "dog"}]}
+    return [SHARED / name for name in (*annotations, *images) if (SHARED / name).is_file()]
 
 
 def structs(elements: Sequence[dict[str, Any]]) -> Any:
-    """A MATLAB struct array (1, N) whose elements share their fields."""
+    """Return a MATLAB struct array (1, N) whose elements share their fields."""
     array = np.empty((1, len(elements)), [(name, object) for name in elements[0]])
     for number, element in enumerate(elements):
         for name, value in element.items():
@@ -142,36 +128,38 @@ def structs(elements: Sequence[dict[str, Any]]) -> Any:
     return array
 
 
-def annotations_by_image(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The people of an h5 file by their images, in the order of their numbers, as the original file has them."""
-    with h5py.File(path) as file:
-        rows = {name: file[name][()] for name in file}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, part, center, scale, person in zip(rows["imgname"], rows["part"], rows["center"], rows["scale"], rows["person"]):
-        joints = [{"x": x, "y": y, "id": float(joint), "is_visible": "1"} for joint, (x, y) in enumerate(part) if x or y]
-        people = found.setdefault(name.decode(), [])
-        empty = {name: np.zeros((0, 0)) for name in ("x1", "y1", "x2", "y2", "scale", "objpos", "annopoints")}
-        people += [empty] * (int(person) - len(people))
-        people.append(
-            {
-                **{"x1": 10.0, "y1": 20.0, "x2": 40.0, "y2": 60.0, "scale": scale / 1.25},
-                "objpos": structs([{"x": center[0], "y": center[1]}]),
-                "annopoints": structs([{"point": structs(joints)}]),
-            }
-        )
-    return list(found.items())
+def annotations_by_image(*paths: Path) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the people of h5 files grouped by image and ordered by their numbers, with the fields of MPII's original file."""
+    images: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        with h5py.File(path) as file:
+            rows = [file[name][()] for name in ("imgname", "part", "center", "scale", "person", "normalize")]
+        for name, part, center, scale, person, head in zip(*rows):
+            joints = [{"x": x, "y": y, "id": float(joint), "is_visible": "1"} for joint, (x, y) in enumerate(part) if x or y]
+            people = images.setdefault(name.decode(), [])
+            empty = {field: np.zeros((0, 0)) for field in ("x1", "y1", "x2", "y2", "scale", "objpos", "annopoints")}
+            people += [empty] * (int(person) - len(people))
+            people.append(
+                {
+                    **{"x1": 10.0, "y1": 10.0, "x2": 10 + float(head), "y2": 10 + float(head) * 0.8 / 0.6},
+                    "scale": scale / 1.25,
+                    "objpos": structs([{"x": center[0], "y": center[1] - 15 * scale / 1.25}]),
+                    "annopoints": structs([{"point": structs(joints)}]),
+                }
+            )
+    return list(images.items())
 
 
 def release(people: Sequence[tuple[str, list[dict[str, Any]]]]) -> dict[str, Any]:
-    """MPII's struct RELEASE, without the fields that hgfast does not read."""
+    """Return MPII's struct RELEASE without unused fields."""
     single = np.empty((len(people), 1), object)
     single[:, 0] = [np.array([[1.0]])] * len(people)
     annolist = structs([{"image": structs([{"name": name}]), "annorect": structs(each)} for name, each in people])
     return {"annolist": annolist, "img_train": np.ones((1, len(people)), np.uint8), "single_person": single}
 
 
-def detections(source: Path, target: Path) -> None:
-    """detections_our_format.mat's ground truth, with predictions beside it."""
+def write_detections(source: Path, target: Path) -> None:
+    """Write the ground truth of an h5 file, and predictions, in the layout of detections_our_format.mat."""
     with h5py.File(source) as file:
         part, visible = file["part"][()], file["visible"][()]
     boxes = np.repeat(np.array([[10.0, 20.0], [40.0, 60.0]])[..., None], len(part), 2)
@@ -181,7 +169,7 @@ def detections(source: Path, target: Path) -> None:
 
 
 def write_images(folder: Path) -> None:
-    """A small image in every format that OpenCV writes, and in those that cameras and browsers make."""
+    """Write a small image in every format that OpenCV writes, and in other variants of JPEG and PNG."""
     columns, rows = np.arange(64), np.arange(48)[:, None]
     rgb = np.stack(np.broadcast_arrays(columns * 4, rows * 5, 90 + 0 * columns * rows), -1).astype(np.uint8)
     for ending in (".jpg", ".png", ".webp", ".bmp", ".tiff", ".ppm", ".jp2", ".ras", ".gif", ".hdr"):
@@ -192,8 +180,8 @@ def write_images(folder: Path) -> None:
     cv2.imwrite(str(folder / "image-deep.png"), rgb.astype(np.uint16) * 257)
 
 
-def networks(folder: Path) -> None:
-    """Checkpoints of hgfast's and of both foreign families, in PyTorch's format of today and in the one before."""
+def write_networks(folder: Path) -> None:
+    """Write checkpoints of hgfast and of both foreign families, in PyTorch's current and in its legacy format."""
     torch.manual_seed(0)
     ours = build_model(PRESETS["tiny"], Meta(HAND21, Normalization(), 64, "logits", "dark", 0.0))
     torch.save(checkpoints.model_state(ours), folder / "net-ours.pt")
@@ -201,13 +189,13 @@ def networks(folder: Path) -> None:
         with_random_statistics(PrincetonNet(1, 8, 16, depth=1)),
         with_random_statistics(BearpawNet(1, 4, 16, depth=1, inplanes=8)),
     )
-    torch.save({"state_dict": prefixed_state(princeton, "model.module."), "epoch": 3}, folder / "net-seed.pt")
+    torch.save({"state_dict": prefixed_state(princeton, "model.module."), "epoch": 3}, folder / "net-princeton.pt")
     content = {"state_dict": prefixed_state(bearpaw, "module."), "arch": "hg"}
     torch.save(content, folder / "net-bearpaw.pt", _use_new_zipfile_serialization=False)
 
 
-def predictions(folder: Path) -> None:
-    """Predictions for valid.h5 in every format."""
+def write_predictions(folder: Path) -> None:
+    """Write predictions for valid.h5 in every format."""
     points = read_mpii_h5(folder / "valid.h5").points
     (folder / "points.json").write_text(json.dumps(points.tolist()))
     samples = [{"row": row, "keypoints": each.tolist()} for row, each in enumerate(points)]
@@ -221,8 +209,8 @@ def predictions(folder: Path) -> None:
         file.create_dataset("preds", data=points, chunks=True, compression="gzip")
 
 
-def check(folder: Path) -> None:
-    """The result of a file check of the people."""
+def write_check(folder: Path) -> None:
+    """Write the result of a file check of the people."""
     samples = read_mpii(folder / "people", "valid")
     first, second = sorted({*samples.paths.tolist()})[:2]
     result = CheckRecord("dali", report={"bad": 1})
@@ -239,8 +227,8 @@ def check(folder: Path) -> None:
 
 def open_coco(path: Path, folder: Path, rng: random.Random) -> object:
     real = path.read_bytes()[:4000].find(b"00000355") >= 0 and SHARED.is_dir()
-    images = SHARED / "freihand_coco/images" if real else folder / "people/images"
-    normalize = rng.choice(("box", "box", "left_hip,right_hip"))
+    images = SHARED / "freihand_coco/images" if real else folder / "coco/images"
+    normalize = rng.choice(("box", "box", "left_wrist,right_wrist"))
     return read_coco(path, images, normalize=normalize, skip_missing=rng.random() < 0.5)
 
 
@@ -288,7 +276,7 @@ def open_image(path: Path, folder: Path, rng: random.Random) -> object:
     if choice < 0.85:
         outcomes = [dict(decode([str(path)], loader, 1))[str(path)] for loader in ("dali", "opencv")]  # type: ignore[arg-type]
         if all(isinstance(outcome, str) for outcome in outcomes):
-            raise HgfastError("no decoder takes it")
+            raise HgfastError("no decoder can read it")
         return outcomes
     paths = [str(path), *(str(folder / f"originals/image.{ending}") for ending in ("jpg", "png"))]
     plan = BatchPlan(make_samples(paths), 32, len(paths), augment=AugmentConfig(), seed=rng.randrange(99))
@@ -300,11 +288,12 @@ def open_image(path: Path, folder: Path, rng: random.Random) -> object:
     batch = next(iter(loader.epoch(0)))
     assert batch.images.isfinite().all() and batch.images.shape[2:] == (32, 32)
     if plan.batch(0, 0).is_replacement.any():
-        raise HgfastError("another image took its place")
+        raise HgfastError("it was replaced by another image")
     return batch
 
 
 def make_samples(paths: Sequence[str]) -> Samples:
+    """Return samples with one annotation of a hand per image."""
     n = len(paths)
     return Samples(
         paths=np.array(paths),
@@ -379,13 +368,13 @@ FUZZ_TARGETS = {
     "detections mat": FuzzTarget(["originals/detections.mat"], "broken/detections.mat", mutations.mutate_mat, open_detections),
     "config": FuzzTarget(["originals/config.yaml"], "broken/config.yaml", mutations.mutate_yaml, open_config),
     "skeleton": FuzzTarget(["originals/skeleton.yaml"], "broken/skeleton.yaml", mutations.mutate_yaml, open_skeleton),
-    "picture": FuzzTarget(["originals/image*", "originals/real-*.jpg"], "broken/image.jpg", mutate_image, open_image),
+    "image": FuzzTarget(["originals/image*", "originals/real-*.jpg"], "broken/image.jpg", mutate_image, open_image),
     "checkpoint": FuzzTarget(["originals/net-*.pt"], "broken/net.pt", mutations.mutate_checkpoint, open_predictor),
     "predictions": FuzzTarget(["originals/points*"], "broken/points.any", mutate_predictions, open_predictions),
     "crop cache": FuzzTarget(["originals/index.npz"], "crops/index.npz", mutations.mutate_numpy, open_cache),
     "file check": FuzzTarget(["originals/check.json"], "broken/check.json", mutations.mutate_json, open_check),
 }
-"""Kinds by their names in tables."""
+"""Kinds of files by their names in tables."""
 
 
 def start(prepared: Path, seed: int) -> Callable[[int], str]:
@@ -396,25 +385,25 @@ def start(prepared: Path, seed: int) -> Callable[[int], str]:
     folder = prepared.with_name(f"{prepared.name}-{os.getpid()}")
     shutil.copytree(prepared, folder, symlinks=True)
     (folder / "broken").mkdir(exist_ok=True)
-    build_cache(read_mpii(folder / "people", "valid"), folder / "crops", CACHE_AUGMENT, 64, workers=1)  # of this folder
+    build_cache(read_mpii(folder / "people", "valid"), folder / "crops", CACHE_AUGMENT, 64, workers=1)  # contains the folder name
     shutil.copyfile(folder / "crops/index.npz", folder / "originals/index.npz")
     originals = {
-        name: [file.read_bytes() for pattern in kind.originals for file in sorted(folder.glob(pattern))]
-        for name, kind in FUZZ_TARGETS.items()
+        name: [file.read_bytes() for pattern in target.originals for file in sorted(folder.glob(pattern))]
+        for name, target in FUZZ_TARGETS.items()
     }
     return partial(run_case, folder, originals, seed)
 
 
 def target_name(number: int) -> str:
-    """Return the kind of a case."""
+    """Return the kind of file of a case."""
     return list(FUZZ_TARGETS)[number % len(FUZZ_TARGETS)]
 
 
 def run_case(folder: Path, originals: dict[str, list[bytes]], seed: int, number: int) -> str:
     """Break a file and open it; return "answered" or "refused"."""
     name = target_name(number)
-    kind, files = FUZZ_TARGETS[name], originals[name]
-    rng = random.Random(f"{seed} {number}")  # noqa: S311  (no secret)
-    path = folder / kind.broken_path
-    path.write_bytes(kind.mutate(rng.choice(files), files, rng))
-    return outcome_of(lambda: kind.open(path, folder, rng))
+    target, files = FUZZ_TARGETS[name], originals[name]
+    rng = random.Random(f"{seed} {number}")  # noqa: S311  (not cryptographic)
+    path = folder / target.broken_path
+    path.write_bytes(target.mutate(rng.choice(files), files, rng))
+    return outcome_of(lambda: target.open(path, folder, rng))

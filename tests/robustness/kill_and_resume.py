@@ -16,32 +16,30 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from hgfast import checkpoints
-from hgfast.architectures import PRESETS
-from hgfast.training.run_logger import RunLogger
-from hgfast.training.throughput import forward_flops
 from tests.factories import make_trainer
 
 
-def slow_save(content: object, path: Path) -> None:
-    """Like torch.save, but takes a while between the first and the last byte."""
+def slow_save(content: object, file: BinaryIO) -> None:
+    """Save like torch.save, but take at least 0.1 s between the first and the last byte."""
     buffer = io.BytesIO()
     torch_save(content, buffer)
     data = buffer.getvalue()
-    with path.open("wb", buffering=0) as file:
-        for start in range(0, len(data), len(data) // 10):
-            file.write(data[start : start + len(data) // 10])
-            time.sleep(0.01)
+    for start in range(0, len(data), len(data) // 10):
+        file.write(data[start : start + len(data) // 10])
+        file.flush()
+        time.sleep(0.01)
 
 
 torch_save = torch.save
 
 
 def run_training(folder: Path) -> None:
-    """Train from the checkpoint, if there is one, to the end of the schedule."""
+    """Train to the end, from the checkpoint if it exists."""
     torch.set_num_threads(1)
     torch.save = slow_save  # type: ignore[assignment]
     path = folder / "checkpoint.pt"
@@ -54,7 +52,7 @@ def run_training(folder: Path) -> None:
 
 
 def run_and_kill(folder: Path, seconds: float | None, writing: bool = False) -> bool:
-    """Start a training process and kill it after `seconds`, or then during a write. Returns whether it finished by itself."""
+    """Start a training process and kill it after `seconds`; with `writing` wait then for a write. Returns whether it finished."""
     child = os.fork()
     if child == 0:
         devnull = os.open(os.devnull, os.O_WRONLY)
@@ -75,8 +73,7 @@ def run_and_kill(folder: Path, seconds: float | None, writing: bool = False) -> 
 
 def main() -> None:
     folder, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))  # noqa: S311
-    forward_flops(PRESETS["tiny"], 21)  # imports that every forked process would need
-    RunLogger(folder / "imports").log_scalars(0, {"a": 0.0})
+    make_trainer(folder / "imports").logger.log_scalars(0, {"a": 0.0})  # imports that every forked process would need
     start = time.perf_counter()
     run_and_kill(folder / "whole", None)
     duration = time.perf_counter() - start
@@ -86,8 +83,8 @@ def main() -> None:
         ended = run_and_kill(folder / "parts", rng.uniform(0, 0.06 * duration), writing=killed % 3 == 0)
         killed += not ended
         writing += bool(list((folder / "parts").glob(".*.writing")))
-        for left in (folder / "parts").glob(".*.writing"):
-            left.unlink()
+        for unfinished in (folder / "parts").glob(".*.writing"):
+            unfinished.unlink()
     if not ended:
         run_and_kill(folder / "parts", None)
     print("RESULT " + json.dumps({"killed": killed, "writing": writing}), flush=True)

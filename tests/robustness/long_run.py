@@ -32,9 +32,9 @@ from hgfast.training.shutdown import raise_on_sigterm
 from tests.robustness.runs import TrainProcess
 from tests.robustness.usage import Usage, measure_usage
 
-HANDS, BATCH = 200, 8
+BATCH = 8
 LIMITS = {"own_kb": 2000.0, "rss_kb": 3000.0, "descriptors": 1.0, "threads": 1.0, "shm_kb": 100.0}
-"""Largest slope per 1 000 steps of all processes together. A leak of one batch per epoch would be 9 000 kB."""
+"""Largest slope per 1 000 steps of all processes together. A leak of one batch per epoch of 200 hands would be 9 000 kB."""
 WARM_UP = 0.3
 """Fraction of the steps in which caches, pools and allocators fill up."""
 
@@ -45,6 +45,8 @@ class Options:
     """loader that decodes and warps"""
     steps: int = 6000
     """training steps"""
+    hands: int = 200
+    """synthetic hands to train on"""
     ranks: int = 2
     """training processes"""
     threads: int = 2
@@ -59,7 +61,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Usage at a time in seconds; step: the last one in metrics.jsonl then."""
+    """Usage after `seconds`, when `step` was the last step in metrics.jsonl."""
 
     seconds: float
     step: int
@@ -68,13 +70,13 @@ class Measurement:
 
 def train(options: Options, folder: Path) -> list[Measurement]:
     """Train to the end and return the measurements. Raises `HgfastError` if the run fails."""
-    generate_freihand(folder / "hands", HANDS, seed=0, workers=1)
+    generate_freihand(folder / "hands", options.hands, seed=0, workers=1)
     words = ["--data", folder / "hands", "--out", folder, "-e", "run", "--versions", "[gs]", "--model.preset", "tiny"]
     words += ["--batch-size", BATCH, "--threads", options.threads, "--loader", options.loader, "--device", "cpu"]
     words += ["-m", options.steps / 1000, "--train.val-interval", 2, "--train.save-steps", 50, "--train.keep-checkpoints", 3]
     words += ["--train.log-every", 10]
     metrics = folder / "run/metrics.jsonl"
-    began, seen, last = time.monotonic(), list[Measurement](), 0
+    began, measurements, last = time.monotonic(), list[Measurement](), 0
     job = TrainProcess(folder, *words, ranks=options.ranks)
     try:
         with tqdm(total=options.steps, unit="step", disable=None) as bar:
@@ -82,13 +84,13 @@ def train(options: Options, folder: Path) -> list[Measurement]:
                 step = _last_step(metrics)
                 bar.update(step - last)
                 last = step
-                seen.append(Measurement(time.monotonic() - began, step, measure_usage(job.process.pid)))
+                measurements.append(Measurement(time.monotonic() - began, step, measure_usage(job.process.pid)))
                 time.sleep(options.every)
     finally:
         job.end()
     if job.process.returncode or _last_step(metrics) != options.steps:
         raise HgfastError(f"the run did not finish: {' '.join(job.err.split())[-600:]}")
-    return seen
+    return measurements
 
 
 def _last_step(metrics: Path) -> int:
@@ -99,28 +101,28 @@ def _last_step(metrics: Path) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def steps_at(seen: Sequence[Measurement]) -> NDArray[np.float64]:
+def steps_at(measurements: Sequence[Measurement]) -> NDArray[np.float64]:
     """Return the step of each measurement, interpolated between the ends of epochs."""
-    first = {sight.step: sight.seconds for sight in reversed(seen)}
-    known = sorted(first)
-    steps = np.interp([sight.seconds for sight in seen], [first[step] for step in known], known)
+    first_seconds = {one.step: one.seconds for one in reversed(measurements)}
+    known = sorted(first_seconds)
+    steps = np.interp([one.seconds for one in measurements], [first_seconds[step] for step in known], known)
     return np.asarray(steps, np.float64)
 
 
-def fit_slopes(seen: Sequence[Measurement], warm_up: float = WARM_UP) -> list[dict[str, Any]]:
+def fit_slopes(measurements: Sequence[Measurement], warm_up: float = WARM_UP) -> list[dict[str, Any]]:
     """Return for each measure its slope per 1 000 steps with the 90 % confidence interval.
 
     Measurements during the warm-up and after the last step, when processes end, do not count.
     """
-    steps = steps_at(seen)
-    last = max(sight.step for sight in seen)
-    counts = (steps >= warm_up * last) & (steps < last)
-    if counts.sum() < 10:
-        raise HgfastError(f"only {counts.sum()} measurements after the warm-up: give more --steps")
+    steps = steps_at(measurements)
+    last = max(one.step for one in measurements)
+    used = (steps >= warm_up * last) & (steps < last)
+    if used.sum() < 10:
+        raise HgfastError(f"only {used.sum()} measurements after the warm-up: give more --steps")
     rows = []
     for measure, limit in LIMITS.items():
-        values = np.array([getattr(sight.usage, measure) for sight in seen], np.float64)[counts]
-        slope, _, low, high = (1000 * float(value) for value in theilslopes(values, steps[counts], 0.9))
+        values = np.array([getattr(one.usage, measure) for one in measurements], np.float64)[used]
+        slope, _, low, high = (1000 * float(value) for value in theilslopes(values, steps[used], 0.9))
         rows.append(
             {
                 "measure": measure,
@@ -131,7 +133,7 @@ def fit_slopes(seen: Sequence[Measurement], warm_up: float = WARM_UP) -> list[di
                 "flat": slope <= limit,
                 "median": float(np.median(values)),
                 "largest": float(values.max()),
-                "looks": int(counts.sum()),
+                "measurements": int(used.sum()),
                 "from_step": int(warm_up * last),
                 "to_step": int(last),
             }
@@ -140,54 +142,54 @@ def fit_slopes(seen: Sequence[Measurement], warm_up: float = WARM_UP) -> list[di
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    print(f"{'':12} {'median':>10} {'largest':>10} {'in 1 000 steps':>15} {'nine in ten':>22} {'limit':>8}")
+    print(f"{'':12} {'median':>10} {'largest':>10} {'per 1 000 steps':>15} {'90 % interval':>22} {'limit':>8}")
     for row in rows:
-        between = f"{row['rise_low']:.1f} to {row['rise_high']:.1f}"
-        seen = f"{row['measure']:12} {row['median']:10.0f} {row['largest']:10.0f}"
-        print(f"{seen} {row['rise']:15.1f} {between:>22} {row['limit']:8.0f}  {'flat' if row['flat'] else 'RISES'}")
+        interval = f"{row['rise_low']:.1f} to {row['rise_high']:.1f}"
+        values = f"{row['measure']:12} {row['median']:10.0f} {row['largest']:10.0f}"
+        print(f"{values} {row['rise']:15.1f} {interval:>22} {row['limit']:8.0f}  {'flat' if row['flat'] else 'RISES'}")
 
 
-def plot(seen: Sequence[Measurement], rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+def plot(measurements: Sequence[Measurement], rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Draw a panel per measure over the steps, with the end of the warm-up and the fitted slope."""
     from matplotlib.figure import Figure
 
     from hgfast.visualization.charts import write_figure
 
-    steps = steps_at(seen)
+    steps = steps_at(measurements)
     figure = Figure(figsize=(10, 6), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(2, 3).flat
     for row, panel in zip(rows, panels):
         scale, unit = (1024, "MB") if row["measure"].endswith("_kb") else (1, "")
-        values = np.array([getattr(sight.usage, row["measure"]) for sight in seen]) / scale
+        values = np.array([getattr(one.usage, row["measure"]) for one in measurements]) / scale
         panel.plot(steps, values, ".", markersize=2)
         panel.axvline(row["from_step"], color="gray", linewidth=0.8)
         panel.set_ylim(0, max(1.0, 1.1 * values.max()))
-        panel.set_title(f"{row['measure'].removesuffix('_kb')} {unit}: {row['rise'] / scale:+.3g} in 1 000 steps", fontsize=9)
+        panel.set_title(f"{row['measure'].removesuffix('_kb')} {unit}: {row['rise'] / scale:+.3g} per 1 000 steps", fontsize=9)
         panel.set_xlabel("step")
     next(panels).axis("off")
     write_figure(figure, path, "--chart")
 
 
 def main(argv: Sequence[str]) -> bool:
-    """Run the check and return whether no measure rises."""
+    """Run the check; returns whether every measure is flat."""
     options = parse(Options, list(argv), description=__doc__ or "")
     machine = machine_info()
-    with raise_on_sigterm(), tempfile.TemporaryDirectory() as folder:  # on SIGTERM the run is ended too
-        seen = train(options, Path(folder))
-    rows = fit_slopes(seen)
+    with raise_on_sigterm(), tempfile.TemporaryDirectory() as folder:  # so that SIGTERM ends the run too
+        measurements = train(options, Path(folder))
+    rows = fit_slopes(measurements)
     print_table(rows)
-    minutes = (seen[-1].seconds - seen[0].seconds) / 60
+    minutes = (measurements[-1].seconds - measurements[0].seconds) / 60
     flat = all(row["flat"] for row in rows)
     title = f"{options.steps} steps of {options.ranks} ranks, --loader {options.loader}, {minutes:.1f} minutes"
     print(f"{title}: {'flat' if flat else 'not flat'}")
     if options.json is not None:
         record = make_record([{"loader": options.loader, **row} for row in rows], machine)
-        columns = [{"seconds": round(s.seconds, 1), "step": s.step, **asdict(s.usage)} for s in seen]
+        columns = [{"seconds": round(s.seconds, 1), "step": s.step, **asdict(s.usage)} for s in measurements]
         record["samples"] = {name: [column[name] for column in columns] for name in columns[0]}
         write_record(record, options.json)
     if options.chart is not None:
-        plot(seen, rows, options.chart, title)
+        plot(measurements, rows, options.chart, title)
     return flat
 
 

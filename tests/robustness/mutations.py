@@ -1,4 +1,4 @@
-"""Mutate valid files: change, delete, duplicate or splice bytes, and replace values by odd ones.
+"""Mutate valid files: change, delete, duplicate or splice bytes, and replace values by invalid or extreme ones.
 
 All mutations are determined by a `random.Random`, so the number of a case is enough to reproduce it.
 """
@@ -47,7 +47,7 @@ HUGE = 2**40
 
 
 def odd_value(rng: random.Random) -> Any:
-    """Return a value that valid files do not contain."""
+    """Return an invalid or extreme value."""
     return rng.choice(
         (
             rng.choice(ODD_JSON_VALUES),
@@ -81,23 +81,23 @@ def nested_list(depth: int) -> list[Any]:
 # ---- bytes ----
 
 
-def mutate_bytes(data: bytes, rng: random.Random, reach: int | None = None) -> bytes:
-    """Change, delete or duplicate a few of the first `reach` bytes, or cut off the end."""
-    found = bytearray(data)
-    reach = len(found) if reach is None else reach
+def mutate_bytes(data: bytes, rng: random.Random, limit: int | None = None) -> bytes:
+    """Change, delete or duplicate a few of the first `limit` bytes, or truncate the data."""
+    mutated = bytearray(data)
+    limit = len(mutated) if limit is None else limit
     for _ in range(rng.randint(1, 4)):
-        at, kind = rng.randrange(min(reach, len(found)) or 1), rng.randrange(5)
-        if kind == 0 and len(found):
-            found[at] ^= 1 << rng.randrange(8)
-        elif kind == 1 and len(found):
-            found[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
+        at, kind = rng.randrange(min(limit, len(mutated)) or 1), rng.randrange(5)
+        if kind == 0 and len(mutated):
+            mutated[at] ^= 1 << rng.randrange(8)
+        elif kind == 1 and len(mutated):
+            mutated[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
         elif kind == 2:
-            del found[at : at + rng.randint(1, 16)]
+            del mutated[at : at + rng.randint(1, 16)]
         elif kind == 3:
-            found[at:at] = found[at : at + rng.randint(1, 16)]
+            mutated[at:at] = mutated[at : at + rng.randint(1, 16)]
         else:
-            del found[rng.randrange(len(found) or 1) :]
-    return bytes(found)
+            del mutated[rng.randrange(len(mutated) or 1) :]
+    return bytes(mutated)
 
 
 def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
@@ -107,26 +107,26 @@ def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
     return data[:at] + piece + data[at + rng.choice((0, len(piece))) :]
 
 
-def mutate_integers(data: bytes, rng: random.Random, reach: int | None = None) -> bytes:
-    """Replace two- or four-byte integers, in either byte order, by values that are unusual for lengths and sizes."""
-    found = bytearray(data)
+def mutate_integers(data: bytes, rng: random.Random, limit: int | None = None) -> bytes:
+    """Replace two- or four-byte integers of the first `limit` bytes, in either byte order, by extreme lengths and sizes."""
+    mutated = bytearray(data)
     for _ in range(rng.randint(1, 3)):
         form = rng.choice((">H", "<H", ">I", "<I"))
         size = struct.calcsize(form)
-        if len(found) >= size:
-            at = rng.randrange(min(reach or len(found), len(found) - size + 1))
+        if len(mutated) >= size:
+            at = rng.randrange(min(limit or len(mutated), len(mutated) - size + 1))
             at -= at % rng.choice((1, size))
             value = rng.choice((0, 1, 2, 3, 14, 15, 20, 255, 256, 4096, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1))
-            struct.pack_into(form, found, at, value % 2 ** (8 * size))
-    return bytes(found)
+            struct.pack_into(form, mutated, at, value % 2 ** (8 * size))
+    return bytes(mutated)
 
 
-def mutate_any_bytes(data: bytes, others: Sequence[bytes], rng: random.Random, reach: int | None = None) -> bytes:
+def mutate_any_bytes(data: bytes, others: Sequence[bytes], rng: random.Random, limit: int | None = None) -> bytes:
     """Apply one of the mutations above."""
     choice = rng.randrange(4)
     if choice == 0:
         return splice(data, rng.choice(others), rng)
-    return mutate_integers(data, rng, reach) if choice == 1 else mutate_bytes(data, rng, reach)
+    return mutate_integers(data, rng, limit) if choice == 1 else mutate_bytes(data, rng, limit)
 
 
 # ---- values ----
@@ -161,7 +161,7 @@ def mutate_json(data: bytes, others: Sequence[bytes], rng: random.Random) -> byt
     content = json.loads(data)
     for _ in range(rng.randint(1, 2)):
         content = mutate_values(content, rng, odd_value)
-    with contextlib.suppress(ValueError, RecursionError):  # more digits or nesting than Python writes
+    with contextlib.suppress(ValueError, RecursionError):  # more digits or nesting than Python can write
         return json.dumps(content).encode()
     return data
 
@@ -232,7 +232,7 @@ def mutate_h5(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes
 def mutate_mat(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
     """Mutate the content of compressed variables, or any bytes."""
     at = 128
-    found = bytearray(data[:at])
+    mutated = bytearray(data[:at])
     while at + 8 <= len(data):
         kind, length = struct.unpack_from("<II", data, at)
         body = data[at + 8 : at + 8 + length]
@@ -240,15 +240,15 @@ def mutate_mat(data: bytes, others: Sequence[bytes], rng: random.Random) -> byte
             inner = zlib.decompress(body)
             inner = mutate_any_bytes(inner, [inner, *others], rng, rng.choice((None, 400))) if rng.random() < 0.9 else inner
             body = zlib.compress(inner, 1)
-        found += struct.pack("<II", kind, len(body)) + body
+        mutated += struct.pack("<II", kind, len(body)) + body
         at += 8 + length
-    if len(found) == len(data) or rng.random() < 0.1:
+    if len(mutated) == len(data) or rng.random() < 0.1:
         return mutate_any_bytes(data, others, rng, rng.choice((None, 600)))
-    return bytes(found)
+    return bytes(mutated)
 
 
 def mutate_numpy(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
-    """Mutate a .npy file, mostly its header; of a .npz file mutate a part and zip it again."""
+    """Mutate a .npy file, mostly its header; in a .npz file, mutate a member and write the archive again."""
     if data.startswith(b"PK") and rng.random() < 0.7:
         return rezip(data, lambda part: mutate_npy_header(part, rng) if rng.random() < 0.6 else part, rng)
     return (
@@ -272,7 +272,7 @@ def mutate_npy_header(data: bytes, rng: random.Random) -> bytes:
 
 
 def rezip(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
-    """Change, remove, compress or replace one part of a zip file, with a valid checksum."""
+    """Change, remove, compress or replace one member of a zip file, with a valid checksum."""
     memory = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(memory, "w") as new:
         parts = old.infolist()
@@ -285,7 +285,7 @@ def rezip(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> 
             if part is chosen and choice == 2:
                 content, kind = bytes(2**20), zipfile.ZIP_DEFLATED
             content = change(content) if part is chosen and choice > 2 else content
-            new.writestr(zipfile.ZipInfo(part.filename), content, kind)  # without the time of day
+            new.writestr(zipfile.ZipInfo(part.filename), content, kind)  # without the current time
     return memory.getvalue()
 
 
@@ -301,7 +301,7 @@ def mutate_checkpoint(data: bytes, others: Sequence[bytes], rng: random.Random) 
     memory = io.BytesIO()
     try:
         torch.save(content, memory)
-    except RecursionError:  # nested deeper than pickles go
+    except RecursionError:  # nested too deeply for pickle
         return data[:-1]
     return memory.getvalue()
 

@@ -1,6 +1,6 @@
 """Run fuzz cases in monitored processes: crashes, hangs and excessive memory are reported as outcomes.
 
-A case is a number, from which the process writes the file and opens it.
+A case is identified by a number, from which the process writes a file and opens it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from hgfast.errors import HgfastError
 
-ADDRESS_SPACE_GB = 8.0  # of address space; runtimes reserve more than they use
+ADDRESS_SPACE_GB = 8.0  # limit of the address space; runtimes reserve more than they use
 MEMORY_GB = 2.0  # peak memory of a process, libraries included
 SECONDS = 30.0  # timeout of a case
 STARTUP_SECONDS = 90.0  # additional timeout of the first case
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 
 CaseFunction = Callable[[int], str]
-"""From the number of a case to one of `EXPECTED`; an exception is a failure."""
+"""Runs the case of this number and returns one of `EXPECTED`; an exception is a failure."""
 
 
 def case_loop(pipe: Connection, start: Callable[..., CaseFunction], parts: tuple[Any, ...]) -> None:
@@ -56,10 +56,10 @@ def case_loop(pipe: Connection, start: Callable[..., CaseFunction], parts: tuple
         reset_peak_memory()
         began = time.perf_counter()
         try:
-            found = work(number)
-        except BaseException as error:  # any exception is a finding
-            found = f"{type(error).__name__}: {str(error)[:300]}"
-        pipe.send(Case(number, found, time.perf_counter() - began, peak_megabytes()))
+            outcome = work(number)
+        except BaseException as error:  # every exception is reported
+            outcome = f"{type(error).__name__}: {str(error)[:300]}"
+        pipe.send(Case(number, outcome, time.perf_counter() - began, peak_megabytes()))
 
 
 def reset_peak_memory() -> None:
@@ -79,7 +79,7 @@ def outcome_of(work: Callable[[], object]) -> str:
         work()
     except HgfastError as error:
         if "\n" in str(error) or not 10 < len(str(error)) < 1000:
-            raise AssertionError(f"no sentence: {error}") from error
+            raise AssertionError(f"not one sentence: {error}") from error
         return "refused"
     return "answered"
 
@@ -93,33 +93,33 @@ class MonitoredProcess:
 
     def _begin(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, there = context.Pipe()
-        self._process = context.Process(target=case_loop, args=(there, self._start, self._parts), daemon=True)
+        self._pipe, child_end = context.Pipe()
+        self._process = context.Process(target=case_loop, args=(child_end, self._start, self._parts), daemon=True)
         self._process.start()
-        there.close()
-        self._patience, self._idle = SECONDS + STARTUP_SECONDS, False
+        child_end.close()
+        self._timeout, self._idle = SECONDS + STARTUP_SECONDS, False
 
     def run_case(self, number: int) -> Case:
         """Run a case and return its result."""
         began, self._idle = time.perf_counter(), False
         self._pipe.send(number)
-        if self._pipe.poll(self._patience):
+        if self._pipe.poll(self._timeout):
             try:
                 case: Case = self._pipe.recv()
             except EOFError:
                 self._process.join()
                 code = self._process.exitcode or 0
-                found = f"crashed: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+                outcome = f"crashed: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
             else:
-                self._patience, self._idle = SECONDS, True
+                self._timeout, self._idle = SECONDS, True
                 if not case.wrong and case.megabytes > 1024 * MEMORY_GB:
                     return case._replace(outcome=f"memory: {case.megabytes:.0f} MB")
                 return case
         else:
-            found = f"hangs: more than {SECONDS:g} s"
+            outcome = f"hangs: more than {SECONDS:g} s"
         self.close()
         self._begin()
-        return Case(number, found, time.perf_counter() - began, 0.0)
+        return Case(number, outcome, time.perf_counter() - began, 0.0)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -137,17 +137,17 @@ def run_monitored(
     all_numbers = list(numbers)
     done: queue.SimpleQueue[Case | BaseException] = queue.SimpleQueue()
 
-    def share(part: list[int]) -> None:
+    def run_part(part: list[int]) -> None:
         try:
-            with closing(MonitoredProcess(start, parts)) as watched:
+            with closing(MonitoredProcess(start, parts)) as process:
                 for number in part:
-                    done.put(watched.run_case(number))
+                    done.put(process.run_case(number))
         except BaseException as error:
             done.put(error)
 
     with ThreadPoolExecutor(processes) as pool:
-        for place in range(processes):
-            pool.submit(share, all_numbers[place::processes])
+        for index in range(processes):
+            pool.submit(run_part, all_numbers[index::processes])
         for _ in all_numbers:
             case = done.get()
             if isinstance(case, BaseException):

@@ -1,4 +1,4 @@
-"""Start hgfast/train.py in tests, and find and end its processes."""
+"""Run hgfast/train.py in tests, in this process or in others, and find and end its processes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-from hgfast import checkpoints
+import torch
+from torch import Tensor
+
+from hgfast import checkpoints, train
+from tests.conftest import ROOT
 from tests.robustness.usage import children, command_line, process_tree
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 600.0  # seconds after which a run counts as hung, on a busy machine too
 
 
 def train_flags(hands: Path, out: Path) -> list[object]:
-    """The flags of a run called "run": the tiny network, six steps an epoch, a checkpoint every 17 steps and every 3 epochs."""
+    """Return the flags of an experiment "run" of 40 steps: the tiny network, six steps per epoch, a checkpoint every 17 steps
+    and every 3 epochs."""
     return [
         "--data", hands, "--out", out, "-e", "run", "--model.preset", "tiny", "--batch-size", 16, "--versions", "[gs,hom]",
         "--threads", 1, "--device", "cpu", "--train.amp", "off", "-m", "0.04", "--train.save-steps", 17,
@@ -35,8 +41,32 @@ def saved_step(out: Path) -> int:
     return int(content["training"]["step"])
 
 
+def equal_content(one: Any, other: Any) -> bool:
+    """Compare nested dicts and lists; tensors must be bitwise equal."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal_content(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(equal_content(a, b) for a, b in zip(one, other))
+    return bool(one == other)
+
+
+def train_in_process(*words: object) -> None:
+    """Run train.py with these flags in this process, on one thread as `TrainProcess` does."""
+    torch.set_num_threads(1)
+    with patch.object(sys, "argv", ["train.py", *map(str, words)]):
+        train.main()
+
+
+def resume(out: Path, step: int) -> None:
+    """Resume the run up to a step, and check that its checkpoint is of that step."""
+    train_in_process("-c", "run", "--out", out, "-m", step / 1000)
+    assert saved_step(out) == step
+
+
 class TrainProcess:
-    """One job: train.py alone (`ranks` 0), or ranks under torchrun with up to `restarts` restarts. `out`, `err`: its output.
+    """A training job: train.py alone (`ranks` 0), or ranks under torchrun with `restarts` restarts. `out`, `err`: its output.
 
     torchrun kills ranks that do not exit within ten seconds.
     """
@@ -75,19 +105,19 @@ class TrainProcess:
 
     def workers(self) -> list[int]:
         """Return the worker processes of its loaders, which a fork server started."""
-        helpers = [pid for pid in children(self.process.pid) if "multiprocessing.forkserver" in command_line(pid)]
-        return [worker for helper in helpers for worker in children(helper)]
+        servers = [pid for pid in children(self.process.pid) if "multiprocessing.forkserver" in command_line(pid)]
+        return [worker for server in servers for worker in children(server)]
 
-    def processes(self, mark: str) -> list[int]:
-        """Return its descendants whose command line contains `mark`."""
-        return [pid for pid in process_tree(self.process.pid)[1:] if mark in command_line(pid)]
+    def ranks(self) -> list[int]:
+        """Return the processes of the ranks under torchrun."""
+        return [pid for pid in process_tree(self.process.pid)[1:] if "hgfast/train.py" in command_line(pid)]
 
-    def wait_until(self, holds: Callable[[], object], what: str) -> None:
+    def wait_until(self, condition: Callable[[], object], name: str) -> None:
         """Wait for a condition that must hold before the run ends."""
         end = time.monotonic() + TIMEOUT_SECONDS
-        while not holds():
-            assert self.process.poll() is None, f"the run ended before {what}:\n{self.out}\n{self.err}"
-            assert time.monotonic() < end, f"no {what} in {TIMEOUT_SECONDS:g} seconds:\n{self.out}\n{self.err}"
+        while not condition():
+            assert self.process.poll() is None, f"the run ended before {name}:\n{self.out}\n{self.err}"
+            assert time.monotonic() < end, f"no {name} in {TIMEOUT_SECONDS:g} seconds:\n{self.out}\n{self.err}"
             time.sleep(0.01)
 
     def finish(self, seconds: float = TIMEOUT_SECONDS) -> int:
@@ -106,3 +136,10 @@ class TrainProcess:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+def run_until_saved(out: Path, *words: object, ranks: int = 0, restarts: int = 0) -> TrainProcess:
+    """Start a run that writes to `out` and return when it has saved its first checkpoint; it is still running."""
+    run = TrainProcess(out, *words, ranks=ranks, restarts=restarts)
+    run.wait_until((out / "run/checkpoint.pt").exists, "checkpoint")
+    return run

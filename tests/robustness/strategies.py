@@ -20,13 +20,13 @@ texts = st.text("abcdefghijklmnopqrstuvwxyzäßλ_ 0123456789", min_size=1, max_
 
 
 def points(shape: tuple[int, ...], low: float = -2000, high: float = 4000) -> st.SearchStrategy[NDArray[np.float64]]:
-    """Arrays of points."""
+    """Return a strategy for arrays of points."""
     return arrays.arrays(np.float64, (*shape, 2), elements=st.floats(low, high, width=32))
 
 
 @st.composite
 def skeletons(draw: Any) -> Skeleton:
-    """Skeletons with any joint names, edges, flip pairs, groups and colors, the optional ones of which may be missing."""
+    """Draw a skeleton with any joint names and edges, and optional flip pairs, groups and colors."""
     joints = draw(st.lists(texts, min_size=2, max_size=9, unique=True))
     numbers = st.integers(0, len(joints) - 1)
     edges = draw(st.lists(st.tuples(numbers, numbers), max_size=6))
@@ -46,7 +46,7 @@ def skeletons(draw: Any) -> Skeleton:
 
 
 def create_files(folder: Path, names: Any) -> None:
-    """Create empty files as images."""
+    """Create empty files in place of images."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()

@@ -1,4 +1,4 @@
-"""Images that vanish during a run: single images are replaced, and the run waits for whole folders.
+"""Images that disappear during a run: single images are replaced, and the run waits for whole folders.
 
 Bad files are tested in tests/pipelines/loaders/test_loaders.py and tests/hgfast/test_train.py.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from hgfast import train
 from hgfast.config import AugmentConfig, LoadingConfig
 from hgfast.errors import HgfastError
 from hgfast.normalization import UNNORMALIZED
@@ -25,7 +26,8 @@ from hgfast.pipelines.loaders.opencv import OpenCVLoader
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.training.batch import Batch
 from hgfast.training.evaluator import Loader
-from tests.robustness.runs import TrainProcess, saved_step, train_flags
+from tests.conftest import ErrorOf
+from tests.robustness.runs import resume, run_until_saved, saved_step, train_flags
 
 CPU = torch.device("cpu")
 Make = Callable[[BatchPlan, LoadingConfig], Loader]
@@ -39,7 +41,7 @@ ALL = pytest.mark.parametrize("make", LOADERS, ids=["dali", "opencv", "opencv-wo
 
 @pytest.fixture
 def copy(hands: Path, tmp_path: Path) -> Path:
-    """A data set that a test may spoil."""
+    """A copy of the data set that a test may change."""
     return Path(shutil.copytree(hands, tmp_path / "FreiHAND"))
 
 
@@ -48,7 +50,7 @@ def make_plan(root: Path) -> BatchPlan:
 
 
 def move_away(root: Path) -> Path:
-    """The data set under another name."""
+    """Rename the data set; returns its new path."""
     return root.rename(root.with_name("elsewhere"))
 
 
@@ -58,21 +60,21 @@ def equal(one: Batch, other: Batch) -> bool:
 
 @ALL
 def test_temporarily_missing_data_set_loses_no_sample(copy: Path, make: Make, capfd: pytest.CaptureFixture[str]) -> None:
-    """Not a sample: the batches are to the bit those of a run that was not disturbed."""
+    """The batches are bitwise equal to those of an undisturbed epoch."""
     undisturbed = list(make(make_plan(copy), LoadingConfig()).epoch(3))
     loader = make(make_plan(copy), LoadingConfig(storage_timeout=1))
     batches = loader.epoch(3)
-    seen = [next(batches)]
+    disturbed = [next(batches)]
     hidden = move_away(copy)
-    back = threading.Timer(1.5, lambda: hidden.rename(copy))
-    back.start()
-    seen += batches
-    back.join()
-    assert len(seen) == len(undisturbed) > 6 and all(equal(a, b) for a, b in zip(seen, undisturbed))
-    assert not any(batch.is_replacement.any() for batch in seen)
-    said = capfd.readouterr().err
-    assert said.count("is missing or empty; waiting up to 1 minutes") == said.count("is back") == 1
-    assert "another image" not in said
+    restore = threading.Timer(1.5, lambda: hidden.rename(copy))
+    restore.start()
+    disturbed += batches
+    restore.join()
+    assert len(disturbed) == len(undisturbed) > 6 and all(equal(a, b) for a, b in zip(disturbed, undisturbed))
+    assert not any(batch.is_replacement.any() for batch in disturbed)
+    messages = capfd.readouterr().err
+    assert messages.count("is missing or empty; waiting up to 1 minutes") == messages.count("is back") == 1
+    assert "another image" not in messages
 
 
 @ALL
@@ -84,13 +86,13 @@ def test_permanently_missing_data_set_ends_the_epoch(copy: Path, make: Make) -> 
     began = time.monotonic()
     with pytest.raises(HgfastError, match=r"training/rgb has been missing or empty for 0.01 minutes .*check that its drive"):
         list(batches)
-    assert time.monotonic() - began < 200  # it does not wait for ever
+    assert time.monotonic() - began < 200  # the wait is bounded
     hidden.rename(copy)
     assert len(list(loader.epoch(1))) == len(loader)
 
 
 def test_find_missing_folder(tmp_path: Path) -> None:
-    """Missing, empty as the place of a drive that is not mounted, or no folder any more; not a folder that lacks one file."""
+    """A folder is missing if it does not exist, is empty (an unmounted drive) or is a file, but not if it lacks one file."""
     for name in ("full", "empty", "no-folder"):
         (tmp_path / name).mkdir()
     (tmp_path / "full/other.jpg").touch()
@@ -103,38 +105,31 @@ def test_find_missing_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_run_with_permanently_missing_data_set(copy: Path, tmp_path: Path) -> None:
-    run = TrainProcess(tmp_path, *train_flags(copy, tmp_path), "-m", 100, "--loading.storage-timeout", 0.03)
-    run.wait_until((tmp_path / "run/checkpoint.pt").exists, "checkpoint")
+def test_run_with_permanently_missing_data_set(copy: Path, tmp_path: Path, error_of: ErrorOf) -> None:
+    run = run_until_saved(tmp_path, *train_flags(copy, tmp_path), "-m", 100, "--loading.storage-timeout", 0.03)
     hidden = move_away(copy)
     assert run.finish() == 2
     step = saved_step(tmp_path)
     assert "check that its drive is mounted; " in run.err and f"step {step} is saved: resume with -c run" in run.err
     assert "Traceback" not in run.err and "another image" not in run.err
-    again = TrainProcess(tmp_path, "-c", "run", "--out", tmp_path)
-    assert again.finish() == 2 and str(copy) in again.err and "Traceback" not in again.err
+    assert str(copy) in error_of(train.main, "-c", "run", "--out", tmp_path)
     hidden.rename(copy)
-    again = TrainProcess(tmp_path, "-c", "run", "--out", tmp_path, "-m", (step + 4) / 1000)
-    assert again.finish() == 0, again.err
-    assert saved_step(tmp_path) == step + 4
+    resume(tmp_path, step + 4)
 
 
 @pytest.mark.slow
-def test_images_that_vanish_one_by_one_are_replaced(copy: Path, tmp_path: Path) -> None:
-    """In a run of two ranks. To go on, something must be in their places: an empty file will do."""
-    run = TrainProcess(tmp_path, *train_flags(copy, tmp_path), "-m", 0.08, ranks=2)
-    run.wait_until((tmp_path / "run/checkpoint.pt").exists, "checkpoint")
-    vanished = [copy / f"training/rgb/{number:08d}.jpg" for number in (2, 9, 30)]
-    for file in vanished:
+def test_single_missing_images_are_replaced(copy: Path, tmp_path: Path, error_of: ErrorOf) -> None:
+    """In a run of two ranks. A resumed run refuses missing images, but accepts empty files in their place."""
+    run = run_until_saved(tmp_path, *train_flags(copy, tmp_path), "-m", 0.08, ranks=2)
+    removed = [copy / f"training/rgb/{number:08d}.jpg" for number in (2, 9, 30)]
+    for file in removed:
         file.unlink()
     assert run.finish() == 0, run.err
-    for file in vanished:
+    for file in removed:
         assert 1 <= run.err.count(f"{file} cannot be read (No such file or directory); another image takes its place") <= 2
     assert saved_step(tmp_path) == 80
-    again = TrainProcess(tmp_path, "-c", "run", "--out", tmp_path, "-m", 0.084)
-    assert again.finish() == 2 and "3 of " in again.err and "images are missing" in again.err
-    for file in vanished:
+    error = error_of(train.main, "-c", "run", "--out", tmp_path, "-m", 0.084)
+    assert "3 of " in error and "images are missing" in error
+    for file in removed:
         file.touch()
-    again = TrainProcess(tmp_path, "-c", "run", "--out", tmp_path, "-m", 0.084)
-    assert again.finish() == 0, again.err
-    assert saved_step(tmp_path) == 84
+    resume(tmp_path, 84)

@@ -1,7 +1,7 @@
-"""Disks that are full or not writable: one sentence, no data is lost, and the run can be resumed.
+"""Full or read-only disks: the error is one sentence, no data is lost, and the run can be resumed.
 
-tests/hgfast/training/test_run_logger.py and test_training.py test a RunLogger and the checkpoint of one process if files cannot
-grow.
+tests/hgfast/training/test_run_logger.py and test_trainer.py test the log and the checkpoint of one process when
+files cannot grow.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.robustness.runs import TrainProcess, saved_step, train_flags
+from hgfast import checkpoints, train
+from hgfast.errors import HgfastError
+from tests.conftest import ErrorOf
+from tests.robustness.runs import TrainProcess, resume, run_until_saved, saved_step, train_flags
 
 FULL = Path("/dev/full")
 
 
 def system(name: str, *words: object) -> str:
-    """Run a command of the system's; what went wrong, or ""."""
+    """Run a system command; returns its error, or an empty string."""
     program = shutil.which(name)
     if program is None:
-        return f"there is no {name} here"
+        return f"{name} is not installed"
     done = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False)
     return done.stderr.strip() or f"{name} fails" if done.returncode else ""
 
 
-def run_ok(name: str, *words: object) -> None:
-    """Skip the test where the command does not work: it needs leave that not everybody has."""
+def run_or_skip(name: str, *words: object) -> None:
+    """Skip the test if the command fails, such as without the necessary permissions."""
     if problem := system(name, *words):
         pytest.skip(problem)
 
@@ -37,16 +40,16 @@ def run_ok(name: str, *words: object) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 32 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    run_ok("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", place)
-    yield place
-    assert not system("umount", "--lazy", place)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run_or_skip("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk)
+    yield disk
+    assert not system("umount", "--lazy", disk)
 
 
 @pytest.fixture
 def read_only_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that a test may make immutable."""
+    """A run's folder that the test may make immutable."""
     folder = tmp_path / "out/run"
     folder.mkdir(parents=True)
     yield folder
@@ -54,7 +57,7 @@ def read_only_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """A file that takes what room there is."""
+    """Write a file that takes all free space; returns its path."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
         for size in (1 << 20, 4096):
@@ -67,55 +70,49 @@ def fill(disk: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_under_two_ranks(hands: Path, tmp_path: Path, small_disk: Path) -> None:
-    """A real one. The first rank says so, the other that it lost it; what is saved stays whole, config.yaml too."""
+def test_disk_fills_up_under_two_ranks(hands: Path, tmp_path: Path, small_disk: Path, error_of: ErrorOf) -> None:
+    """On a real file system. The main rank reports it, the other one the lost contact; saved files, config.yaml included, stay
+    valid."""
     run = TrainProcess(tmp_path, *train_flags(hands, small_disk), "-m", 100, "--train.save-steps", 3, ranks=2)
     run.wait_until((small_disk / "run/checkpoint.pt").exists, "checkpoint")
     ballast = fill(small_disk)
     assert run.finish() != 0
-    said = run.errors()
-    assert any("cannot write" in line and "No space left on device" in line for line in said), run.err
+    errors = run.errors()
+    assert any("cannot write" in line and "No space left on device" in line for line in errors), run.err
     step = saved_step(small_disk)
-    assert any(f"step {step} is saved: resume with -c run" in line for line in said), run.err
+    assert any(f"step {step} is saved: resume with -c run" in line for line in errors), run.err
     assert not run.tracebacks()
     assert not list(small_disk.glob("run/.*.writing"))
 
     config = (small_disk / "run/config.yaml").read_bytes()
-    again = TrainProcess(tmp_path, "-c", "run", "--out", small_disk)
-    assert again.finish() == 2 and "cannot write" in again.err and "Traceback" not in again.err
+    assert "cannot write" in error_of(train.main, "-c", "run", "--out", small_disk)
     assert (small_disk / "run/config.yaml").read_bytes() == config and saved_step(small_disk) == step
 
     ballast.unlink()
-    again = TrainProcess(tmp_path, "-c", "run", "--out", small_disk, "-m", (step + 4) / 1000)
-    assert again.finish() == 0, again.err
-    assert saved_step(small_disk) == step + 4
+    resume(small_disk, step + 4)
 
 
 @pytest.mark.slow
-def test_a_folder_that_can_no_longer_be_written(hands: Path, tmp_path: Path, read_only_folder: Path) -> None:
-    """The folder is made immutable in mid-run, which binds root too, unlike permissions."""
-    run = TrainProcess(
-        tmp_path, *train_flags(hands, read_only_folder.parent), "-m", 100, "--train.save-steps", 3, "--train.keep-checkpoints", 2
-    )
-    run.wait_until((read_only_folder / "checkpoint.pt").exists, "checkpoint")
+def test_run_folder_becomes_read_only(hands: Path, tmp_path: Path, read_only_folder: Path, error_of: ErrorOf) -> None:
+    """The folder is made immutable during the run, which holds for root too, unlike permissions."""
+    out = read_only_folder.parent
+    run = run_until_saved(out, *train_flags(hands, out), "-m", 100, "--train.save-steps", 3, "--train.keep-checkpoints", 2)
     try:
-        run_ok("chattr", "+i", read_only_folder)
+        run_or_skip("chattr", "+i", read_only_folder)
         code = run.finish()
     finally:
         run.end()
     assert code == 2 and "Operation not permitted" in run.err and "Traceback" not in run.err
-    step = saved_step(read_only_folder.parent)
+    step = saved_step(out)
     assert f"step {step} is saved: resume with -c run" in run.err
-    again = TrainProcess(tmp_path, "-c", "run", "--out", read_only_folder.parent)
-    assert again.finish() == 2 and "cannot write" in again.err and "choose another folder with --out" in again.err
-    run_ok("chattr", "-i", read_only_folder)
-    again = TrainProcess(tmp_path, "-c", "run", "--out", read_only_folder.parent, "-m", (step + 4) / 1000)
-    assert again.finish() == 0, again.err
-    assert saved_step(read_only_folder.parent) == step + 4
+    error = error_of(train.main, "-c", "run", "--out", out)
+    assert "cannot write" in error and "choose another folder with --out" in error
+    run_or_skip("chattr", "-i", read_only_folder)
+    resume(out, step + 4)
 
 
-@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
-def test_output_that_cannot_be_printed(hands: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not FULL.exists(), reason="/dev/full does not exist")
+def test_output_on_a_full_disk(hands: Path, tmp_path: Path) -> None:
     """As with `> log` on a full disk."""
     run = TrainProcess(tmp_path, *train_flags(hands, tmp_path), output=FULL)
     assert run.finish() == 2
@@ -123,27 +120,24 @@ def test_output_that_cannot_be_printed(hands: Path, tmp_path: Path) -> None:
     assert "Traceback" not in run.err and "Exception ignored" not in run.err
 
 
-def test_a_file_in_the_folders_place(hands: Path, tmp_path: Path) -> None:
+def test_out_is_a_file(hands: Path, tmp_path: Path, error_of: ErrorOf) -> None:
     (tmp_path / "out").touch()
-    run = TrainProcess(tmp_path, *train_flags(hands, tmp_path / "out"))
-    assert run.finish() == 2 and "choose another folder with --out" in run.err and "Traceback" not in run.err
+    assert "choose another folder with --out" in error_of(train.main, *train_flags(hands, tmp_path / "out"))
 
 
-def test_older_checkpoints_that_cannot_be_copied_leave_no_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where links do not exist, the copy of the one before may not fit."""
-    from hgfast import checkpoints
-    from hgfast.errors import HgfastError
+def test_failed_copies_of_older_checkpoints_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without hard links, the copy of the previous checkpoint may not fit."""
 
-    def no_link(*_: object) -> None:
+    def fail_to_link(*_: object) -> None:
         raise OSError("no links here")
 
-    def cut_short(_: Path, target: Path) -> None:
+    def fail_to_copy(_: Path, target: Path) -> None:
         target.write_bytes(b"half")
         raise OSError(28, os.strerror(28))
 
     (tmp_path / "checkpoint.pt").write_bytes(b"whole")
-    monkeypatch.setattr(checkpoints.os, "link", no_link)
-    monkeypatch.setattr(checkpoints.shutil, "copyfile", cut_short)
+    monkeypatch.setattr(checkpoints.os, "link", fail_to_link)
+    monkeypatch.setattr(checkpoints.shutil, "copyfile", fail_to_copy)
     with pytest.raises(HgfastError, match=r"cannot keep .*No space left"):
         checkpoints.write_checkpoint({"training": {"step": 9}}, tmp_path, keep_checkpoints=2, previous_step=3)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch.distributed.run import get_args_parser
 
 from hgfast import checkpoints
 from hgfast.cli import parse
 from hgfast.config import FLAG_ALIASES, Config
 from tests.conftest import ROOT
+from tests.robustness.runs import equal_content
 from tests.robustness.usage import process_tree
 
 SBATCH = ROOT / "configs/slurm.sbatch"
@@ -43,8 +43,8 @@ for one in $(jobs -p); do wait "$one" || code=$?; done
 if [ $code -gt 128 ]; then wait; fi
 exit $code
 """
-SCANCEL = '#!/bin/bash\necho "scancel $*" >> asked\nkill -TERM "$(cat srun.pid)"\n'
-SCONTROL = '#!/bin/bash\nif [ "$1" = show ]; then echo 127.0.0.1; echo 127.0.0.2; else echo "scontrol $*" >> asked; fi\n'
+SCANCEL = '#!/bin/bash\necho "scancel $*" >> requests\nkill -TERM "$(cat srun.pid)"\n'
+SCONTROL = '#!/bin/bash\nif [ "$1" = show ]; then echo 127.0.0.1; echo 127.0.0.2; else echo "scontrol $*" >> requests; fi\n'
 
 
 def machines(folder: Path) -> list[Path]:
@@ -111,20 +111,11 @@ def free_port(low: int = 20000, high: int = 29999) -> int:
     raise AssertionError("no port is free")
 
 
-def tensors(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts and lists by path."""
-    if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in tensors(item, f"{name}/{key}").items()}
-    if isinstance(value, (list, tuple)):
-        return {k: v for n, item in enumerate(value) for k, v in tensors(item, f"{name}/{n}").items()}
-    return {name: value}
-
-
 def state(folder: Path) -> dict[str, Any]:
     """Return what training changes in a checkpoint: weights, their average, the optimizer's state, the step."""
     content = checkpoints.read(folder / "checkpoint.pt")
     training = {key: content["training"][key] for key in ("optimizer", "step", "best", "ema_updates")}
-    return tensors({"weights": content["weights"], "ema": content["ema"], "training": training})
+    return {"weights": content["weights"], "ema": content["ema"], "training": training}
 
 
 def experiment_folder(nodes: Sequence[Path], name: str) -> Path:
@@ -145,13 +136,6 @@ def single(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     return state(folder / "exp/one")
 
 
-def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert one.keys() == other.keys()
-    pairs = {name: (value, other[name]) for name, value in one.items()}
-    different = [n for n, (a, b) in pairs.items() if not (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b)]
-    assert not different
-
-
 def test_two_machines_static(hands: Path, tmp_path: Path, single: dict[str, Any]) -> None:
     nodes, port = machines(tmp_path), free_port()
     lines = [
@@ -163,7 +147,7 @@ def test_two_machines_static(hands: Path, tmp_path: Path, single: dict[str, Any]
     assert [code for code, _ in done] == [0, 0], "\n".join(printed[-3000:] for _, printed in done)
     assert experiment_folder(nodes, "two").parent.parent == nodes[0]
     assert "epoch 2:" in done[0][1] and "epoch" not in done[1][1]
-    assert_equal(state(nodes[0] / "exp/two"), single)
+    assert equal_content(state(nodes[0] / "exp/two"), single)
 
 
 def slurm(folder: Path) -> dict[str, str]:
@@ -183,7 +167,7 @@ def test_two_machines_by_the_batch_file(hands: Path, tmp_path: Path, single: dic
     ((code, printed),) = run_together([["bash", SBATCH, "two", *run_flags(hands)]], [tmp_path], slurm(tmp_path))
     assert code == 0, printed[-3000:]
     assert printed.count("epoch 2:") == 1
-    assert_equal(state(experiment_folder(nodes, "two")), single)
+    assert equal_content(state(experiment_folder(nodes, "two")), single)
 
 
 def test_job_requeues_at_time_limit_and_resumes(tmp_path: Path) -> None:
@@ -207,8 +191,8 @@ def test_job_requeues_at_time_limit_and_resumes(tmp_path: Path) -> None:
         assert job.wait(TIMEOUT) == 143
     finally:
         end([job])
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked == [f"scancel --signal=TERM {env['SLURM_JOB_ID']}", f"scontrol requeue {env['SLURM_JOB_ID']}"]
+    requests = (tmp_path / "requests").read_text().splitlines()
+    assert requests == [f"scancel --signal=TERM {env['SLURM_JOB_ID']}", f"scontrol requeue {env['SLURM_JOB_ID']}"]
     assert len(list(tmp_path.glob("node-*/saved"))) == 2
     given = (tmp_path / "node-1/words").read_text().splitlines()
     script = given.index("hgfast/train.py")
@@ -224,26 +208,26 @@ def test_job_requeues_at_time_limit_and_resumes(tmp_path: Path) -> None:
     (tmp_path / "exp/night/checkpoint.pt").touch()
     for node in tmp_path.glob("node-*"):
         (node / "leave").touch()
-    again = env | {"SLURM_RESTART_COUNT": "1", "SLURM_GPUS_ON_NODE": "8"}
-    ((code, printed),) = run_together([line], [tmp_path], again)
+    second_env = env | {"SLURM_RESTART_COUNT": "1", "SLURM_GPUS_ON_NODE": "8"}
+    ((code, printed),) = run_together([line], [tmp_path], second_env)
     assert code == 0, printed
     given = (tmp_path / "node-0/words").read_text().splitlines()
     assert given[given.index("hgfast/train.py") + 1 :] == ["-c", "night", "--out", "exp"]
     launcher = get_args_parser().parse_args(given)
     assert (launcher.nproc_per_node, launcher.rdzv_id) == ("8", f"{env['SLURM_JOB_ID']}-1")
-    assert len((tmp_path / "asked").read_text().splitlines()) == 2  # the job ended normally, so no further request
+    assert len((tmp_path / "requests").read_text().splitlines()) == 2  # the job ended normally, so no further request
 
 
 def test_batch_file_is_consistent() -> None:
     """One torchrun per machine, and enough time to save between the signal and the end."""
     text = SBATCH.read_text()
-    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.MULTILINE))
-    assert int(asked["nodes"]) == 2 and int(asked["ntasks-per-node"]) == 1
-    warned = re.fullmatch(r"B:USR1@(\d+)", asked["signal"])
-    patience = re.search(r"TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-(\d+)", text)
-    assert warned and patience and int(warned[1]) >= int(patience[1]) + 60  # Slurm may be a minute late or early
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.MULTILINE))
+    assert int(options["nodes"]) == 2 and int(options["ntasks-per-node"]) == 1
+    notice = re.fullmatch(r"B:USR1@(\d+)", options["signal"])
+    timeout = re.search(r"TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-(\d+)", text)
+    assert notice and timeout and int(notice[1]) >= int(timeout[1]) + 60  # Slurm may be a minute late or early
     assert re.search(r"^trap .* USR1\b", text, re.MULTILINE)
-    assert asked["open-mode"] == "append" and "#SBATCH --requeue" in text
+    assert options["open-mode"] == "append" and "#SBATCH --requeue" in text
     for name in re.findall(r"--config (\S+\.yaml)", text):
         assert (ROOT / name).is_file(), name
 
@@ -290,7 +274,7 @@ def test_training_resumes_after_signal(hands: Path, tmp_path: Path) -> None:
         job.send_signal(signal.SIGUSR1)
         code = job.wait(TIMEOUT)
     assert code != 0, first.read_text()[-3000:]
-    assert "requeue" in (tmp_path / "asked").read_text()
+    assert "requeue" in (tmp_path / "requests").read_text()
     step = checkpoints.read(saved)["training"]["step"]
     assert f"stopped at step {step}, which is saved" in first.read_text()
     assert 0 < step < 12 * 4

@@ -41,17 +41,18 @@ names = st.integers(0, 2).map("{:09d}.jpg".format)
 @given(data=st.data(), skeleton=skeletons(), count=counts, offset=st.sampled_from([0.0, 0.5, -0.5]))
 def test_coco(data: st.DataObject, skeleton: Skeleton, count: int, offset: float) -> None:
     joints = len(skeleton.joints)
-    where = data.draw(points((count, joints)))
-    seen = np.array(data.draw(st.lists(st.sampled_from([1, 2]), min_size=count * joints, max_size=count * joints)))
-    seen = seen.reshape(count, joints)
-    hidden = np.array(data.draw(st.lists(st.booleans(), min_size=count * joints, max_size=count * joints))).reshape(seen.shape)
-    hidden[:, 0] = False
-    seen[hidden] = 0
+    keypoints = data.draw(points((count, joints)))
+    visibility = np.array(data.draw(st.lists(st.sampled_from([1, 2]), min_size=count * joints, max_size=count * joints)))
+    visibility = visibility.reshape(count, joints)
+    unlabeled = np.array(data.draw(st.lists(st.booleans(), min_size=count * joints, max_size=count * joints)))
+    unlabeled = unlabeled.reshape(visibility.shape)
+    unlabeled[:, 0] = False
+    visibility[unlabeled] = 0
     low = data.draw(points((count,)))
     size = data.draw(points((count,), 1, 500))
     images = [data.draw(st.sampled_from(["a.jpg", "sub/ü b.jpg", "sub/deep/c.jpg"])) for _ in range(count)]
     edges = [[a + 1, b + 1] for a, b in skeleton.edges]
-    file = {
+    content = {
         "images": [{"id": number, "file_name": name} for number, name in enumerate(dict.fromkeys(images))],
         "categories": [{"id": 7, "name": skeleton.name, "keypoints": skeleton.joints, "skeleton": edges}],
         "annotations": [
@@ -60,17 +61,17 @@ def test_coco(data: st.DataObject, skeleton: Skeleton, count: int, offset: float
                 "image_id": list(dict.fromkeys(images)).index(images[row]),
                 "category_id": 7,
                 "bbox": [*low[row], *size[row]],
-                "keypoints": np.column_stack([where[row], seen[row]]).ravel().tolist(),
+                "keypoints": np.column_stack([keypoints[row], visibility[row]]).ravel().tolist(),
             }
             for row in range(count)
         ],
     }
     with TemporaryDirectory() as folder:
         create_files(Path(folder) / "images", images)
-        (Path(folder) / "points.json").write_text(json.dumps(file))
+        (Path(folder) / "points.json").write_text(json.dumps(content))
         samples = read_coco(Path(folder) / "points.json", Path(folder) / "images", pixel_offset=offset, padding=1.5)
         assert [Path(path).relative_to(Path(folder) / "images").as_posix() for path in samples.paths] == images
-    assert np.array_equal(samples.keypoints, where + offset) and np.array_equal(samples.labeled, seen > 0)
+    assert np.array_equal(samples.keypoints, keypoints + offset) and np.array_equal(samples.labeled, visibility > 0)
     assert np.array_equal(samples.center, low + size / 2) and np.array_equal(samples.side, 1.5 * size.max(1))
     assert samples.row.tolist() == [10 * row + 1 for row in range(count)]
     assert samples.skeleton.joints == skeleton.joints and samples.skeleton.edges == skeleton.edges
@@ -78,12 +79,12 @@ def test_coco(data: st.DataObject, skeleton: Skeleton, count: int, offset: float
 
 
 @given(data=st.data(), count=counts)
-def test_mpii_as_h5_and_as_mat(data: st.DataObject, count: int) -> None:
-    """The same people in both of MPII's layouts: what was written, and each other."""
+def test_mpii_h5_and_mat(data: st.DataObject, count: int) -> None:
+    """The same people in both of MPII's layouts are read as they were written."""
     part = data.draw(points((count, 16), 1, 2000))
-    there = np.array(data.draw(st.lists(st.booleans(), min_size=count * 16, max_size=count * 16))).reshape(count, 16)
-    there[:, 0] = True
-    part[~there] = 0
+    labeled = np.array(data.draw(st.lists(st.booleans(), min_size=count * 16, max_size=count * 16))).reshape(count, 16)
+    labeled[:, 0] = True
+    part[~labeled] = 0
     center = data.draw(points((count,), -100, 3000))
     scale = np.array(data.draw(st.lists(st.floats(0.125, 16, width=32), min_size=count, max_size=count)))
     head = np.array(data.draw(st.lists(st.floats(1, 300, width=32), min_size=count, max_size=count)))
@@ -91,7 +92,7 @@ def test_mpii_as_h5_and_as_mat(data: st.DataObject, count: int) -> None:
     person = [images[:row].count(name) for row, name in enumerate(images)]
     people: dict[str, list[dict[str, Any]]] = {}
     for row, name in enumerate(images):
-        joints = [{"x": part[row, j, 0], "y": part[row, j, 1], "id": float(j)} for j in range(16) if there[row, j]]
+        joints = [{"x": part[row, j, 0], "y": part[row, j, 1], "id": float(j)} for j in range(16) if labeled[row, j]]
         people.setdefault(name, []).append(
             {
                 "x1": 5.0,
@@ -108,17 +109,17 @@ def test_mpii_as_h5_and_as_mat(data: st.DataObject, count: int) -> None:
         create_files(root, [f"images/{name}" for name in images])
         (root / "annot").mkdir()
         with h5py.File(root / "annot/valid.h5", "w") as file:
-            file["part"], file["visible"], file["center"] = part, there.astype(float), center
+            file["part"], file["visible"], file["center"] = part, labeled.astype(float), center
             file["scale"], file["normalize"], file["imgname"] = scale, head, np.array(images, "S13")
             file["person"] = np.array(person, float)
         savemat(root / "release.mat", {"RELEASE": release(list(people.items()))}, do_compression=data.draw(st.booleans()))
         h5 = read_mpii(root, "valid")
-        listed, chosen = valid_names(root / "annot/valid.h5"), valid_people(root / "annot/valid.h5")
-        mat = read_mpii_mat(root / "release.mat", root / "images", "valid", listed, only_people=chosen)
-    assert listed == images and chosen == list(zip(images, person))
+        valid_images, chosen = valid_names(root / "annot/valid.h5"), valid_people(root / "annot/valid.h5")
+        mat = read_mpii_mat(root / "release.mat", root / "images", "valid", valid_images, only_people=chosen)
+    assert valid_images == images and chosen == list(zip(images, person))
     for samples in (h5, mat):
         assert [Path(path).name for path in samples.paths] == images
-        assert np.array_equal(samples.labeled, there) and np.allclose(samples.keypoints, part - 0.5, rtol=0, atol=1e-9)
+        assert np.array_equal(samples.labeled, labeled) and np.allclose(samples.keypoints, part - 0.5, rtol=0, atol=1e-9)
         assert np.allclose(samples.center, center - 0.5, rtol=0, atol=1e-9) and np.allclose(samples.side, 200 * scale)
         assert np.allclose(samples.reference, head, rtol=1e-12) and samples.skeleton is BODY16
 
@@ -127,9 +128,11 @@ def test_mpii_as_h5_and_as_mat(data: st.DataObject, count: int) -> None:
 def test_freihand(data: st.DataObject, count: int) -> None:
     uv = data.draw(points((count, 21), 0, 224))
     depth = np.array(data.draw(st.lists(st.floats(0.25, 2, width=32), min_size=count, max_size=count)))
-    focus = np.array(data.draw(st.lists(st.floats(100, 900, width=32), min_size=count, max_size=count)))
-    k = np.array([[[f, 0, 112], [0, f, 112], [0, 0, 1]] for f in focus])
-    xyz = np.concatenate([(uv - 112) * (depth / focus)[:, None, None], np.broadcast_to(depth[:, None, None], (count, 21, 1))], -1)
+    focal_length = np.array(data.draw(st.lists(st.floats(100, 900, width=32), min_size=count, max_size=count)))
+    k = np.array([[[f, 0, 112], [0, f, 112], [0, 0, 1]] for f in focal_length])
+    xyz = np.concatenate(
+        [(uv - 112) * (depth / focal_length)[:, None, None], np.broadcast_to(depth[:, None, None], (count, 21, 1))], -1
+    )
     with TemporaryDirectory() as folder:
         root = Path(folder)
         create_files(root / "training/rgb", [f"{number:08d}.jpg" for number in range(4 * count)])
@@ -142,7 +145,7 @@ def test_freihand(data: st.DataObject, count: int) -> None:
 
 
 @given(skeleton=skeletons())
-def test_skeletons_as_plain_values_and_as_yaml(skeleton: Skeleton) -> None:
+def test_skeletons_as_dict_and_yaml(skeleton: Skeleton) -> None:
     assert Skeleton.from_dict(json.loads(json.dumps(skeleton.to_dict()))) == skeleton
     named = {"edges": [[skeleton.joints[joint] for joint in edge] for edge in skeleton.edges]}
     pairs = [[skeleton.joints[a], skeleton.joints[b]] for a, b in enumerate(skeleton.flip_indices) if a < b]
@@ -157,11 +160,11 @@ def test_skeletons_as_plain_values_and_as_yaml(skeleton: Skeleton) -> None:
 positive = st.floats(1e-3, 1e3)
 
 
-@given(data=st.data(), skeleton=skeletons(), lowest=st.integers(1, 4), more=st.integers(0, 4))
-def test_sidecars(data: st.DataObject, skeleton: Skeleton, lowest: int, more: int) -> None:
+@given(data=st.data(), skeleton=skeletons(), min_batch=st.integers(1, 4), extra=st.integers(0, 4))
+def test_sidecars(data: st.DataObject, skeleton: Skeleton, min_batch: int, extra: int) -> None:
     size, normalized = data.draw(st.sampled_from([32, 64, 256])), data.draw(st.booleans())
-    batch = BatchRange(lowest, lowest + more // 2, lowest + more)
-    number: int | str = "batch" if more else lowest
+    batch = BatchRange(min_batch, min_batch + extra // 2, min_batch + extra)
+    number: int | str = "batch" if extra else min_batch
     shape = (number, 3, size, size) if normalized else (number, size, size, 3)
     written = Sidecar(
         artifact="a.onnx",
@@ -235,10 +238,10 @@ def test_configurations_as_yaml(data: st.DataObject) -> None:
 )
 def test_checkpoints(skeleton: Skeleton, mean: Any, std: Any, shift: float, decoder: str) -> None:
     meta = Meta(skeleton, Normalization(mean, std), 64, "logits", decoder, 0.5, shift=shift)
-    model = build_model(PRESETS["tiny"], meta)
+    model = build_model(replace(PRESETS["tiny"], depth=1), meta)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "net.pt"
         checkpoints.save(checkpoints.model_state(model), file)
-        again = load_model(file)
-    assert again.meta == meta and again.arch == model.arch
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+        loaded = load_model(file)
+    assert loaded.meta == meta and loaded.arch == model.arch
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-SHM = Path("/dev/shm")  # noqa: S108  # looked at, not written to
+SHM = Path("/dev/shm")  # noqa: S108  # only read
 
 
 @dataclass(frozen=True)
