@@ -45,7 +45,7 @@ def blocks(page: Path) -> list[Block]:
 
 def snippets(page: Path, name: str) -> list[Snippet]:
     """Return the snippets of a page in order."""
-    return [piece for block in blocks(page) for piece in snippets_of(block, name)]
+    return [snippet for block in blocks(page) for snippet in snippets_of(block, name)]
 
 
 def snippets_of(block: Block, name: str) -> Iterator[Snippet]:

@@ -5,23 +5,23 @@ Everything in it is small: the data are synthetic and the networks are trained f
 
 from __future__ import annotations
 
-import os
+import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import h5py
 import numpy as np
 import torch
+from scipy.io import savemat
 
 from hgfast.fileio.video import VideoWriter
 from hgfast.pipelines.synthetic import generate_coco, generate_freihand, generate_mpii
 from hgfast.pipelines.synthetic_data.images import render_images
-from tests.conftest import ROOT, TIMEOUT
+from tests.conftest import ROOT
+from tests.docs_runner import run_bash
 from tests.foreign_nets import BearpawNet, PrincetonNet, with_random_statistics
-from tests.pipelines.readers.test_mpii_mat import annolist_entry, person, points, structs, write
+from tests.robustness.fuzz_targets import annotations_by_image, release
 
 LINKED = (
     "hgfast",
@@ -35,19 +35,13 @@ LINKED = (
     "setup.py",
     "pyproject.toml",
 )
-"""Parts of the project, which are linked into the sandbox."""
-SHORT_RUN = ("--model.preset", "tiny", "--batch-size", "4", "--threads", "1", "--train.amp", "off", "--train.max-iters", "0.002")
+"""Parts of the project that are linked into the sandbox."""
+SHORT_RUN = shlex.split("--model.preset tiny --model.depth 1 --batch-size 4 --threads 1 --train.amp off --train.max-iters 0.002")
 DATA = {
     "mpii": ("--dataset", "mpii", "--data", "MPII"),
     "hands": ("--dataset", "freihand", "--data", "FreiHAND"),
 }
 """Experiments in the sandbox, and their data."""
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
 
 
 def make_sandbox(folder: Path) -> Path:
@@ -62,7 +56,8 @@ def make_sandbox(folder: Path) -> Path:
         shutil.copy(folder / "mine" / name, folder / name)
     (folder / "DIR").symlink_to("mine/images")
     shutil.copy(folder / "MPII/annot/valid.h5", folder / "valid.h5")
-    write_release(folder / "mpii_human_pose_v1_u12_1.mat", folder / "MPII/annot")
+    images = annotations_by_image(*(folder / f"MPII/annot/{split}.h5" for split in ("train", "valid")))
+    savemat(folder / "mpii_human_pose_v1_u12_1.mat", {"RELEASE": release(images)}, do_compression=True)
     write_predictions(folder / "preds.h5", folder / "valid.h5")
     write_images(folder)
     for name in ("before", "after"):
@@ -75,15 +70,11 @@ def make_sandbox(folder: Path) -> Path:
     )
     torch.save({"state_dict": {f"module.{k}": v for k, v in bearpaw_weights().items()}}, theirs / "model_best.pth.tar")
     shutil.copy(theirs / "model_best.pth.tar", folder / "theirs.pth.tar")
-    for name, data in DATA.items():
-        run_command(folder, "python", "hgfast/train.py", *data, "--exp", name, *SHORT_RUN)
-    run_command(folder, "python", "export/to_onnx.py", "exp/mpii/best.pt", "--no-verify", "--batch", "1:4:8")
+    commands = [["train", *data, "--exp", name, *SHORT_RUN] for name, data in DATA.items()]
+    for words in (*commands, ["export", "onnx", "exp/mpii/best.pt", "--no-verify", "--batch", "1:4:8"]):
+        code, output = run_bash(shlex.join(["hgfast", *words]), folder)
+        assert code == 0, f"{words}\n{output[-3000:]}"
     return folder
-
-
-def run_command(folder: Path, *words: str) -> None:
-    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
 def princeton_weights() -> dict[str, torch.Tensor]:
@@ -99,25 +90,6 @@ def write_predictions(path: Path, truth: Path) -> None:
     with h5py.File(truth) as there, h5py.File(path, "w") as file:
         part = there["part"][:]
         file["preds"] = part + np.random.default_rng(0).normal(0, 3, part.shape)
-
-
-def write_release(path: Path, annot: Path) -> None:
-    """Write the people of the h5 files in the layout of MPII's original file."""
-    people: dict[str, list[dict[str, object]]] = {}
-    for split in ("train", "valid"):
-        with h5py.File(annot / f"{split}.h5") as file:
-            rows = {name: file[name][:] for name in ("imgname", "part", "center", "scale", "person", "normalize")}
-        for i, name in enumerate(rows["imgname"]):
-            scale = float(rows["scale"][i]) / 1.25
-            labeled = (rows["part"][i] != 0).any(-1)
-            objpos = rows["center"][i] - (0, 15 * scale)
-            head = float(rows["normalize"][i]) / 0.6
-            one = person(points(rows["part"][i], labeled), objpos, scale, (10, 10, 10 + 0.6 * head, 10 + 0.8 * head))
-            others = people.setdefault(name.decode(), [])
-            while len(others) < rows["person"][i]:  # people missing in the h5 files
-                others.append({**one, "annopoints": np.zeros((0, 0))})
-            others.append(one)
-    write(path, [annolist_entry(name, structs(*them)) for name, them in people.items()])
 
 
 def write_images(folder: Path) -> None:

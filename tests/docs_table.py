@@ -1,7 +1,7 @@
-"""Commands of README.md and docs/ that the tests skip, with the reason, and how they shorten long ones.
+"""Commands of README.md and docs/ that the tests skip, with the reasons, and replacements that shorten slow ones.
 
-Commands in neither table are run unchanged. Skipped commands are still parsed: their scripts' --help must list their flags, and
-`make -n` their targets. Patterns match `hgfast train` in the form `python hgfast/train.py` (`as_script`).
+Commands in neither table are run unchanged. Skipped commands are still checked: their script's --help must list their flags, and
+`make -n` must accept their targets. Patterns match `hgfast train` in the form `python hgfast/train.py` (`as_script`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from hgfast.__main__ import find
 
 NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"^(pip|.*/pip|apt|apt-get) install\b", "it needs the network"),
-    (r"^export \w+=", "it changes the shell that it is typed into"),
+    (r"^export \w+=", "it sets a variable of the user's shell"),
     (
         r"^make (demo|test|test-robustness|test-install|test-docs|torch-cpu|lint|format|coverage|bench-quick|gpu-check)\b",
-        "it has its own CI step, or takes minutes",
+        "it is a CI step of its own, or takes minutes",
     ),
     (r"--nnodes 2", "it needs two machines; tests/robustness/test_nodes.py simulates them"),
     (r"^sbatch\b", "it needs Slurm; tests/robustness/test_nodes.py simulates it"),
     (r"^\.venv-gpu/", "it needs a GPU"),
     (r"webcam\.py \S+$", "it needs a camera"),
-    (r"web_service\.py", "it does not end; tests/export/test_examples.py tests it"),
+    (r"web_service\.py", "it runs until it is stopped; tests/export/test_examples.py tests it"),
     (
         r"^(python )?bench/(latency|loader|train_step|session_overhead|recipes)\.py\b",
         "it takes minutes; tests/bench runs it briefly",
@@ -36,24 +36,26 @@ NOT_RUN: tuple[tuple[str, str], ...] = (
 """Patterns of skipped commands, and the reasons."""
 
 TOOLS: tuple[tuple[str, tuple[str, ...]], ...] = ((r"^cmake |^build/hgfast_cli ", ("cmake", "c++")),)
-"""Patterns of commands that need certain programs, as in tests/export/test_cpp.py."""
+"""Patterns of commands that are skipped if one of these programs is missing, as in tests/export/test_cpp.py."""
 
-TINY = "--model.preset tiny --model.input-size 64 --batch-size 4 --threads 1 --train.amp off --train.max-iters 0.003"
+TINY = (
+    "--model.preset tiny --model.depth 1 --model.input-size 64 --batch-size 4 --threads 1 --train.amp off --train.max-iters 0.003"
+)
 """Flags with which a training run takes seconds."""
 
 SHORTENED: tuple[tuple[str, str, str], ...] = (
-    # pattern of the command | replaced pattern | replacement; with an empty second column the third is appended
+    # pattern of the command, replaced pattern, replacement; if the second is empty, the third is appended
     (
         r"hgfast/train\.py .*(--nproc-per-node|torchrun)|torchrun .*hgfast/train\.py",
         r"(--standalone )?--nproc-per-node \d+",
         "--standalone --nproc-per-node 2",
     ),
-    (r"hgfast/train\.py .*--weights ", "", TINY.replace("--model.preset tiny ", "")),
+    (r"hgfast/train\.py .*--weights ", "", TINY.replace("--model.preset tiny --model.depth 1 ", "")),
     (r"hgfast/train\.py -c \S+ --", "", "--train.max-iters 0.009"),
     (r"hgfast/train\.py -c \S+$", "", "--train.max-iters 0.006"),
     (r"hgfast/train\.py (?!-c )(?!.*--weights )", "", TINY),
     (r"predict\.py .*images/000000300", r"000000300", "000000003"),  # the first held-out image, of three
-    (r"pipelines/cache\.py", "", "--model.preset tiny --model.input-size 64 --threads 1"),
+    (r"pipelines/cache\.py", "", "--model.preset tiny --model.depth 1 --model.input-size 64 --threads 1"),
     (r"pipelines/synthetic\.py", r"--count \d+", "--count 3 --workers 1"),
     (r"pipelines/synthetic\.py", r"--valid \d+", "--valid 2"),
     (r"export/(to_onnx|torchscript|trt)\.py", "", "--threads 1"),
@@ -62,7 +64,7 @@ SHORTENED: tuple[tuple[str, str, str], ...] = (
     (r"bench/decode\.py", "", "--quick"),
     (r"^cmake -S export/cpp -B build\b", "", "-DCMAKE_BUILD_TYPE=None"),
 )
-"""Patterns of long commands, and how they are shortened."""
+"""Patterns of slow commands, and their replacements."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,13 @@ def plan_command(command: str) -> CommandPlan:
         if re.search(pattern, script):
             return CommandPlan(command, reason)
     for pattern, programs in TOOLS:
-        if re.search(pattern, script) and (absent := [one for one in programs if shutil.which(one) is None]):
-            return CommandPlan(command, f"{absent[0]} is not installed")
-    short = command
+        if re.search(pattern, script) and (missing := [name for name in programs if shutil.which(name) is None]):
+            return CommandPlan(command, f"{missing[0]} is not installed")
+    shortened = command
     for pattern, replaced, replacement in SHORTENED:
         if re.search(pattern, script):
-            short = re.sub(replaced, replacement, short) if replaced else f"{short} {replacement}"
-    return CommandPlan(short)
+            shortened = re.sub(replaced, replacement, shortened) if replaced else f"{shortened} {replacement}"
+    return CommandPlan(shortened)
 
 
 def script_of(command: str) -> tuple[str, list[str]] | None:
@@ -106,8 +108,7 @@ def script_of(command: str) -> tuple[str, list[str]] | None:
         return "hgfast/train.py", flags_of(words[start + 1 :])
     for number, word in enumerate(words):
         if re.fullmatch(r"(hgfast|pipelines|export|bench|tests)/[\w/]+\.py", word):
-            rest = words[number + 1 :]
-            return word, flags_of(rest)
+            return word, flags_of(words[number + 1 :])
     return None
 
 

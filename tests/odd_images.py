@@ -1,4 +1,4 @@
-"""Image files of many formats, valid and broken, all of the same scene."""
+"""Image files in many formats, valid and broken, of one scene."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def load(name: str, *flags: str) -> Config:
 
 
 def differing_keys(one: Any, other: Any, name: str = "") -> set[str]:
-    """The keys in which two plain configurations differ."""
+    """Return the keys whose values differ between two nested dicts."""
     if isinstance(one, dict):
         return {
             key for k in one.keys() | other.keys() for key in differing_keys(one.get(k), other.get(k), f"{name}.{k}".strip("."))
@@ -35,28 +35,26 @@ def differing_keys(one: Any, other: Any, name: str = "") -> set[str]:
     return set() if one == other else {name}
 
 
-def test_the_recipes_are_these() -> None:
+def test_all_recipes_exist() -> None:
     assert set(NAMES) == {"demo", "people", "overfit", *HGFAST_RECIPES, *REFERENCE_RECIPES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_a_recipe_is_complete(path: Path) -> None:
+def test_recipe_is_complete(path: Path) -> None:
     text = path.read_text()
-    given = yaml.safe_load(text)
-    assert load(path.stem).exp == given["exp"] == path.stem
-    head = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
-    sourced = re.search(r"Expected: .*\d.*Source: \S", head)
-    assert sourced or "Not yet run" in head
-    bare = [line for line in text.splitlines() if re.match(r" *\w+: [^#\s]", line) and not re.search(r"  # \S", line)]
-    assert not bare, "keys without a comment"
+    assert load(path.stem).exp == yaml.safe_load(text)["exp"] == path.stem
+    header = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    assert re.search(r"Expected: .*\d.*Source: \S", header) or "Not yet run" in header
+    uncommented = [line for line in text.splitlines() if re.match(r" *\w+: [^#\s]", line) and not re.search(r"  # \S", line)]
+    assert not uncommented, "keys without a comment"
     keys = re.findall(r"^ *(\w+):", text, re.MULTILINE)
-    assert len(keys) == len(set(keys)), "a key is there twice"
+    assert len(keys) == len(set(keys)), "a key is duplicated"
     assert max(map(len, text.splitlines())) <= 130
     assert len(text.splitlines()) <= 45
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_batch_and_lr_comments_name_the_whole_job(path: Path) -> None:
+def test_batch_size_and_lr_comments_state_their_scope(path: Path) -> None:
     lines = path.read_text().splitlines()
     for key in ("batch_size", "lr"):
         (line,) = [line for line in lines if line.strip().startswith(f"{key}:")]
@@ -78,7 +76,7 @@ def test_princeton_recipe(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["paper-mpii", "paper-freihand"])
 def test_paper_recipe(name: str) -> None:
-    """Newell et al. 2016, section 3: RMSprop 2.5e-4, dropped once by 5, Gaussians of one cell, missing joints to zero."""
+    """Newell et al. 2016, section 3: RMSprop 2.5e-4, divided once by 5, Gaussians of one cell, missing joints are zero."""
     config = load(name)
     train, loss = config.train, config.loss
     assert (train.optimizer, train.lr, train.weight_decay, train.warmup, train.grad_clip) == ("rmsprop", 2.5e-4, 0, 0, 0)
@@ -93,7 +91,7 @@ def test_paper_recipe(name: str) -> None:
 
 
 def test_princeton_augmentation() -> None:
-    """data/MPII/dp.py: the square turned by up to 30 degrees and scaled by 0.75 to 1.25, half mirrored; hands as they are."""
+    """data/MPII/dp.py: rotation of up to 30 degrees, scale 0.75 to 1.25, half of the images flipped; hands are not augmented."""
     bodies, hands = load("seed-mpii"), load("seed-freihand")
     assert (bodies.augment.rotation, bodies.augment.shift, bodies.augment.flip) == (30, 0, 0.5)
     assert bodies.augment.scale_min == pytest.approx(1 / 1.25)
@@ -112,17 +110,19 @@ def test_hgfast_recipe(name: str) -> None:
     assert (config.loss.name, train.schedule, train.optimizer) == ("cross_entropy", "cosine", "adamw")
     assert train.warmup > 0 and train.ema > 0
     assert config.batch_size > 16
-    assert train.lr == pytest.approx(1e-3 * (config.batch_size / 32) ** 0.5)  # from the defaults, by the root of the batch
+    assert train.lr == pytest.approx(
+        1e-3 * (config.batch_size / 32) ** 0.5
+    )  # the default, scaled by the square root of the batch size
 
 
 def test_presets_differ_only_in_model() -> None:
     for data in ("mpii", "freihand"):
-        plain = {preset: load(f"{data}-{preset}").to_dict() for preset in ("hg1", "hg2", "hg8")}
+        configs = {preset: load(f"{data}-{preset}").to_dict() for preset in ("hg1", "hg2", "hg8")}
         for preset in ("hg1", "hg8"):
-            assert differing_keys(plain["hg2"], plain[preset]) == {"exp", "model.preset"}
+            assert differing_keys(configs["hg2"], configs[preset]) == {"exp", "model.preset"}
 
 
-def test_hands_are_not_mirrored_and_bodies_are() -> None:
+def test_only_bodies_are_flipped() -> None:
     for name in (*HGFAST_RECIPES, *REFERENCE_RECIPES):
         assert load(name).augment.flip == (0 if name.endswith("freihand") or name.startswith("freihand") else 0.5)
 
@@ -131,8 +131,8 @@ def test_recipe_commands_name_their_file() -> None:
     for path in FILES:
         named = set(re.findall(r"configs/([\w-]+)\.yaml", path.read_text()))
         assert named <= {path.stem}
-        for beside in re.findall(r"see ([\w-]+\.yaml)", path.read_text()):
-            assert (path.parent / beside).is_file()
+        for reference in re.findall(r"see ([\w-]+\.yaml)", path.read_text()):
+            assert (path.parent / reference).is_file()
 
 
 def test_paper_lr_milestones_can_be_overridden() -> None:

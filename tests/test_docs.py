@@ -5,122 +5,97 @@ A page's commands run in order in its own copy of the sandbox (`docs_sandbox`); 
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TIMEOUT
+from tests.conftest import ROOT, make_once
 from tests.docs_blocks import EXECUTED_LANGUAGES, Snippet, anchors, blocks, links, missing_output, snippets
-from tests.docs_sandbox import ENVIRONMENT, make_sandbox
+from tests.docs_runner import run_bash, run_forked
+from tests.docs_sandbox import make_sandbox
 from tests.docs_table import NOT_RUN, SHORTENED, as_script, plan_command, script_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = {page: page.name if page.parent == ROOT else f"docs/{page.name}" for page in PAGES}
 SNIPPETS = {page: snippets(page, NAMES[page]) for page in PAGES}
-Sandbox = Callable[[str], Path]
+SNIPPETS_TO_RUN = {
+    page: [snippet for snippet in found if snippet.language != "bash" or not plan_command(snippet.text).reason]
+    for page, found in SNIPPETS.items()
+}
 
 pytestmark = pytest.mark.docs
 each_page = pytest.mark.parametrize("page", PAGES, ids=list(NAMES.values()))
 
 
-@pytest.fixture(scope="session")
-def sandbox(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox:
-    """Return a function that gives a page its copy of the sandbox, which is created once for all processes."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base if worker_id == "master" else base.parent) / "docs"
-    shared.mkdir(exist_ok=True)
-    whole = shared / "sandbox"
-
-    def of(page: str) -> Path:
-        with (shared / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not whole.exists():
-                shutil.rmtree(shared / "making", ignore_errors=True)
-                make_sandbox(shared / "making").rename(whole)
-        return Path(shutil.copytree(whole, base / page.replace("/", "-"), symlinks=True))
-
-    return of
+@pytest.fixture
+def sandbox(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
+    """A copy of the sandbox, which is created once for all processes."""
+    return Path(shutil.copytree(make_once(tmp_path_factory, "sandbox", make_sandbox), tmp_path / "sandbox", symlinks=True))
 
 
-@each_page
-def test_snippets_run(page: Path, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if SNIPPETS_TO_RUN[page]], ids=NAMES.__getitem__)
+def test_snippets_run(page: Path, sandbox: Path) -> None:
     """Run a page's snippets in order; a failure does not stop the rest."""
-    to_run = [piece for piece in SNIPPETS[page] if piece.language != "bash" or not plan_command(piece.text).reason]
-    folder = sandbox(NAMES[page]) if to_run else Path()
-    for piece in (one for one in to_run if one.language == "bash"):
-        for name in re.findall(r"hgfast/train\.py .*--exp ([\w-]+)", as_script(piece.text)):
-            shutil.rmtree(folder / "exp" / name, ignore_errors=True)  # a page trains this experiment itself
-    failed = []
-    for piece in to_run:
+    for snippet in SNIPPETS_TO_RUN[page]:
+        for name in (
+            re.findall(r"hgfast/train\.py .*--exp ([\w-]+)", as_script(snippet.text)) if snippet.language == "bash" else ()
+        ):
+            shutil.rmtree(sandbox / "exp" / name, ignore_errors=True)  # the page trains this experiment itself
+    failures = []
+    for snippet in SNIPPETS_TO_RUN[page]:
         began = time.monotonic()
-        complaint = execute(piece, folder)
-        print(f"{time.monotonic() - began:6.1f} s  {piece.name}")
-        if complaint:
-            failed.append(f"== {piece.name}: {complaint}")
-    assert not failed, "\n".join(failed)
+        failure = execute(snippet, sandbox)
+        print(f"{time.monotonic() - began:6.1f} s  {snippet.name}")
+        if failure:
+            failures.append(f"== {snippet.name}: {failure}")
+    assert not failures, "\n".join(failures)
 
 
-def execute(piece: Snippet, folder: Path) -> str:
-    """Run a snippet; returns what is wrong with its exit code or output, or an empty string."""
-    if piece.language == "python":
-        words = [sys.executable, "-c", piece.text]
+def execute(snippet: Snippet, folder: Path) -> str:
+    """Run a snippet; returns an error about its exit code or output, or an empty string."""
+    if snippet.language == "python":
+        code, output = run_forked(["python", "-c", snippet.text], folder)
     else:
-        words = ["bash", "-c", plan_command(piece.text).command if piece.language == "bash" else piece.text]
-    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    output = done.stdout + done.stderr
-    about = f"{words[-1]}\n{output[-3000:]}"
-    if piece.language != "console":
-        return "" if done.returncode == 0 else f"exit code {done.returncode}: {about}"
-    refused = any(line.startswith("error: ") for line in piece.expected_output)
-    if "Traceback" in output or (done.returncode == 2) != refused:
-        return f"exit code {done.returncode}: {about}"
-    missing = missing_output(piece.expected_output, output)
-    return f"does not print {missing!r}: {about}" if missing is not None else ""
+        code, output = run_bash(plan_command(snippet.text).command if snippet.language == "bash" else snippet.text, folder)
+    details = f"{snippet.text}\n{output[-3000:]}"
+    if snippet.language != "console":
+        return "" if code == 0 else f"exit code {code}: {details}"
+    refused = any(line.startswith("error: ") for line in snippet.expected_output)
+    if "Traceback" in output or (code == 2) != refused:
+        return f"exit code {code}: {details}"
+    missing = missing_output(snippet.expected_output, output)
+    return f"does not print {missing!r}: {details}" if missing is not None else ""
 
 
 @each_page
 def test_skipped_commands_use_existing_flags(page: Path) -> None:
-    for piece in SNIPPETS[page]:
-        if piece.language != "bash" or not plan_command(piece.text).reason:
+    for snippet in SNIPPETS[page]:
+        if snippet in SNIPPETS_TO_RUN[page]:
             continue
-        if piece.text.startswith("make "):
-            done = subprocess.run(
-                ["/usr/bin/env", "make", "-n", *piece.text.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, f"{piece.name}: {done.stderr}"
-        if (found := script_of(piece.text)) is not None:
-            script, flags = found
-            assert (ROOT / script).is_file(), f"{piece.name}: {script} does not exist"
+        if snippet.text.startswith("make "):
+            code, output = run_bash(f"make -n {snippet.text.removeprefix('make ')}", ROOT)
+            assert code == 0, f"{snippet.name}: {output}"
+        if (command := script_of(snippet.text)) is not None:
+            script, flags = command
+            assert (ROOT / script).is_file(), f"{snippet.name}: {script} does not exist"
             help_text = help_of(script)
             unknown = [flag for flag in flags if not re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", help_text)]
-            assert not unknown, f"{piece.name}: unknown to {script}: {unknown}"
+            assert not unknown, f"{snippet.name}: unknown to {script}: {unknown}"
 
 
 @cache
 def help_of(script: str) -> str:
-    done = subprocess.run(
-        [sys.executable, script, "--help"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    code, output = run_bash(f"python {script} --help", ROOT)
+    assert code == 0, output
+    return output
 
 
 def test_tables_match_pages() -> None:
-    texts = [as_script(piece.text) for found in SNIPPETS.values() for piece in found]
+    texts = [as_script(snippet.text) for found in SNIPPETS.values() for snippet in found]
     patterns = [pattern for pattern, _ in NOT_RUN] + [pattern for pattern, *_ in SHORTENED]
     assert not [pattern for pattern in patterns if not any(re.search(pattern, text) for text in texts)]
 
@@ -128,12 +103,15 @@ def test_tables_match_pages() -> None:
 @each_page
 def test_blocks_name_their_language(page: Path) -> None:
     """A command in a block that is not marked as bash or console would not be tested."""
-    shown = [block for block in blocks(page) if block.language not in EXECUTED_LANGUAGES]
-    for block in shown:
-        strays = [
+    for block in blocks(page):
+        if block.language in EXECUTED_LANGUAGES:
+            continue
+        untested = [
             line for line in block.body.splitlines() if re.match(r"(\$ |hgfast |python |torchrun |pip |make |cmake )", line)
         ]
-        assert not strays, f"line {block.line} ff. is a block of {block.language or 'nothing'} with {strays[0]!r}"
+        assert not untested, (
+            f"the block at line {block.line} in {block.language or 'no language'} has the command {untested[0]!r}"
+        )
 
 
 @each_page

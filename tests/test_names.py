@@ -1,6 +1,6 @@
-"""Names and words that the project has given up do not come back, in code, pages or recipes.
+"""Retired names and words do not occur in code, documentation or recipes.
 
-Words with a legitimate use (points, kind, maps, shift, seed, drawn lines, kept files) are not listed: review them by reading.
+Words with a legitimate use (points, kind, maps, shift, seed, drawn lines, kept files) are not listed: check them in reviews.
 """
 
 from __future__ import annotations
@@ -15,20 +15,12 @@ from tests.conftest import ROOT
 SUFFIXES = (".py", ".md", ".yaml", ".j2", ".cpp", ".hpp", ".h", ".toml", ".sbatch", "Makefile")
 EXEMPT = ("CHANGELOG.md", "bench/results/", "tests/data/", "tests/test_names.py")
 IDENTIFIERS = (
-    *(
-        "Wishes",
-        "outlast_torchrun",
-        "finding_room",
-        "in_contact",
-        "_meeting_place",
-        "_saying_how_to_go_on",
-        "_gradients_stay_here",
-    ),
-    *("_look_around", "_stop_for", "FORETELL", "keypoints_of", "square_matrices", "cut_and_shrink", "GRAIN", "HEAD_SHARES"),
-    *("BOX_SHARES", "HARMLESS", "misfit", "is_nameless", "_Lane", "_aside", "Wiring", "Deployed", "LatencyWay", "LoaderWay"),
-    *("TrainWay", "EmbeddingWay", "Stall", "compete", "DataChoice", "SeedStyle", "SeedTrainer", "TorchLoader", "made_up"),
-    *("many_lives", "odd_pictures", "logbook", "Logbook", "optimisation", "picture_size", "gpu_memory", "mpii_h5_file"),
-    *("likeness", "LIKENESSES", "embedding_way", "seed_style_loader"),
+    *("Wishes", "outlast_torchrun", "finding_room", "in_contact", "_meeting_place", "_saying_how_to_go_on"),
+    *("_gradients_stay_here", "_look_around", "_stop_for", "FORETELL", "keypoints_of", "square_matrices", "cut_and_shrink"),
+    *("GRAIN", "HEAD_SHARES", "BOX_SHARES", "HARMLESS", "misfit", "is_nameless", "_Lane", "_aside", "Wiring", "Deployed"),
+    *("LatencyWay", "LoaderWay", "TrainWay", "EmbeddingWay", "Stall", "compete", "DataChoice", "SeedStyle"),
+    *("SeedTrainer", "TorchLoader", "made_up", "many_lives", "odd_pictures", "logbook", "Logbook", "optimisation"),
+    *("picture_size", "gpu_memory", "mpii_h5_file", "likeness", "LIKENESSES", "embedding_way", "seed_style_loader"),
 )
 MODULES = (
     *("hgfast.signals", "hgfast.trouble", "hgfast.costs", "hgfast.kept", "hgfast.looks", "hgfast.foreign", "hgfast.poses"),
@@ -53,7 +45,7 @@ ALLOWED = {
 
 
 def texts() -> dict[str, str]:
-    """The tracked files that people read or write, by their path."""
+    """Return the contents of tracked text files by path."""
     command = ["git", "ls-files", "--cached"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return {
@@ -67,7 +59,7 @@ TEXTS = texts()
 
 
 def find(pattern: str, retired: str) -> list[str]:
-    """Return the places where a pattern stands, except for those that may keep it."""
+    """Return the places where a pattern occurs, except in files that may contain it."""
     return [
         f"{name}:{text.count(chr(10), 0, found.start()) + 1}"
         for name, text in TEXTS.items()
@@ -76,7 +68,7 @@ def find(pattern: str, retired: str) -> list[str]:
     ]
 
 
-def test_a_name_that_is_there_is_found() -> None:
+def test_existing_names_are_found() -> None:
     assert len(TEXTS) > 250 and find(r"\bGracefulShutdown\b", "GracefulShutdown")
 
 
