@@ -83,10 +83,9 @@ def main() -> None:
         print(f"error: {error.args[0]}", file=sys.stderr)
         raise SystemExit(2) from None
     sys.argv = [f"hgfast {' '.join(words[: len(words) - len(rest)])}", *rest]
-    module = import_module(module_name)
     from hgfast.errors import run_main
 
-    run_main(module.main)
+    run_main(lambda: import_module(module_name).main())
 
 
 if __name__ == "__main__":

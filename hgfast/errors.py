@@ -15,6 +15,8 @@ from typing import NoReturn
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space left, quota exceeded, file size limit
 
 MAX_MESSAGE_LENGTH = 900  # characters
+EXTRAS = {"train": ("torch", "nvidia", "h5py", "scipy", "tabulate"), "export": ("onnx", "onnxruntime", "onnxscript")}
+"""Packages that a plain installation lacks, by the extra of `pip install 'hgfast[EXTRA]'` that brings them."""
 
 
 class HgfastError(Exception):
@@ -68,14 +70,27 @@ def report_full_disk() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def report_missing_package() -> Iterator[None]:
+    """Turn a failed import of a package in `EXTRAS` inside the block into `HgfastError`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        for extra, packages in EXTRAS.items():
+            if package in packages:
+                raise HgfastError(f"this needs {package}, which is not installed: pip install 'hgfast[{extra}]'") from error
+        raise
+
+
 def run_main(main: Callable[[], object]) -> None:
     """Run an entry point and turn the errors that users can fix into one sentence on stderr and an exit code.
 
-    The exit code is 2 for `HgfastError` and a full disk, 128 + N for `SignalReceived` with signal N, 130 for Ctrl-C, and 141,
-    without a message, for a closed pipe (`| head`).
+    The exit code is 2 for `HgfastError`, a full disk and a missing package, 128 + N for `SignalReceived` with signal N, 130 for
+    Ctrl-C, and 141, without a message, for a closed pipe (`| head`).
     """
     try:
-        with report_full_disk():
+        with report_full_disk(), report_missing_package():
             main()
     except HgfastError as error:
         _flush_stdout()

@@ -89,8 +89,15 @@ def test_without_torch(wheel: Path, tmp_path: Path) -> None:
     run("hgfast", "predict", "exp/mpii/best.fp32.onnx", "photo.jpg", "--out", "predictions")
     content = json.loads((tmp_path / "predictions/keypoints.json").read_text())
     assert len(content["images"]) == 1 and not content["failed"] and (tmp_path / "predictions/photo.jpg").is_file()
-    error = run("hgfast", "predict", checkpoint, "photo.jpg", code=2)
-    assert "is a checkpoint, which requires torch" in error and "Traceback" not in error
+    assert "is a checkpoint, which requires torch" in run("hgfast", "predict", checkpoint, "photo.jpg", code=2)
+    for words in (
+        ["train", "--data", "."],
+        ["evaluate", checkpoint, "--data", "."],
+        ["report", "exp/mpii"],
+        ["export", "onnx", checkpoint],
+    ):
+        error = run("hgfast", *words, code=2)
+        assert re.fullmatch(r"error: this needs \w+, which is not installed: pip install 'hgfast\[train\]'\n", error), error
 
 
 @pytest.mark.install
