@@ -33,7 +33,7 @@ def to_float32(images: Tensor) -> NDArray[np.float32]:
     return images.float().contiguous().cpu().numpy()
 
 
-def fold(color: NDArray[np.float32], normalization: Normalization) -> NDArray[np.float32]:
+def normalization_affine(color: NDArray[np.float32], normalization: Normalization) -> NDArray[np.float32]:
     """Combine a color transform and the normalization into one affine map from gray levels to the network's input.
 
     Args:
@@ -54,7 +54,7 @@ def apply_color_affine(images: Tensor, affine: Tensor) -> Tensor:
 
     Args:
         images: (N, H, W, 3) uint8 RGB.
-        affine: (N, 3, 4) float32 from `fold`.
+        affine: (N, 3, 4) float32 from `normalization_affine`.
 
     Returns:
         (N, 3, H, W) float32 in channels_last memory. Values are not clipped.

@@ -21,7 +21,7 @@ from hgfast.pipelines.readers.base import DataSet
 from hgfast.pipelines.samples import Samples
 from hgfast.system_info import available_cores
 from hgfast.training.distributed import Ranks
-from hgfast.training.evaluator import Loader, count_non_finite, seen
+from hgfast.training.evaluator import Loader, count_non_finite, has_prediction
 
 DATASETS: Mapping[str, DataSet] = {
     name: import_module(f"hgfast.pipelines.readers.{name}").DATASET for name in get_args(DatasetName)
@@ -44,7 +44,7 @@ def figures(dataset: str, samples: Samples, keypoints: NDArray[np.float64]) -> d
     Samples without a prediction, because their image is missing, are left out. If some points are not finite, "not_finite" is
     their number: they count as misses in every fraction, and EPE leaves them out.
     """
-    predicted = seen(keypoints)
+    predicted = has_prediction(keypoints)
     table = DATASETS[dataset].metrics(samples.take(predicted), keypoints[predicted])
     num_not_finite = count_non_finite(keypoints[predicted])
     return {**table, "not_finite": num_not_finite} if num_not_finite else table

@@ -5,6 +5,7 @@ Words with a legitimate use (points, kind, maps, shift, seed, drawn lines, kept 
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 
@@ -17,11 +18,17 @@ EXEMPT = ("CHANGELOG.md", "bench/results/", "tests/data/", "tests/test_names.py"
 IDENTIFIERS = (
     *("Wishes", "outlast_torchrun", "finding_room", "in_contact", "_meeting_place", "_saying_how_to_go_on"),
     *("_gradients_stay_here", "_look_around", "_stop_for", "FORETELL", "keypoints_of", "square_matrices", "cut_and_shrink"),
-    *("GRAIN", "HEAD_SHARES", "BOX_SHARES", "HARMLESS", "misfit", "is_nameless", "_Lane", "_aside", "Wiring", "Deployed"),
+    *("GRAIN", "KEPT", "HEAD_SHARES", "BOX_SHARES", "HARMLESS", "misfit", "is_nameless", "_Lane", "_aside", "Wiring", "Deployed"),
     *("LatencyWay", "LoaderWay", "TrainWay", "EmbeddingWay", "Stall", "compete", "DataChoice", "SeedStyle"),
     *("SeedTrainer", "TorchLoader", "made_up", "many_lives", "odd_pictures", "logbook", "Logbook", "optimisation"),
     *("picture_size", "gpu_memory", "mpii_h5_file", "likeness", "LIKENESSES", "embedding_way", "seed_style_loader"),
 )
+DEFINITIONS = (
+    *("Watch", "Clock", "in_words", "raising", "asked", "remark", "look", "Network", "Found", "seen", "feed", "fold", "move"),
+    *("regions", "unweighted", "describe", "restore", "nameless", "sheet", "heard", "listen", "reasons", "_scratch"),
+    *("Witness", "ask", "Made", "Way", "Pace", "Lap", "Stable", "Setting", "picture", "pictures", "_move", "_summed", "largest"),
+)
+"""Functions and classes; as words or locals they are legitimate."""
 MODULES = (
     *("hgfast.signals", "hgfast.trouble", "hgfast.costs", "hgfast.kept", "hgfast.looks", "hgfast.foreign", "hgfast.poses"),
     *("hgfast.preprocessing", "hgfast.engine", "hgfast.runtimes", "hgfast.sidecar", "hgfast.machine", "hgfast.precision"),
@@ -75,6 +82,14 @@ def test_existing_names_are_found() -> None:
 @pytest.mark.parametrize("name", [*IDENTIFIERS, *MODULES])
 def test_identifiers(name: str) -> None:
     assert not find(rf"(?<![\w.]){re.escape(name)}\b", name)
+
+
+def test_definitions() -> None:
+    for name, text in TEXTS.items():
+        if name.endswith(".py"):
+            tree = ast.parse(text)
+            defined = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+            assert not defined & set(DEFINITIONS), name
 
 
 @pytest.mark.parametrize("flag", FLAGS)

@@ -23,7 +23,7 @@ from hgfast.runtime.sidecar import KEYPOINTS, is_exported
 from hgfast.training.amp import resolve_amp
 from hgfast.training.batch import Batch
 from hgfast.training.distributed import Ranks, select_device
-from hgfast.training.evaluator import check_joints, collect_predictions, feed, predict, seen
+from hgfast.training.evaluator import check_joints, collect_predictions, has_prediction, input_adapter, predict
 
 
 def open_images(choice: DataConfig, split: str, truth: GroundTruth) -> Samples:
@@ -88,17 +88,17 @@ def run_network(
         predicted, size, decoder, description = _run_artifact(path, samples, truth, config, onnx_runtime)
     else:
         predicted, size, decoder, description = _run_checkpoint(path, samples, truth, config)
-    has_prediction = seen(predicted)
+    predicted_mask = has_prediction(predicted)
     keypoints = np.where(np.isfinite(predicted), predicted, np.nan)
     index_by_row = dict(zip(truth.rows.tolist(), range(len(truth))))
-    rows = samples.row[has_prediction].tolist()
+    rows = samples.row[predicted_mask].tolist()
     if unknown_rows := [row for row in rows if row not in index_by_row]:
         raise HgfastError(f"row {unknown_rows[0]} of the images is not in {truth.source}: give the annotations of these images")
     sample_indices = np.array([index_by_row[row] for row in rows], np.int64)
     order = np.argsort(sample_indices)
-    source_px_per_input_px = samples.side[has_prediction][order] / size
+    source_px_per_input_px = samples.side[predicted_mask][order] / size
     return NetworkPredictions(
-        (keypoints[has_prediction] - truth.pixel_offset)[order],
+        (keypoints[predicted_mask] - truth.pixel_offset)[order],
         sample_indices[order],
         source_px_per_input_px,
         decoder,
@@ -135,12 +135,12 @@ def _run_artifact(
             f"{path} was exported {'with' if sidecar.flip_test else 'without'} a flip test and decodes by {sidecar.decoder}: "
             "give --flip-test and --decoder accordingly, or export it again"
         )
-    normalization, images_of = feed(sidecar)
+    normalization, input_images = input_adapter(sidecar)
     ranks = Ranks.single(select_device("cpu"))
     loader = open_loader(samples, sidecar.input_size, normalization, ranks, config)
 
     def predict_batch(batch: Batch) -> NDArray[np.floating]:
-        return artifact.all(images_of(batch))[KEYPOINTS]
+        return artifact.all(input_images(batch))[KEYPOINTS]
 
     predicted = collect_predictions(predict_batch, len(sidecar.skeleton.joints), sidecar.result_offset, loader, ranks, path.name)
     return predicted, sidecar.input_size, sidecar.decoder, f"{artifact.runtime} {'bf16' if bf16 else sidecar.precision}"

@@ -25,7 +25,7 @@ from hgfast.bench.harness.interleaved import BatchInfo, BatchIterator
 from hgfast.bench.princeton.loader import crop_square
 from hgfast.checkpoints import load_model
 from hgfast.geometry import crop_matrices, transform_points, warp
-from hgfast.normalization import Normalization, apply_color_affine, fold
+from hgfast.normalization import Normalization, apply_color_affine, normalization_affine
 from hgfast.runtime.backends import Artifact, DeviceOptions
 from hgfast.runtime.sidecar import KEYPOINTS
 from hgfast.runtime.torch_predictor import decode_keypoints, forward_heatmaps
@@ -151,7 +151,7 @@ def torch_predictor(variant: LatencyVariant) -> Predictor:
     permuted, so torch computes in channels_last.
     """
     model: Any = load_model(variant.file, "cuda" if variant.cuda else "cpu")  # with channels_last weights
-    device, affine = next(model.parameters()).device, normalization_affine(model.meta.normalization)
+    device, affine = next(model.parameters()).device, network_affine(model.meta.normalization)
     if variant.method == "seed_style":
         model = model.to(memory_format=torch.contiguous_format)
     if variant.method == "compile":
@@ -176,12 +176,12 @@ def artifact_predictor(variant: LatencyVariant) -> Predictor:
     sidecar = artifact.sidecar
     if not sidecar.normalized:
         return lambda images: artifact(images)[KEYPOINTS]
-    affine = normalization_affine(Normalization(sidecar.mean, sidecar.std))
+    affine = network_affine(Normalization(sidecar.mean, sidecar.std))
     return lambda images: artifact(normalize(images, affine).contiguous().numpy())[KEYPOINTS]
 
 
-def normalization_affine(normalization: Normalization) -> NDArray[np.float32]:
-    return fold(np.eye(3, 4, dtype=np.float32)[None], normalization)
+def network_affine(normalization: Normalization) -> NDArray[np.float32]:
+    return normalization_affine(np.eye(3, 4, dtype=np.float32)[None], normalization)
 
 
 def normalize(images: Images, affine: NDArray[np.float32]) -> Tensor:

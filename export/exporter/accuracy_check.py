@@ -19,7 +19,7 @@ from hgfast.runtime.backends import RunFn, run_in_batches
 from hgfast.runtime.sidecar import KEYPOINTS, Sidecar
 from hgfast.training.batch import Batch
 from hgfast.training.distributed import Ranks, select_device
-from hgfast.training.evaluator import check_joints, collect_predictions, feed, predict
+from hgfast.training.evaluator import check_joints, collect_predictions, input_adapter, predict
 
 
 def load_split(config: ExportConfig, model: StackedHourglass, split: str) -> Samples:
@@ -57,10 +57,10 @@ def check_accuracy(config: ExportConfig, model: StackedHourglass, run: RunFn, si
     samples = load_split(config, model, split)
     metric, scale = dataset.metric.joint[0], 100 / dataset.metric.full
     ranks, inference = Ranks.single(select_device("cpu")), InferenceConfig(batch_size=32, threads=config.threads)
-    normalization, input_adapter = feed(sidecar)
+    normalization, input_images = input_adapter(sidecar)
 
     def predict_batch(batch: Batch) -> NDArray[np.floating]:
-        return run_in_batches(run, sidecar.batch, input_adapter(batch))[KEYPOINTS]
+        return run_in_batches(run, sidecar.batch, input_images(batch))[KEYPOINTS]
 
     def percentage(predictions: NDArray[np.float64]) -> float:
         return scale * float(figures(config.dataset, samples, predictions)[metric])

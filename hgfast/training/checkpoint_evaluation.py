@@ -19,7 +19,7 @@ from hgfast.pipelines.readers.base import image_folder
 from hgfast.pipelines.samples import Samples
 from hgfast.training.amp import resolve_amp, slow_precision
 from hgfast.training.distributed import Ranks, select_device
-from hgfast.training.evaluator import check_joints, count_non_finite, predict, seen
+from hgfast.training.evaluator import check_joints, count_non_finite, has_prediction, predict
 from hgfast.visualization.draw import write_image
 from hgfast.visualization.gallery import evenly_spaced_grid, worst_samples_grid
 from hgfast.visualization.overlays import accuracy_curves, joint_metrics
@@ -67,7 +67,7 @@ def evaluate(
     if warning := slow_precision(mode, ranks.device):
         print(f"warning: --amp {mode}: {warning}", file=sys.stderr, flush=True)
     predicted = predict(model, loader, ranks, mode, "evaluate", config.flip_test)
-    count, predicted_mask = len(samples), seen(predicted)
+    count, predicted_mask = len(samples), has_prediction(predicted)
     samples, predictions = samples.take(predicted_mask), {"network": predicted[predicted_mask]}
     annotated = bool(samples.labeled.any())
     if annotated and train is not None:

@@ -47,24 +47,26 @@ def init_distributed(device: str, timeout_minutes: float = 10.0) -> Ranks:
     device: auto, cpu, cuda or cuda:N. timeout_minutes: of this and all later collective operations. Raises `HgfastError` if the
     device does not exist, or other ranks do not join in time.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if world > 1 and ":" in device:
-        raise HgfastError(f"--device {device} is one GPU for {world} ranks: use --device cuda, which gives each rank its own")
+    if world_size > 1 and ":" in device:
+        raise HgfastError(
+            f"--device {device} is one GPU for {world_size} ranks: use --device cuda, which gives each rank its own"
+        )
     selected = select_device(device, local_rank)
     if selected.type == "cuda":
         torch.cuda.set_device(selected)
-    if world > 1:
+    if world_size > 1:
         backend = "nccl" if selected.type == "cuda" else "gloo"
         with report_lost_peers(rank):
             dist.init_process_group(
                 backend,
-                store=_rendezvous_store(world == local_world_size),
+                store=_rendezvous_store(world_size == local_world_size),
                 rank=rank,
-                world_size=world,
+                world_size=world_size,
                 timeout=timedelta(minutes=timeout_minutes),
             )
-    return Ranks(rank, world, local_world_size, selected)
+    return Ranks(rank, world_size, local_world_size, selected)
 
 
 def _rendezvous_store(single_node: bool) -> Any:

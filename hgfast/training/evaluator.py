@@ -58,8 +58,8 @@ class PredictionCollector:
     def all_gather(self) -> NDArray[np.float64]:
         """Return every sample's points (N, K, 2) on every rank. All ranks must call it.
 
-        NaN marks samples without a prediction (`seen`), infinity points that are not finite. If several ranks have a sample,
-        the lowest rank's points count.
+        NaN marks samples without a prediction (`has_prediction`), infinity points that are not finite. If several ranks have a
+        sample, the lowest rank's points count.
         """
         rows = np.flatnonzero(self._collected)
         index, points = all_gather(torch.from_numpy(rows)), all_gather(torch.from_numpy(self._keypoints[rows]))
@@ -68,7 +68,7 @@ class PredictionCollector:
         return merged._keypoints
 
 
-def seen(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+def has_prediction(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which samples (N,) have a prediction in `predict`'s result (N, K, 2)."""
     return np.asarray(~np.isnan(points).all(axis=(1, 2)), np.bool_)
 
@@ -123,7 +123,7 @@ def collect_predictions(
 ) -> NDArray[np.float64]:
     """Return keypoints (N, K, 2) in source pixels, row i for sample i, on every rank.
 
-    Rows whose image cannot be read are NaN (`seen`). Joints whose point or score is not finite are infinite.
+    Rows whose image cannot be read are NaN (`has_prediction`). Joints whose point or score is not finite are infinite.
 
     Args:
         predict_batch: maps a batch of n samples to (n, K, 3): x, y in input pixels and score.
@@ -140,7 +140,7 @@ def collect_predictions(
     return collector.all_gather()
 
 
-def feed(sidecar: Sidecar) -> tuple[Normalization, Callable[[Batch], NDArray[Any]]]:
+def input_adapter(sidecar: Sidecar) -> tuple[Normalization, Callable[[Batch], NDArray[Any]]]:
     """Return the loader's normalization for an exported network, and a function from batches to the network's input."""
     if sidecar.normalized:
         return Normalization(sidecar.mean, sidecar.std), lambda batch: to_float32(batch.images)

@@ -14,7 +14,7 @@ from hgfast.geometry import FloatArray
 from hgfast.metrics import Metric, epe, keypoint_distances
 from hgfast.model import StackedHourglass
 from hgfast.runtime.torch_predictor import predict_crops
-from hgfast.training.evaluator import eval_mode, seen
+from hgfast.training.evaluator import eval_mode, has_prediction
 from hgfast.training.run_logger import RunLogger
 from hgfast.visualization.draw import Image, add_caption, image_grid, normalize_heatmaps, overlay_heatmap, read_image
 from hgfast.visualization.gallery import TILE_SIZE, SampleArrays, error_caption, select_evenly, truth_prediction_tiles
@@ -58,7 +58,7 @@ def accuracy_curves(samples: SampleArrays, predictions: Mapping[str, FloatArray]
 
 def _evaluated_joints(samples: SampleArrays, predicted: FloatArray) -> NDArray[np.bool_]:
     """Which joints (N, K) are labeled, in samples with a prediction."""
-    return samples.labeled & seen(predicted)[:, None]
+    return samples.labeled & has_prediction(predicted)[:, None]
 
 
 def validation_grid(model: StackedHourglass, samples: SampleArrays, count: int = 8) -> Image:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from hgfast.config import LoadingConfig
 from hgfast.errors import HgfastError
-from hgfast.normalization import Normalization, apply_color_affine, fold
+from hgfast.normalization import Normalization, apply_color_affine, normalization_affine
 from hgfast.pipelines.batch_plan import BatchPlan, PlannedBatch
 from hgfast.training.batch import Batch
 from hgfast.training.evaluator import Loader
@@ -49,7 +49,7 @@ class PlannedLoader:
     def _make_batch(self, crops: torch.Tensor, planned: PlannedBatch) -> Batch:
         """Make a batch of (n, S, S, 3) uint8 crops on the device; color and normalization are applied as one affine map."""
         return Batch(
-            images=apply_color_affine(crops, self._to_device(fold(planned.color, self.normalization))),
+            images=apply_color_affine(crops, self._to_device(normalization_affine(planned.color, self.normalization))),
             keypoints=self._to_device(planned.keypoints.astype(np.float32)),
             labeled=self._to_device(planned.labeled),
             index=planned.index,

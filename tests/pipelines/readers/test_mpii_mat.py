@@ -114,7 +114,7 @@ EMPTY = [
 """Images without annotated people, or without usable ones."""
 
 
-def restore(rows: dict[str, Array], rng: np.random.Generator) -> tuple[list[Fields], Array]:
+def annolist_images(rows: dict[str, Array], rng: np.random.Generator) -> tuple[list[Fields], Array]:
     """Return the images behind rows of an h5 file, with other people between them, and the joints' fractions."""
     labeled = (rows["part"] != 0).any(-1)
     fractions = rng.uniform(0, 0.999, rows["part"].shape) * labeled[..., None]
@@ -151,8 +151,8 @@ def assert_same(ours: Samples, h5: Samples, atol: float = 1e-9) -> None:
 def synthetic_release(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Array]]:
     """The original file of the synthetic people, and the fractions that the h5 files truncate, per split."""
     rng = np.random.default_rng(8)
-    train, cut_train = restore(rows_of(people / "annot/train.h5"), rng)
-    valid, cut_valid = restore(rows_of(people / "annot/valid.h5"), rng)
+    train, cut_train = annolist_images(rows_of(people / "annot/train.h5"), rng)
+    valid, cut_valid = annolist_images(rows_of(people / "annot/valid.h5"), rng)
     images = [*EMPTY[:4], *valid[:5], *EMPTY[4:], *train, *valid[5:]]
     return write(tmp_path_factory.mktemp("mat") / "mpii.mat", images), {"train": cut_train, "valid": cut_valid}
 
