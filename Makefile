@@ -22,8 +22,7 @@ GPU_VENV := .venv-gpu
 DEMO_HANDS := 4000
 DEMO_DATA := data/drawn-hands-$(DEMO_HANDS)
 
-.PHONY: help demo test test-fast test-slow test-docs test-robustness test-install coverage torch-cpu lint format bench-quick \
-	gpu-check clean
+.PHONY: help demo test test-fast test-slow test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check clean
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
