@@ -291,6 +291,7 @@ def test_record_contents(tmp_path: Path) -> None:
         write_record(record, tmp_path)
 
 
+@pytest.mark.slow
 def test_quick_comparison(run_script: RunScript, people: Path, tmp_path: Path) -> None:
     """On synthetic hands of realistic size, and on given people."""
     flags = ("--quick", "--threads", 1, "--data-mpii", people, "--work", tmp_path / "work", "--chart", tmp_path / "chart.png")

@@ -623,6 +623,7 @@ def no_gpu(device: int, what: str) -> None:
     raise GpuNotFound(f"running {what} needs an NVIDIA GPU")
 
 
+@pytest.mark.slow
 def test_exported_networks_score_as_the_checkpoint(
     score: RunPckh, exported: Path, people: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -650,6 +651,7 @@ def test_exported_networks_score_as_the_checkpoint(
         assert re.search(r"net.engine +built, not run: there is no GPU here", printed) and found["not_run"] == ["net.engine"]
 
 
+@pytest.mark.slow
 def test_onnx_in_every_runtime(score: RunPckh, error_of: Callable[..., str], exported: Path, people: Path, capsys: Any) -> None:
     """bf16 applies to fp32 files only; a checkpoint has one runtime."""
     files = [exported / name for name in ("net.pt", "net.onnx", "half.onnx")]
@@ -676,6 +678,7 @@ def test_onnx_in_every_runtime(score: RunPckh, error_of: Callable[..., str], exp
     assert "name every runtime once" in error_of(files[1], "--runtimes", "[openvino,openvino]", *data)
 
 
+@pytest.mark.slow
 def test_distances_are_in_pixels_of_the_input(score: RunPckh, exported: Path, people: Path, tmp_path: Path) -> None:
     """A network whose points are moved by three pixels of the photograph."""
     shutil.copy(exported / "net.torchscript", tmp_path / "moved.torchscript")
@@ -690,6 +693,7 @@ def test_distances_are_in_pixels_of_the_input(score: RunPckh, exported: Path, pe
     assert row["mean_px"] == pytest.approx((3 * 2**0.5 * 64 / side).mean(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_flip_test_must_match_the_export(score: RunPckh, error_of: Callable[..., str], exported: Path, people: Path) -> None:
     data = ("--dataset", "mpii", "--data", people, "--threads", 1)
     flip = exported / "flip.torchscript"
@@ -746,6 +750,7 @@ def read_anyway(path: Path) -> Any:
     return read_sidecar(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "change", "complaint"),
     [

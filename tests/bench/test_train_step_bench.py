@@ -151,6 +151,7 @@ def test_target_speedups(changes: dict[str, Any], goal: float | None) -> None:
 # ---- the command ----
 
 
+@pytest.mark.slow
 def test_quick_comparison(run_script: RunScript, people: Path) -> None:
     flags = ("--quick", "--threads", 1, "--batch-size", 2, "--data-mpii", people, "--device", "cpu")
     record, output = run_script("train_step", *flags)

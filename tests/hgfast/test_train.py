@@ -394,7 +394,8 @@ def test_resume_without_ema_starts_one(hands: Path, tmp_path: Path, monkeypatch:
     assert found[1].ema is None
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_agree(hands: Path, tmp_path: Path, command: Command, ranks: int) -> None:
     done = command(Path(__file__).parent / "some_ranks.py", hands, tmp_path, ranks=ranks)
     assert done.returncode == 0, done.stderr[-3000:]
