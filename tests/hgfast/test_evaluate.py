@@ -33,7 +33,7 @@ from hgfast.skeletons import BODY16, HAND21, Skeleton, anonymous_skeleton, make_
 from hgfast.training import checkpoint_evaluation, distributed
 from hgfast.training.batch import Batch
 from hgfast.training.checkpoint_evaluation import Evaluation, write_chart
-from hgfast.training.evaluator import Loader, PredictionCollector, count_non_finite, predict, seen
+from hgfast.training.evaluator import Loader, PredictionCollector, count_non_finite, has_prediction, predict
 from tests.conftest import Command
 from tests.hgfast.ranks_evaluate import BitExactModel, load_splits, predict_both
 
@@ -183,8 +183,8 @@ def test_the_gallery_has_the_worst_first(evaluated: tuple[Path, Path]) -> None:
         for name, center, scale in zip(table["imgname"], table["center"], table["scale"])
     ]
     shown = split_tiles(root / "elsewhere/worst.png")
-    seen = [[best_matching_crop(tile, crops) for tile in shown[half : 2 * len(crops) : 2]] for half in (0, 1)]
-    assert seen[0] == seen[1] == np.argsort(-shares).tolist()
+    order = [[best_matching_crop(tile, crops) for tile in shown[half : 2 * len(crops) : 2]] for half in (0, 1)]
+    assert order[0] == has_prediction[1] == np.argsort(-shares).tolist()
     assert not any(tile.any() for tile in shown[2 * len(crops) :])
     best_first = [best_matching_crop(tile, crops) for tile in split_tiles(root / "report/sheet.jpg")[: 2 * len(crops) : 2]]
     assert best_first == np.argsort((off * labeled).sum(1) / labeled.sum(1)).tolist()
@@ -459,9 +459,9 @@ def test_non_finite_counts_as_predicted() -> None:
     found.add(np.array([0, 1, 2, 4]), points)
     found.add(np.array([1]), np.zeros((1, 2, 2)))
     whole = found.all_gather()
-    assert seen(whole).tolist() == [True, True, True, False, True] and np.isnan(whole[3]).all()
+    assert has_prediction(whole).tolist() == [True, True, True, False, True] and np.isnan(whole[3]).all()
     assert np.isposinf(whole[[1, 2, 2], [0, 0, 1]]).all() and whole[1, 1].tolist() == [6, 7]
-    assert count_non_finite(whole[seen(whole)]) == 3
+    assert count_non_finite(whole[has_prediction(whole)]) == 3
 
 
 class Padded:
@@ -507,7 +507,7 @@ def test_only_unreadable_images_are_skipped(hands: Path, monkeypatch: pytest.Mon
     patch_non_finite(monkeypatch)
     found = predict(model, UnreadableSecond(loader), ranks, "off")  # type: ignore[arg-type]
     there = np.arange(len(samples)) % 5 != 1
-    assert seen(found).tolist() == there.tolist()
+    assert has_prediction(found).tolist() == there.tolist()
     lost = np.zeros((len(samples), 21), bool)
     lost[:, [3, 10, 12]] = True
     assert np.isposinf(found[there[:, None] & lost]).all() and np.array_equal(
