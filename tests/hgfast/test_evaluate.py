@@ -184,7 +184,7 @@ def test_the_gallery_has_the_worst_first(evaluated: tuple[Path, Path]) -> None:
     ]
     shown = split_tiles(root / "elsewhere/worst.png")
     order = [[best_matching_crop(tile, crops) for tile in shown[half : 2 * len(crops) : 2]] for half in (0, 1)]
-    assert order[0] == has_prediction[1] == np.argsort(-shares).tolist()
+    assert order[0] == order[1] == np.argsort(-shares).tolist()
     assert not any(tile.any() for tile in shown[2 * len(crops) :])
     best_first = [best_matching_crop(tile, crops) for tile in split_tiles(root / "report/sheet.jpg")[: 2 * len(crops) : 2]]
     assert best_first == np.argsort((off * labeled).sum(1) / labeled.sum(1)).tolist()
