@@ -284,8 +284,8 @@ class Config(DataConfig):
     overwrite: bool = False
     """replace an existing run in exp/NAME"""
     weights: Path | None = None
-    """checkpoint with the initial weights (hgfast, princeton-vl or bearpaw), which also determines the architecture but for
-    --model.input-size; none: random initial weights"""
+    """checkpoint with the initial weights (hgfast, princeton-vl, bearpaw or anibali), which also determines the architecture but
+    for --model.input-size; none: random initial weights"""
     seed: Annotated[int, Range(ge=0, lt=2**63)] = 0
     """random seed of order, augmentation and initial weights"""
     device: str = "auto"

@@ -47,7 +47,7 @@ class EvaluateConfig(InferenceConfig):
     """Evaluation."""
 
     checkpoint: Path
-    """checkpoint written by training, or weights of princeton-vl or bearpaw"""
+    """checkpoint written by training, or weights of princeton-vl, bearpaw or anibali"""
     amp: AmpSetting = "off"
     """mixed precision"""
     baselines: bool = False

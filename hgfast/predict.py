@@ -76,7 +76,7 @@ class PredictConfig:
     """One prediction."""
 
     checkpoint: Path
-    """checkpoint of training, weights of princeton-vl or bearpaw, or an exported ONNX, TorchScript or TensorRT file"""
+    """checkpoint of training, weights of princeton-vl, bearpaw or anibali, or an exported ONNX, TorchScript or TensorRT file"""
     images: list[Path]
     """images, videos, or folders of them"""
     out: Path = Path("predictions")
@@ -104,7 +104,7 @@ def parse_boxes(text: str | None) -> FloatArray | None:
     if text is None:
         return None
     try:
-        rows = [[float(index) for index in box.split(",")] for box in text.split()]
+        rows = [[float(value) for value in box.split(",")] for box in text.split()]
     except ValueError:
         rows = []
     if not rows or any(len(row) != 4 for row in rows):

@@ -22,7 +22,7 @@ from hgfast.training.batch import Batch
 from hgfast.training.evaluator import Loader
 
 POLL_SECONDS = 0.5
-"""Between two looks for a missing folder."""
+"""Seconds between checks for a missing folder."""
 
 
 class PlannedLoader:
