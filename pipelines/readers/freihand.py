@@ -1,6 +1,6 @@
 """Reader for FreiHAND_pub_v2 as its authors publish it, into `Samples`.
 
-uv = K xyz / z is already in the corner convention (pixel_offset 0): the principal point of the published matrices K is exactly W / 2.
+uv = K xyz / z is already in the corner convention (pixel_offset 0): the principal point of the published K is exactly W / 2.
 Image number = unique id + (number of unique ids) * version, with versions in the order of `VERSIONS`; the four versions of a hand
 share one annotation, so splits are ranges of unique ids. `Samples.row` is the image number. Layout:
 github.com/lmb-freiburg/freihand (README, utils/fh_utils.py).
