@@ -18,7 +18,7 @@ from tabulate import tabulate
 from hgfast.errors import HgfastError
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
-from hgfast.normalization import apply_color_affine, normalization_affine
+from hgfast.normalization import normalize_images
 from hgfast.runtime.sidecar import HEATMAPS, KEYPOINTS, BatchRange, Precision
 from hgfast.runtime.torch_predictor import decode_keypoints, forward_heatmaps
 
@@ -93,8 +93,7 @@ class Reference:
 @torch.inference_mode()
 def reference_outputs(model: StackedHourglass, crops: NDArray[np.uint8], flip_test: bool, normalized: bool) -> Reference:
     """Run a checkpoint's network (fp32, on the CPU) on images (n, S, S, 3). Raises `HgfastError` if all heatmaps are zero."""
-    affine = normalization_affine(np.tile(np.eye(3, 4, dtype=np.float32), (len(crops), 1, 1)), model.meta.normalization)
-    images = apply_color_affine(torch.from_numpy(crops), torch.from_numpy(affine))
+    images = normalize_images(torch.from_numpy(crops), model.meta.normalization)
     heatmaps = torch.cat([forward_heatmaps(model, batch, flip_test) for batch in torch.split(images, BATCH_SIZE)])
     if not heatmaps.abs().max() > 0:
         raise HgfastError("the checkpoint's heatmaps are all zero or not finite and cannot be compared: train it first")

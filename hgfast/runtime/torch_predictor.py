@@ -11,9 +11,8 @@ from hgfast.errors import HgfastError
 from hgfast.geometry import FloatArray, transform_points
 from hgfast.heatmaps import decode
 from hgfast.model import StackedHourglass
-from hgfast.normalization import apply_color_affine, normalization_affine
-from hgfast.runtime.boxes import crop_image, squares_to_boxes
-from hgfast.runtime.boxes import crop_squares as crop_squares  # re-exported for callers of predict_crops
+from hgfast.normalization import normalize_images
+from hgfast.runtime.boxes import crop_image, crop_squares, squares_to_boxes
 from hgfast.runtime.results import Poses
 from hgfast.skeletons import Skeleton
 
@@ -66,8 +65,7 @@ def predict_crops(
     meta = model.meta
     crops, matrices = crop_image(image, center, side, meta.input_size)
     device = next(model.parameters()).device
-    affine = normalization_affine(np.tile(np.eye(3, 4, dtype=np.float32), (len(crops), 1, 1)), meta.normalization)
-    images = apply_color_affine(torch.from_numpy(crops).to(device), torch.from_numpy(affine).to(device))
+    images = normalize_images(torch.from_numpy(crops).to(device), meta.normalization)
     heatmaps = forward_heatmaps(model, images, flip_test)
     decoded = decode_keypoints(model, heatmaps).cpu().double().numpy()
     points = transform_points(decoded[..., :2], np.linalg.inv(matrices)) + meta.shift

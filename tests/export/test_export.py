@@ -31,9 +31,10 @@ from hgfast.export.exporter.torchscript_export import make_torchscript
 from hgfast.export.exporter.trt_builder import BuilderNotFound, TrtBackend
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime.backends import RUNTIMES_BY_FORMAT, Artifact, DeviceOptions
+from hgfast.runtime.boxes import crop_squares
 from hgfast.runtime.sidecar import OUTPUT_NAMES, BatchRange, Sidecar, read_sidecar, sidecar_path
 from hgfast.runtime.tensorrt_engine import GpuNotFound
-from hgfast.runtime.torch_predictor import crop_squares, predict_crops
+from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.skeletons import BODY16, HAND21, anonymous_skeleton
 from tests.conftest import ROOT, SHARED
 from tests.exports import BATCH, FLIP_FLAGS, MAX_BATCH, export_onnx, save_checkpoint

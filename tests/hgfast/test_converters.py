@@ -19,7 +19,8 @@ from hgfast.convert import ConvertConfig, convert, main
 from hgfast.errors import HgfastError
 from hgfast.geometry import crop_matrices, warp
 from hgfast.model import StackedHourglass
-from hgfast.runtime.torch_predictor import crop_squares, predict_crops
+from hgfast.runtime.boxes import crop_squares
+from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.skeletons import BODY16, HAND21
 from tests.conftest import shared_path
 from tests.foreign_nets import BearpawNet, PrincetonNet, prefixed_state, with_random_statistics

@@ -56,7 +56,8 @@ from hgfast.pipelines.readers.mpii_h5 import read_columns
 from hgfast.pipelines.readers.numpy_file import read_npy, read_npz
 from hgfast.pipelines.readers.skeleton_yaml import read_skeleton
 from hgfast.pipelines.synthetic import generate_freihand, generate_mpii
-from hgfast.runtime.torch_predictor import crop_squares, predict_crops
+from hgfast.runtime.boxes import crop_squares
+from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.skeletons import HAND21, Skeleton
 from hgfast.visualization.draw import read_image, write_image
 from tests.robustness.fuzz_targets import make_samples

@@ -18,7 +18,8 @@ from hgfast.export.exporter.export_module import ExportModule, fuse_batch_norms
 from hgfast.export.exporter.options import ExportSpec
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
-from hgfast.runtime.torch_predictor import crop_squares, decode_keypoints, forward_heatmaps, predict_crops
+from hgfast.runtime.boxes import crop_squares
+from hgfast.runtime.torch_predictor import decode_keypoints, forward_heatmaps, predict_crops
 from hgfast.skeletons import BODY16, HAND21, Skeleton, anonymous_skeleton, make_skeleton
 from tests.foreign_nets import with_random_statistics
 

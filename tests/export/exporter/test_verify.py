@@ -25,8 +25,9 @@ from hgfast.heatmaps import render
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
 from hgfast.runtime import sidecar
+from hgfast.runtime.boxes import crop_squares
 from hgfast.runtime.sidecar import KEYPOINTS, OUTPUT_NAMES, BatchRange
-from hgfast.runtime.torch_predictor import crop_squares, decode_keypoints, predict_crops
+from hgfast.runtime.torch_predictor import decode_keypoints, predict_crops
 from hgfast.skeletons import BODY16
 
 pytestmark = pytest.mark.usefixtures("cached_exporter")

@@ -20,8 +20,9 @@ from hgfast.export.exporter.artifact import ExportedArtifact
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.predict import PredictConfig, predict
 from hgfast.runtime.backends import DeviceOptions, make_run_fn
+from hgfast.runtime.boxes import crop_squares
 from hgfast.runtime.session import Session
-from hgfast.runtime.torch_predictor import crop_squares, predict_crops
+from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.skeletons import BODY16
 from hgfast.visualization.draw import write_image
 from tests.conftest import ROOT

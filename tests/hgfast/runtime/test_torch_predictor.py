@@ -14,7 +14,8 @@ from hgfast.checkpoints import build_model
 from hgfast.errors import HgfastError
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
-from hgfast.runtime.torch_predictor import crop_squares, forward_heatmaps, predict_crops
+from hgfast.runtime.boxes import crop_squares
+from hgfast.runtime.torch_predictor import forward_heatmaps, predict_crops
 from hgfast.skeletons import BODY16
 from tests.finder import SIZE, SKELETON, DotDetector, draw_dots
 
