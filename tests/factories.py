@@ -22,6 +22,7 @@ from hgfast.training.distributed import Ranks
 from hgfast.training.trainer import Trainer
 
 STEPS_AN_EPOCH, SAMPLES = 7, 4
+CPU = torch.device("cpu")
 
 
 class RandomLoader:
@@ -44,7 +45,11 @@ class RandomLoader:
 
 
 def make_trainer(
-    folder: Path, loader: RandomLoader | None = None, model: StackedHourglass | None = None, **settings: object
+    folder: Path,
+    loader: RandomLoader | None = None,
+    model: StackedHourglass | None = None,
+    device: torch.device = CPU,
+    **settings: object,
 ) -> Trainer:
     """Create a trainer in fp32, by default of a network with fixed weights. `settings` are fields of `TrainConfig`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +60,7 @@ def make_trainer(
         torch.manual_seed(0)
         model = checkpoints.build_model(PRESETS["tiny"], Meta(HAND21, Normalization(), 64, "logits", "dark", 0.0))
     loader = loader or RandomLoader()
-    ranks = Ranks.single(torch.device("cpu"))
+    ranks = Ranks.single(device)
     return Trainer(config, model, loader, loader, lambda keypoints: {"x": float(keypoints.mean())}, "x", folder, ranks)
 
 
