@@ -36,7 +36,12 @@ ErrorOf = Callable[..., str]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests that need bf16 in hardware on CPUs without it, where emulation takes minutes."""
+    """Skip tests that need a GPU where there is none, and those that need bf16 in hardware on CPUs that only emulate it."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
     if item.get_closest_marker("bf16") and not cpu_features().bf16:
         pytest.skip(f"this CPU has no bf16 in hardware ({cpu_features().isa})")
 

@@ -620,7 +620,6 @@ def test_a_fresh_start_leaves_nothing_of_the_old_run(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("amp", ["bf16", "fp16", "off"])
 def test_training_on_a_gpu(hands: Path, tmp_path: Path, amp: str) -> None:
     config = small_config(hands, tmp_path, epochs=4)

@@ -481,7 +481,6 @@ def some_images(number: int, seed: int = 0) -> Any:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
 def test_a_real_engine(name: Any, fp32: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """An engine agrees with torch, with and without CUDA graphs, in torch's stream and from threads; memory stays constant."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
 from hgfast.skeletons import HAND21
 from hgfast.training.ema import ModelEma, ema_decay
+from tests.gpu import DEVICES, refuse_synchronization
 
 
 @pytest.fixture
@@ -98,17 +101,28 @@ def test_a_decay_out_of_range_is_refused(decay: float) -> None:
         config.validate()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_update_does_not_sync_on_gpu(model: StackedHourglass) -> None:
-    average = ModelEma(model.cuda(), 0.9)
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+def test_an_update_does_not_synchronize(model: StackedHourglass, device: torch.device) -> None:
+    average = ModelEma(model.to(device), 0.9)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(1)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with refuse_synchronization(device):
         average.update()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for one, other in zip(average.module.parameters(), model.parameters()):
-        assert one.is_cuda and torch.allclose(one, other - 0.05, atol=1e-5)
+        assert one.device == device and torch.allclose(one, other - 0.05, atol=1e-5)
+
+
+def test_torchs_warning_about_the_debug_mode_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+
+    def set_mode(mode: str) -> None:
+        warnings.warn("Synchronization debug mode is a prototype feature and does not yet detect all operations", stacklevel=1)
+        modes.append(mode)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    with pytest.raises(UserWarning, match="prototype"):
+        set_mode("error")
+    with pytest.raises(ValueError, match="inside"), refuse_synchronization(torch.device("cuda", 0)):
+        raise ValueError("inside")
+    assert modes == ["error", "default"]

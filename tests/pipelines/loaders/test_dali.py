@@ -92,7 +92,6 @@ def test_marks_land_on_the_moved_keypoints(marked_samples: Samples, operator: st
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("operator", ["warp_affine", "warp_perspective"])
 def test_marks_land_on_the_moved_keypoints_on_a_gpu(marked_samples: Samples, operator: str) -> None:
     plan = BatchPlan(marked_samples, SIZE, 32, augment=STRONG, seed=8)
