@@ -172,8 +172,9 @@ class LoadingConfig:
 
     prefetch: Annotated[int, Range(ge=1)] = 2
     """DALI: batches prepared ahead"""
-    hw_decoder_load: Annotated[float, Range(ge=0, le=1)] = 0.65
-    """GPU only: fraction of the JPEGs for its hardware decoder, if it has one; CUDA and CPU threads decode the rest"""
+    hw_decoder_load: Annotated[float | None, Range(ge=0, le=1)] = None
+    """GPU only: fraction of the JPEGs for its hardware decoder, if it has one; CUDA and CPU threads decode the rest; none: 0 on
+    compute capability 9.0 (H100, H200), whose hardware decoder may corrupt images, else 0.65, DALI's default"""
     preload_gb: Annotated[float, Range(ge=0, lt=1e6)] = 0.0
     """DALI: gigabytes of encoded files to cache in each rank's memory; for slow disks"""
     storage_timeout: Annotated[float, Range(ge=0)] = 5.0

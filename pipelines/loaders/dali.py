@@ -1,8 +1,8 @@
 """The DALI loader: a graph that reads, decodes, downscales and warps, and an iterator that turns its output into `Batch`.
 
-One graph serves GPU ("mixed" decoding, warp_affine) and CPU (warp_perspective, five times faster than warp_affine there); both
-put (0, 0) on the outer corner of the first pixel. Crops go to torch without a copy. DALI is imported on use, so that the package
-works without it.
+One graph serves GPU ("mixed" decoding of whole images, warp_affine) and CPU (decoding of the region only, and warp_perspective,
+five times faster than warp_affine there); both warps put (0, 0) on the outer corner of the first pixel. Crops go to torch without
+a copy. DALI is imported on use, so that the package works without it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from hgfast.pipelines.loaders.base import PlannedLoader
 from hgfast.training.batch import Batch
 from hgfast.visualization.draw import read_image_bytes
 
+Decode = Literal["image", "region"]
 Warp = Literal["warp_affine", "warp_perspective"]
+DEFAULT_HW_DECODER_LOAD = 0.65
+"""DALI's default."""
 
 
 def import_dali() -> Any:
@@ -43,8 +46,12 @@ def import_dali() -> Any:
 
 
 class DaliLoader(PlannedLoader):
-    """Yields the batches of a `BatchPlan`, decoded and warped by DALI on `device`, with `threads` worker threads. `warp` is the
-    warp operator, by default the fastest of the device."""
+    """Yields the batches of a `BatchPlan`, decoded and warped by DALI on `device`, with `threads` worker threads.
+
+    decode: whether whole images or only the regions of the crops are decoded, with the same result; by default whole images on a
+    GPU, where nvImageCodec 0.9.0 crashes when it decodes a region of a JPEG, and regions on a CPU, where that is faster.
+    warp: the warp operator, by default the fastest of the device.
+    """
 
     def __init__(
         self,
@@ -54,10 +61,12 @@ class DaliLoader(PlannedLoader):
         normalization: Normalization,
         *,
         options: LoadingConfig | None = None,
+        decode: Decode | None = None,
         warp: Warp | None = None,
     ) -> None:
         super().__init__(plan, device, normalization, options)
         self._threads = threads
+        self._decode: Decode = decode or ("image" if device.type == "cuda" else "region")
         self._warp: Warp = warp or ("warp_affine" if device.type == "cuda" else "warp_perspective")
         self._schedule: Iterator[tuple[int, int]] = iter(())
         self._in_flight: deque[PlannedBatch] = deque()
@@ -86,7 +95,7 @@ class DaliLoader(PlannedLoader):
 
     def _build(self) -> Any:
         dali = import_dali()
-        warp, options, on_gpu = self._warp, self._loading, self.device.type == "cuda"
+        decode, warp, options, decoding = self._decode, self._warp, self._loading, decoder_arguments(self.device, self._loading)
         fn, types, size, epsilon = dali.fn, dali.types, (self.plan.input_size, self.plan.input_size), float(EPSILON)
 
         @dali.pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
@@ -105,16 +114,11 @@ class DaliLoader(PlannedLoader):
                 files = types.Constant(np.zeros(1, np.uint8))  # which the decoder refuses, before it allocates memory
             start = dali.math.clamp(dali.math.floor(low), 0.0, limits - 1.0)
             end = dali.math.clamp(dali.math.ceil(high), start + 1.0, limits)
-            images = fn.decoders.image_slice(
-                files,
-                device="mixed" if on_gpu else "cpu",
-                start=fn.cast(start, dtype=types.INT32),
-                end=fn.cast(end, dtype=types.INT32),
-                axes=[0, 1],
-                output_type=types.RGB,
-                jpeg_fancy_upsampling=True,  # chroma upsampling of libjpeg and OpenCV
-                hw_decoder_load=options.hw_decoder_load,
-            )
+            region = {"start": fn.cast(start, dtype=types.INT32), "end": fn.cast(end, dtype=types.INT32), "axes": [0, 1]}
+            if decode == "region":
+                images = fn.decoders.image_slice(files, **region, **decoding)
+            else:  # the resize's region of interest would not do: its filter also reads pixels outside
+                images = fn.slice(fn.decoders.image(files, **decoding), **region)
             begin, scale = start, fn.stack(1.0 / ratio, 1.0 / ratio)
             if ratio < 1.0:
                 first = dali.math.floor((start - low) * ratio + epsilon)
@@ -210,7 +214,7 @@ class DaliLoader(PlannedLoader):
         """Return the rows in flight that DALI cannot decode, with reasons."""
         rows = {int(row) for planned in self._in_flight for row in planned.index}
         paths = {row: str(self.plan.samples.paths[row]) for row in sorted(rows)}
-        reasons = find_undecodable(list(paths.values()), self.device)
+        reasons = find_undecodable(list(paths.values()), self.device, self._loading)
         return {row: reasons[path] for row, path in paths.items() if path in reasons}
 
     def _drain(self) -> None:
@@ -226,9 +230,31 @@ class DaliLoader(PlannedLoader):
         self._in_flight.clear()
 
 
-def find_undecodable(paths: Sequence[str], device: torch.device) -> dict[str, str]:
+def decoder_arguments(device: torch.device, loading: LoadingConfig) -> dict[str, Any]:
+    """Return the arguments that all of DALI's image decoders on `device` have in common."""
+    return {
+        "device": "mixed" if device.type == "cuda" else "cpu",
+        "output_type": import_dali().types.RGB,
+        "jpeg_fancy_upsampling": True,  # chroma upsampling of libjpeg and OpenCV
+        "hw_decoder_load": hw_decoder_load(device, loading),
+    }
+
+
+def hw_decoder_load(device: torch.device, loading: LoadingConfig) -> float:
+    """Return the fraction of the JPEGs that the GPU's hardware decoder gets, from 0 to 1.
+
+    The default is 0 on compute capability 9.0 (Hopper), where nvJPEG's hardware decoder may overwrite memory that earlier work in
+    the stream still uses; torchvision and torchcodec have had corrupted images from it.
+    """
+    if loading.hw_decoder_load is not None:
+        return loading.hw_decoder_load
+    is_hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+    return 0.0 if is_hopper else DEFAULT_HW_DECODER_LOAD
+
+
+def find_undecodable(paths: Sequence[str], device: torch.device, loading: LoadingConfig | None = None) -> dict[str, str]:
     """Return the images that DALI cannot decode, with reasons. Decodes one at a time, so it is meant for few files."""
-    dali = import_dali()
+    dali, decoding = import_dali(), decoder_arguments(device, loading or LoadingConfig())
     waiting: deque[str] = deque()
 
     @dali.pipeline_def(batch_size=1, num_threads=1, prefetch_queue_depth=1, device_id=_device_id(device))  # type: ignore[untyped-decorator]
@@ -236,9 +262,7 @@ def find_undecodable(paths: Sequence[str], device: torch.device) -> dict[str, st
         path = dali.fn.external_source(
             source=lambda: [np.frombuffer(os.fsencode(waiting.popleft()), np.uint8)], dtype=dali.types.UINT8
         )
-        return dali.fn.decoders.image(
-            dali.fn.io.file.read(path), device="mixed" if device.type == "cuda" else "cpu", output_type=dali.types.RGB
-        )
+        return dali.fn.decoders.image(dali.fn.io.file.read(path), **decoding)
 
     reasons: dict[str, str] = {}
     pipeline = graph()

@@ -55,7 +55,7 @@ CONFIG = Config(
     batch_size=4,
     loader="opencv",
     threads=1,
-    loading=LoadingConfig(storage_timeout=2.0),
+    loading=LoadingConfig(hw_decoder_load=0.65, storage_timeout=2.0),
     model=ModelConfig("tiny", stacks=1, features=8, depth=2, stem=(4, 8, 8), input_size=32),
     loss=LossConfig("mse", unlabeled="zero"),
     train=TrainConfig(
