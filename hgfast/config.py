@@ -139,7 +139,9 @@ class TrainConfig:
     grad_accum: Annotated[int, Range(ge=1)] = 1
     """gradient accumulation: parts into which each rank splits its share of a batch to save memory"""
     compile: Literal["off", "on", "graphs"] = "off"
-    """torch.compile for training; graphs: with CUDA graphs, on a GPU"""
+    """torch.compile for training, with batches of one size; graphs: with CUDA graphs, on a GPU"""
+    deterministic: bool = False
+    """on a GPU, use deterministic algorithms where torch has them, so that a run can be repeated, but slower"""
     sync_bn: bool = False
     """synchronize BatchNorm's statistics over all GPUs"""
     ema: Annotated[float, Range(ge=0, lt=1)] = 0.999
@@ -319,6 +321,11 @@ class Config(DataConfig):
         check_ranges(self)
         if self.augment.scale_min > self.augment.scale_max:
             raise HgfastError(f"augment.scale_min is {self.augment.scale_min}, must be at most augment.scale_max")
+        if self.train.compile == "graphs" and self.train.grad_accum > 1:
+            raise HgfastError(
+                f"train.grad_accum is {self.train.grad_accum}, must be 1 with train.compile graphs, whose replays overwrite the "
+                "gradients of earlier parts: choose train.compile on"
+            )
         if self.train.lr_milestones != sorted(self.train.lr_milestones):
             raise HgfastError(f"train.lr_milestones is {self.train.lr_milestones}, must be in ascending order")
         if self.exp == ".." or Path(self.exp).name != self.exp:

@@ -49,6 +49,9 @@ class BatchPlan:
 
     Without `augment`, the samples come in order and unchanged, for evaluation. An excluded sample is replaced by another, which
     takes its position and its augmentation; all other samples stay the same.
+
+    With `equal_sizes`, all batches of all ranks have the same size, as a compiled network is compiled for one: the few samples
+    that are left over (fewer than one per batch and rank), others in every epoch, are not used in that epoch.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class BatchPlan:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        equal_sizes: bool = False,
     ) -> None:
         if batch_size < world_size:
             raise HgfastError(f"batch_size {batch_size} is less than the {world_size} ranks: every rank needs a sample a step")
@@ -71,7 +75,10 @@ class BatchPlan:
         self.flip_probability = 0.5 * samples.skeleton.has_flip_pairs if augment is None or augment.flip is None else augment.flip
         # every rank needs a sample, which nearly equal batches may lack if batch_size is close to world_size
         self.steps = min(math.ceil(len(samples) / batch_size), len(samples) // world_size)
-        self.max_local_batch = math.ceil(math.ceil(len(samples) / self.steps) / world_size)  # for allocation
+        self._equal_size = len(samples) // self.steps // world_size * world_size if equal_sizes else None  # of a global batch
+        self.max_local_batch = math.ceil(
+            (self._equal_size or math.ceil(len(samples) / self.steps)) / world_size
+        )  # for allocation
         self._usable = np.ones(len(samples), bool)
         self._epoch_cache: dict[int, tuple[NDArray[np.int64], NDArray[np.float64] | None]] = {}
 
@@ -88,7 +95,7 @@ class BatchPlan:
     def batch(self, epoch: int, step: int) -> PlannedBatch:
         """Return this rank's part of batch `step` (0 <= step < steps) of an epoch."""
         order, uniforms = self._epoch_random(epoch)
-        count = len(order)
+        count = len(order) if self._equal_size is None else self.steps * self._equal_size
         global_index = order[count * step // self.steps : count * (step + 1) // self.steps]
         index = global_index[
             len(global_index) * self.rank // self.world_size : len(global_index) * (self.rank + 1) // self.world_size

@@ -80,7 +80,14 @@ def open_loader(
     loader "fixed" repeats DALI's first batch.
     """
     plan = BatchPlan(
-        samples, input_size, config.batch_size, augment=augment, seed=seed, rank=ranks.rank, world_size=ranks.world_size
+        samples,
+        input_size,
+        config.batch_size,
+        augment=augment,
+        seed=seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        equal_sizes=augment is not None and isinstance(config, Config) and config.train.compile != "off",
     )
     threads = config.threads or max(1, available_cores() // ranks.local_world_size)
     loading = config.loading if isinstance(config, Config) else None

@@ -152,6 +152,7 @@ def torch_predictor(variant: LatencyVariant) -> Predictor:
     """
     model: Any = load_model(variant.file, "cuda" if variant.cuda else "cpu")  # with channels_last weights
     device, affine = next(model.parameters()).device, network_affine(model.meta.normalization)
+    normalizes_on = "cpu" if variant.method == "seed_style" else device  # as princeton's and hgfast's code do
     if variant.method == "seed_style":
         model = model.to(memory_format=torch.contiguous_format)
     if variant.method == "compile":
@@ -161,7 +162,7 @@ def torch_predictor(variant: LatencyVariant) -> Predictor:
 
     @torch.no_grad()
     def predict(images: Images) -> NDArray[Any]:
-        inputs = normalize(images, affine).to(device)
+        inputs = normalize(torch.from_numpy(images).to(normalizes_on), affine).to(device)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=allow_tf32), autocast(amp, device):
             heatmaps = forward_heatmaps(model, inputs, variant.flip_test)
         return decode_keypoints(model, heatmaps.float()).cpu().numpy()
@@ -177,15 +178,15 @@ def artifact_predictor(variant: LatencyVariant) -> Predictor:
     if not sidecar.normalized:
         return lambda images: artifact(images)[KEYPOINTS]
     affine = network_affine(Normalization(sidecar.mean, sidecar.std))
-    return lambda images: artifact(normalize(images, affine).contiguous().numpy())[KEYPOINTS]
+    return lambda images: artifact(normalize(torch.from_numpy(images), affine).contiguous().numpy())[KEYPOINTS]
 
 
 def network_affine(normalization: Normalization) -> NDArray[np.float32]:
     return normalization_affine(np.eye(3, 4, dtype=np.float32)[None], normalization)
 
 
-def normalize(images: Images, affine: NDArray[np.float32]) -> Tensor:
-    return apply_color_affine(torch.from_numpy(images), torch.from_numpy(affine).expand(len(images), -1, -1))
+def normalize(images: Tensor, affine: NDArray[np.float32]) -> Tensor:
+    return apply_color_affine(images, torch.from_numpy(affine).to(images.device).expand(len(images), -1, -1))
 
 
 def photo_predictor(variant: LatencyVariant, predict: Predictor, inputs: list[Images]) -> Callable[[int], NDArray[np.float64]]:

@@ -8,7 +8,6 @@ prefetch queue is full, so phases that are not being measured are idle.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from itertools import count
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from hgfast import checkpoints
 from hgfast.architectures import STRIDE, architecture
@@ -36,6 +34,7 @@ from hgfast.pipelines.samples import Samples
 from hgfast.training import distributed
 from hgfast.training.distributed import Ranks
 from hgfast.training.evaluator import Loader
+from hgfast.training.throughput import DataWaitTimer
 from hgfast.training.trainer import Trainer
 
 Phase = Literal["whole", "step", "load"]
@@ -94,19 +93,17 @@ def run_phase(variant: TrainVariant) -> BatchIterator:
     if variant.method not in OPEN_LOOPS:
         OPEN_LOOPS[variant.method] = open_loop(variant)
     loop, on_gpu = OPEN_LOOPS[variant.method], variant.device != "cpu"
-    steps_per_batch = STEPS_PER_SYNC if on_gpu else 1
+    steps_per_batch, wait_timer = STEPS_PER_SYNC if on_gpu else 1, DataWaitTimer(torch.device(variant.device))
     try:
         while True:
-            data_wait_s = 0.0
             for _ in range(steps_per_batch):
-                request_time = time.perf_counter()
-                batch = loop.fixed if variant.phase == "step" else next(loop.batches)
-                data_wait_s += time.perf_counter() - request_time
+                with wait_timer.waiting():
+                    batch = loop.fixed if variant.phase == "step" else next(loop.batches)
                 if variant.phase != "load":
                     loop.step(batch)
             if on_gpu:
                 torch.cuda.synchronize()
-            yield BatchInfo(steps_per_batch * variant.batch_size, data_wait_s)
+            yield BatchInfo(steps_per_batch * variant.batch_size, wait_timer.collect())
     finally:
         loop.batches.close()
         distributed.cleanup()
@@ -144,7 +141,7 @@ def hgfast_loop(variant: TrainVariant) -> TrainLoop:
     trainer = make_trainer(config, variant.samples, loader, ranks)
     if variant.method == "hgfast_ddp":
         dist.init_process_group("nccl", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
-        trainer.wrapped_model = trainer.ddp = DistributedDataParallel(trainer.wrapped_model, device_ids=[device])
+        trainer.wrapped_model = trainer.ddp = distributed.wrap_ddp(trainer.model, ranks)
     trainer.model.train()
     batches = endless_batches(loader.epoch)
     return TrainLoop(batches, trainer.train_step, next(batches))

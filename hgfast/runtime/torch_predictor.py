@@ -26,9 +26,10 @@ def forward_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = 
     """
     if flip_test:
         check_flip_pairs(model.meta.skeleton)
+        # first, because `flip` copies: with CUDA graphs the second call overwrites the result of the first
+        flipped = model(images.flip(-1))[:, -1].flip(-1)
     heatmaps = model(images)[:, -1]
     if flip_test:
-        flipped = model(images.flip(-1))[:, -1].flip(-1)
         heatmaps = (heatmaps + flipped[:, list(model.meta.skeleton.flip_indices)]) / 2
     return heatmaps
 

@@ -18,7 +18,7 @@ from hgfast.pipelines.datasets import DATASETS, open_loader, usable_samples
 from hgfast.pipelines.readers.base import image_folder
 from hgfast.pipelines.samples import Samples
 from hgfast.training.amp import resolve_amp, slow_precision
-from hgfast.training.distributed import Ranks, select_device
+from hgfast.training.distributed import Ranks, configure_cudnn, select_device
 from hgfast.training.evaluator import check_joints, count_non_finite, has_prediction, predict
 from hgfast.visualization.draw import write_image
 from hgfast.visualization.gallery import evenly_spaced_grid, worst_samples_grid
@@ -51,6 +51,7 @@ def evaluate(
     data_set = DATASETS[config.dataset]
     split = config.split or data_set.eval_split(config)
     ranks = Ranks.single(select_device(config.device))
+    configure_cudnn(deterministic=False, device=ranks.device)
     model = load_model(checkpoint, ranks.device, config.decoder)
     check_skeleton = partial(
         check_joints, checkpoint, model.meta.skeleton, data_name="the data", advice="choose another --dataset"

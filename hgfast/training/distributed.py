@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hgfast.errors import HgfastError, one_line
 
@@ -79,6 +81,27 @@ def _rendezvous_store(single_node: bool) -> Any:
     if not single_node:
         return store
     return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
+
+
+def wrap_ddp(model: nn.Module, ranks: Ranks) -> DistributedDataParallel:
+    """Return the model with gradients that are averaged over all ranks.
+
+    BatchNorm's statistics are not broadcast before every step; the trainer does it before validation and saving.
+    """
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    devices = [ranks.device] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, **{buffers: False})  # type: ignore[arg-type]
+
+
+def configure_cudnn(deterministic: bool, device: torch.device) -> None:
+    """On a GPU, let cuDNN measure its algorithms and take the fastest for every size, or with `deterministic` let all of torch
+    take deterministic algorithms where it has them, and warn where it has not. Applies to the whole process."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not deterministic
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+            torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def select_device(device: str, local_rank: int = 0) -> torch.device:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +18,8 @@ from hgfast.model import StackedHourglass
 
 @dataclass
 class ThroughputMeter:
-    """Time and samples since `start_time`: seconds spent waiting for data, and samples over all ranks."""
+    """Time and samples since `start_time`: seconds that the device waited for data (`DataWaitTimer`), and samples over all
+    ranks."""
 
     start_time: float
     data_seconds: float = 0.0
@@ -49,6 +52,42 @@ class ThroughputMeter:
             "tflops": round(flops_per_image * self.images_per_s / 1e12, 4),
             "memory_gb": round(peak_memory(device) / 1e9, 3),
         }
+
+
+class DataWaitTimer:
+    """Measures the time that a device waits for batches.
+
+    On a GPU, events in the current stream measure it on the device, from the end of a step to the arrival of the next batch:
+    what the host waits for while the GPU still computes costs nothing. Work of the loader in that stream counts as waiting.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Measure the time in which the block, which requests a batch, keeps the device waiting."""
+        if not self._on_gpu:
+            start_time = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - start_time
+            return
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        yield
+        end.record()
+        self._events.append((start, end))
+
+    def collect(self) -> float:
+        """Return the seconds since the last call. Synchronizes with a GPU."""
+        if self._events:
+            self._events[-1][1].synchronize()
+            self._seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1000
+            self._events.clear()
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
 
 @cache

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from hgfast import checkpoints, system_info
@@ -24,14 +23,23 @@ from hgfast.losses import heatmap_loss
 from hgfast.model import StackedHourglass
 from hgfast.training.amp import autocast, resolve_amp
 from hgfast.training.batch import Batch
-from hgfast.training.distributed import Ranks, all_gather, all_reduce_max, all_reduce_sum, broadcast_buffers, report_lost_peers
+from hgfast.training.distributed import (
+    Ranks,
+    all_gather,
+    all_reduce_max,
+    all_reduce_sum,
+    broadcast_buffers,
+    configure_cudnn,
+    report_lost_peers,
+    wrap_ddp,
+)
 from hgfast.training.ema import ModelEma
 from hgfast.training.evaluator import Loader, predict
 from hgfast.training.nan_guard import FP16_PATIENCE, NonFiniteGuard, empty_heatmaps_warning, mean_peak_if_empty, save_bad_batch
 from hgfast.training.optim import learning_rate_at, make_optimizer
 from hgfast.training.run_logger import RunLogger
 from hgfast.training.shutdown import GracefulShutdown
-from hgfast.training.throughput import ThroughputMeter, format_duration, forward_flops
+from hgfast.training.throughput import DataWaitTimer, ThroughputMeter, format_duration, forward_flops
 
 SYNC_INTERVAL = 10  # steps between synchronizations with the device and other ranks
 ETA_STEPS = 20  # steps after which the remaining time is estimated
@@ -69,6 +77,7 @@ class Trainer:
         if not cuda and (train_config.sync_bn or train_config.compile == "graphs"):
             flag = "sync-bn" if train_config.sync_bn else "compile graphs"
             raise HgfastError(f"--train.{flag} needs a GPU, this run is on {ranks.device}: leave it out")
+        configure_cudnn(train_config.deterministic, ranks.device)
         self.amp = resolve_amp(train_config.amp, ranks.device)
         if train_config.sync_bn and ranks.world_size > 1:
             meta, model = model.meta, nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
@@ -76,14 +85,8 @@ class Trainer:
         self.model = model
         self.optimizer = make_optimizer(train_config, model)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.amp == "fp16")
-        self.wrapped_model: nn.Module = model
-        if ranks.world_size > 1:
-            # BatchNorm's statistics are broadcast before validation and saving, not before every step
-            parameters = inspect.signature(DistributedDataParallel).parameters
-            buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
-            devices = [ranks.device] if cuda else None
-            self.wrapped_model = DistributedDataParallel(model, device_ids=devices, **{buffers: False})  # type: ignore[arg-type]
-        self.ddp = self.wrapped_model if isinstance(self.wrapped_model, DistributedDataParallel) else None
+        self.ddp = wrap_ddp(model, ranks) if ranks.world_size > 1 else None
+        self.wrapped_model: nn.Module = self.ddp or model
         if train_config.compile != "off":
             mode = "reduce-overhead" if train_config.compile == "graphs" else None
             self.wrapped_model = torch.compile(self.wrapped_model, mode=mode, dynamic=False)  # type: ignore[assignment]
@@ -108,6 +111,7 @@ class Trainer:
         self._grad_norm = torch.zeros((), device=ranks.device)
         self._last_heatmaps: Tensor | None = None  # the last stack's heatmaps of the last step
         self._eta_printed = False
+        self._failed_captures = 0  # of CUDA graphs
 
     # ---- the run ----
 
@@ -187,22 +191,24 @@ class Trainer:
             self._loss_sum.zero_()
         epoch_meter = ThroughputMeter(time.perf_counter())
         interval_meter = ThroughputMeter(epoch_meter.start_time)  # since the last point of the curves
+        wait_timer = DataWaitTimer(self.ranks.device)
         position, signum, bad_step = start, 0, None
         disable_bar = None if self.ranks.is_main else True  # None: shown on a terminal only
         bar = tqdm(total=len(self.train), initial=start, desc=f"epoch {epoch + 1}", disable=disable_bar, leave=False)
         with bar, closing(self.train.epoch(epoch, start)) as batches:
             while position < len(self.train) and self.progress < 1 and not signum and bad_step is None:
-                wait_start = time.perf_counter()
-                batch = next(batches)
-                waited = time.perf_counter() - wait_start
+                with wait_timer.waiting():
+                    batch = next(batches)
                 loss = self.train_step(batch)
                 position += 1
-                for meter in (epoch_meter, interval_meter):
-                    meter.data_seconds += waited
-                    meter.samples += batch.global_batch_size
                 bar.update()
                 is_last = position == len(self.train) or self.progress >= 1
                 sync_due = is_last or position % SYNC_INTERVAL == 0
+                log_due = self.global_step % self.config.train.log_every == 0
+                waited = wait_timer.collect() if sync_due or log_due else 0.0
+                for meter in (epoch_meter, interval_meter):
+                    meter.data_seconds += waited
+                    meter.samples += batch.global_batch_size
                 if sync_due or self.ranks.device.type == "cpu":
                     bad_step = self._nan_guard.first_bad_step
                 if sync_due and not bar.disable:
@@ -210,7 +216,7 @@ class Trainer:
                         f"loss {float(loss):.3f}, {epoch_meter.images_per_s:.0f} images/s, "
                         f"waits for data {epoch_meter.data_wait:.0%}"
                     )
-                if self.global_step % self.config.train.log_every == 0 and self.ranks.is_main:
+                if log_due and self.ranks.is_main:
                     self._log_step(float(loss), interval_meter)
                     interval_meter = ThroughputMeter(time.perf_counter())
                 if not self._eta_printed and position - start == ETA_STEPS:
@@ -219,6 +225,7 @@ class Trainer:
                     signum, save_due = self._sync_ranks()
                     if signum or (save_due and not (is_last and self._should_validate(epoch))):
                         self._save_checkpoint(epoch + 1, pending=is_last)
+        epoch_meter.data_seconds += wait_timer.collect()
         if bad_step is not None:
             self._abort_non_finite(bad_step)
         if signum:
@@ -237,11 +244,27 @@ class Trainer:
 
         Does not synchronize with the device (except for rmsprop, which has no fused implementation in torch).
         """
-        lr, train_config = self._learning_rate_at(self.global_step), self.config.train
+        lr = self._learning_rate_at(self.global_step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        while True:
+            try:
+                loss = self._compute_gradients(batch)
+                break
+            except RuntimeError as error:
+                self._handle_failed_capture(error)
+        self._optimizer_step()
+        if self.ema:
+            self.ema.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._loss_sum += loss
+        self.global_step += 1
+        return loss
+
+    def _compute_gradients(self, batch: Batch) -> Tensor:
+        """Run the forward and the backward pass, in `grad_accum` parts, and return the loss of `train_step`."""
         keypoints = batch.keypoints / self.model.meta.stride
-        num_chunks = min(train_config.grad_accum, len(batch.images))
+        num_chunks = min(self.config.train.grad_accum, len(batch.images))
         loss = torch.zeros((), device=self.ranks.device)
         chunks = [torch.tensor_split(tensor, num_chunks) for tensor in (batch.images, keypoints, batch.labeled)]
         for number, (images, points, labeled) in enumerate(zip(*chunks), 1):
@@ -256,13 +279,23 @@ class Trainer:
                 self.scaler.scale(chunk_loss).backward()  # type: ignore[no-untyped-call]
                 loss += chunk_loss.detach()
         self._last_heatmaps = heatmaps.detach()[:, -1]
-        self._optimizer_step()
-        if self.ema:
-            self.ema.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._loss_sum += loss
-        self.global_step += 1
         return loss
+
+    def _handle_failed_capture(self, error: RuntimeError) -> None:
+        """Prepare another attempt at a step whose CUDA graph could not be captured: the first time with new graphs, the second
+        time without graphs. Raises other errors again, and all errors of several ranks, which would wait for each other.
+
+        A library that frees GPU memory from a thread of its own invalidates a capture, as DALI did until March 2026.
+        """
+        is_capture = self.config.train.compile == "graphs" and "captur" in str(error)
+        if not is_capture or self.ddp is not None or self._failed_captures == 2:
+            raise error
+        self._failed_captures += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        torch._dynamo.reset()  # type: ignore[attr-defined]
+        if self._failed_captures == 2:
+            self.wrapped_model = self.model
+            print(f"note: CUDA cannot capture a graph of the step ({one_line(error)}): training without graphs", file=sys.stderr)
 
     def _optimizer_step(self) -> None:
         """Clip the gradients and run the optimizer; if a gradient is not finite, the weights stay unchanged."""

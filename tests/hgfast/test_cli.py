@@ -125,6 +125,7 @@ def test_bad_files(text: str, sentence: str, tmp_path: Path, monkeypatch: pytest
         (["--batch-size", "0"], "batch_size is 0, must be at least 1"),
         (["--augment.scale-min", "3"], "augment.scale_min is 3.0"),
         (["--exp", "../elsewhere"], "must be a plain name"),
+        (["--train.grad-accum", "2", "--train.compile", "graphs"], "train.grad_accum is 2, must be 1 with train.compile graphs"),
         (["-c", "nothing"], "no experiment 'nothing' to continue"),
     ],
 )

@@ -42,6 +42,7 @@ from hgfast.training.run_logger import RunLogger
 from hgfast.training.trainer import Trainer
 from hgfast.visualization.draw import read_image
 from tests.conftest import ROOT, Command, ErrorOf, shared_path
+from tests.factories import read_metrics
 from tests.foreign_nets import PrincetonNet, prefixed_state, with_random_statistics
 
 
@@ -82,10 +83,6 @@ def small_run(finished_run: Path, tmp_path: Path) -> Path:
 def equal_states(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Return whether two state dicts are bit-identical."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_train_script_then_evaluate_script(hands: Path, tmp_path: Path, command: Command, in_process: Command) -> None:

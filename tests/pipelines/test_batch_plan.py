@@ -49,6 +49,28 @@ def test_every_sample_exactly_once_between_the_ranks(count: int, batch: int, wor
     assert sorted(seen) == list(range(count))
 
 
+@pytest.mark.parametrize(
+    ("count", "batch", "world"), [(1000, 32, 1), (1000, 32, 4), (7, 4, 2), (64, 32, 2), (33, 32, 1), (9, 9, 3)]
+)
+def test_batches_of_one_size(count: int, batch: int, world: int) -> None:
+    """Every batch of every rank has the same size; no sample comes twice, and other samples are left out in another epoch."""
+    samples = make_samples(count)
+    plans = [
+        BatchPlan(samples, 64, batch, augment=AugmentConfig(), seed=3, rank=r, world_size=world, equal_sizes=True)
+        for r in range(world)
+    ]
+    unequal = BatchPlan(samples, 64, batch, augment=AugmentConfig(), seed=3, world_size=world)
+    missing = []
+    for epoch in range(6):
+        batches = [plan.batch(epoch, step) for step in range(unequal.steps) for plan in plans]
+        assert {len(part.index) for part in batches} == {plans[0].max_local_batch}
+        assert {part.global_size for part in batches} == {world * plans[0].max_local_batch}
+        seen = [i for part in batches for i in part.index]
+        assert len(set(seen)) == len(seen) and count - len(seen) < unequal.steps * world
+        missing.append(set(range(count)) - set(seen))
+    assert not missing[0] or any(rows != missing[0] for rows in missing)
+
+
 def test_a_batch_does_not_depend_on_the_number_of_ranks() -> None:
     samples = make_samples(50)
     whole = BatchPlan(samples, 64, 10, augment=AugmentConfig(), seed=3).batch(2, 1)

@@ -109,6 +109,24 @@ def test_flip_test_exchanges_left_and_right() -> None:
     assert torch.allclose(forward_heatmaps(hand, images, True), plain, atol=1e-6)  # type: ignore[arg-type]
 
 
+def test_flip_test_of_a_network_that_overwrites_its_result() -> None:
+    """As with CUDA graphs: every call returns the same memory."""
+
+    class Graphed(DotDetector):
+        memory: torch.Tensor | None = None
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            result = super().forward(images)
+            self.memory = result.clone() if self.memory is None else self.memory.copy_(result)
+            return self.memory
+
+    dots = draw_dots(SIZE, SIZE, np.array([[30.0, 40.0], [80.0, 50.0], [60.0, 100.0]]), 5)
+    images = (torch.tensor(dots.transpose(2, 0, 1)[None] / 255, dtype=torch.float32) - 0.5) / 0.25
+    with torch.no_grad():
+        wanted = forward_heatmaps(DotDetector(), images, True)  # type: ignore[arg-type]
+        assert torch.equal(forward_heatmaps(Graphed(), images, True), wanted)  # type: ignore[arg-type]
+
+
 def test_flip_test_needs_named_joints() -> None:
     nameless = DotDetector(replace(SKELETON, name="points3", flip_indices=(0, 1, 2)))
     with pytest.raises(HgfastError, match=r"convert IN OUT --joints \[left_x"):

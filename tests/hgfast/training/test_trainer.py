@@ -6,9 +6,9 @@ Kills, signals and restarts of its processes are in tests/robustness.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ from hgfast.errors import HgfastError
 from hgfast.heatmaps import render
 from hgfast.training.batch import Batch
 from hgfast.training.nan_guard import mean_peak_if_empty
-from tests.factories import RandomLoader, limit_file_size, make_trainer
+from hgfast.training.trainer import Trainer
+from tests.factories import RandomLoader, check_overflow, limit_file_size, make_trainer
 
 
 class NanLoader(RandomLoader):
@@ -53,25 +54,50 @@ def test_gradients_that_are_not_finite_stop_the_run(tmp_path: Path, optimizer: s
 
 
 def test_the_fp16_scaler_skips_an_overflow_and_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A simulated overflow: one step's gradients are infinite. It is skipped, the scale halves, and training continues; the scale
-    outlives a resume. The network runs in full precision here, as half is too slow on a CPU."""
+    """The network runs in full precision here, as half is too slow on a CPU; test_devices.py overflows it on a GPU."""
     monkeypatch.setattr("hgfast.training.trainer.resolve_amp", lambda amp, device: "fp16")
     monkeypatch.setattr("hgfast.training.trainer.autocast", lambda amp, device: torch.autocast("cpu", enabled=False))
-    trainer = make_trainer(tmp_path, epochs=2)
-    batches = list(trainer.train.epoch(0))
-    trainer.train_step(batches[0])
-    before, scale = [p.clone() for p in trainer.model.parameters()], trainer.scaler.get_scale()
-    handle = trainer.model.last.score.weight.register_hook(lambda gradient: gradient * torch.inf)
-    trainer.train_step(batches[1])
-    handle.remove()
-    assert all(torch.equal(p, q) for p, q in zip(before, trainer.model.parameters()))
-    assert trainer.scaler.get_scale() == scale / 2 and trainer._nan_guard.first_bad_step is None
-    trainer.train_step(batches[2])
-    assert not any(torch.equal(p, q) for p, q in zip(before, trainer.model.parameters()))
-    trainer._save_checkpoint(1)
-    again = make_trainer(tmp_path, epochs=2)
-    again.resume(checkpoints.read(tmp_path / "checkpoint.pt"), tmp_path / "checkpoint.pt")
-    assert again.scaler.get_scale() == scale / 2 and again.global_step == 3
+    check_overflow(lambda: make_trainer(tmp_path, epochs=2))
+
+
+def failing_network(trainer: Trainer, message: str, failures: int) -> Callable[[Tensor], Tensor]:
+    """A network whose first calls fail as CUDA does."""
+    calls = iter(range(failures))
+
+    def network(images: Tensor) -> Tensor:
+        if next(calls, None) is not None:
+            raise RuntimeError(message)
+        return cast(Tensor, trainer.model(images))
+
+    return network
+
+
+CAPTURE_ERROR = "CUDA error: operation failed due to a previous error during capture"
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_failed_capture_is_repeated_once(
+    tmp_path: Path, failures: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second failure ends the use of graphs, with a note; the step gives the same weights."""
+    trainer, plain = make_trainer(tmp_path / "failing"), make_trainer(tmp_path / "plain")
+    trainer.config.train.compile = "graphs"
+    trainer.wrapped_model = network = failing_network(trainer, CAPTURE_ERROR, failures)  # type: ignore[assignment]
+    for one in (trainer, plain):
+        for _, batch in zip(range(2), one.train.epoch(0)):
+            one.train_step(batch)
+    assert all(torch.equal(p, q) for p, q in zip(trainer.model.parameters(), plain.model.parameters()))
+    assert trainer.wrapped_model is (network if failures == 1 else trainer.model)
+    assert ("training without graphs" in capsys.readouterr().err) == (failures == 2)
+
+
+@pytest.mark.parametrize(("message", "compile_mode"), [("out of memory", "graphs"), (CAPTURE_ERROR, "on")])
+def test_other_errors_of_a_step_are_not_repeated(tmp_path: Path, message: str, compile_mode: Any) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.config.train.compile = compile_mode
+    trainer.wrapped_model = failing_network(trainer, message, 1)  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match=message):
+        trainer.train_step(next(trainer.train.epoch(0)))
 
 
 def test_best_and_latest_checkpoints(tmp_path: Path) -> None:
