@@ -10,13 +10,14 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from hgfast.config import AugmentConfig, Config, DataConfig, DatasetName, InferenceConfig
+from hgfast.config import AugmentConfig, Config, DataConfig, DatasetName, InferenceConfig, LoadingConfig
 from hgfast.normalization import Normalization
 from hgfast.pipelines.batch_plan import BatchPlan
 from hgfast.pipelines.checks.result import exclude_bad_images
 from hgfast.pipelines.loaders.base import FixedLoader
 from hgfast.pipelines.loaders.dali import DaliLoader
 from hgfast.pipelines.loaders.opencv import OpenCVLoader
+from hgfast.pipelines.loaders.self_test import ensure_tested
 from hgfast.pipelines.readers.base import DataSet
 from hgfast.pipelines.samples import Samples
 from hgfast.system_info import available_cores
@@ -77,7 +78,7 @@ def open_loader(
     """Return a loader of this rank's part of each batch, with the batch size, loader and threads of `config`.
 
     With `augment`, samples are augmented and in random order; otherwise every sample comes once, unchanged and in order. The
-    loader "fixed" repeats DALI's first batch.
+    loader "fixed" repeats DALI's first batch. On a GPU, DALI is tested before its first use on this machine.
     """
     plan = BatchPlan(
         samples,
@@ -90,8 +91,10 @@ def open_loader(
         equal_sizes=augment is not None and isinstance(config, Config) and config.train.compile != "off",
     )
     threads = config.threads or max(1, available_cores() // ranks.local_world_size)
-    loading = config.loading if isinstance(config, Config) else None
+    loading = config.loading if isinstance(config, Config) else LoadingConfig()
     if config.loader == "opencv":
         return OpenCVLoader(plan, ranks.device, threads, normalization, options=loading)
+    if ranks.device.type == "cuda":
+        ensure_tested(ranks.device, loading)
     dali_loader = DaliLoader(plan, ranks.device, threads, normalization, options=loading)
     return FixedLoader(dali_loader) if config.loader == "fixed" else dali_loader

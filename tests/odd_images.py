@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from hgfast.pipelines.loaders.self_test import exif_segment as exif
 
 WIDTH, HEIGHT = 240, 160
 POINTS = np.array([[60.0, 50.0], [170.0, 60.0], [110.0, 120.0]])
@@ -22,12 +23,6 @@ def scene() -> NDArray[np.uint8]:
     for x, y in POINTS:
         image = image + 180 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 4**2))[..., None]
     return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
-
-
-def exif(orientation: int) -> bytes:
-    """Return an APP1 segment with only the orientation (EXIF 2.3, tag 0x0112)."""
-    tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
-    return b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
 
 
 STORAGE_TRANSFORMS = {  # by orientation: from the upright image to the stored one
