@@ -74,7 +74,7 @@ class DataWaitTimer:
             yield
             self._seconds += time.perf_counter() - start_time
             return
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         yield
         end.record()

@@ -292,7 +292,7 @@ class Trainer:
             raise error
         self._failed_captures += 1
         self.optimizer.zero_grad(set_to_none=True)
-        torch._dynamo.reset()  # type: ignore[attr-defined]
+        torch._dynamo.reset()
         if self._failed_captures == 2:
             self.wrapped_model = self.model
             print(f"note: CUDA cannot capture a graph of the step ({one_line(error)}): training without graphs", file=sys.stderr)
