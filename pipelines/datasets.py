@@ -21,6 +21,7 @@ from hgfast.pipelines.loaders.self_test import ensure_tested
 from hgfast.pipelines.readers.base import DataSet
 from hgfast.pipelines.samples import Samples
 from hgfast.system_info import available_cores
+from hgfast.training.amp import AMP_DTYPES, resolve_amp
 from hgfast.training.distributed import Ranks
 from hgfast.training.evaluator import Loader, count_non_finite, has_prediction
 
@@ -78,8 +79,10 @@ def open_loader(
     """Return a loader of this rank's part of each batch, with the batch size, loader and threads of `config`.
 
     With `augment`, samples are augmented and in random order; otherwise every sample comes once, unchanged and in order. The
-    loader "fixed" repeats DALI's first batch. On a GPU, DALI is tested before its first use on this machine.
+    loader "fixed" repeats DALI's first batch. On a GPU, DALI is tested before its first use on this machine, and the images for
+    a compiled network are normalized in one kernel to its precision.
     """
+    compiled = augment is not None and isinstance(config, Config) and config.train.compile != "off"
     plan = BatchPlan(
         samples,
         input_size,
@@ -88,13 +91,18 @@ def open_loader(
         seed=seed,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        equal_sizes=augment is not None and isinstance(config, Config) and config.train.compile != "off",
+        equal_sizes=compiled,
     )
     threads = config.threads or max(1, available_cores() // ranks.local_world_size)
     loading = config.loading if isinstance(config, Config) else LoadingConfig()
+    on_gpu = ranks.device.type == "cuda"
+    loader: DaliLoader | OpenCVLoader
     if config.loader == "opencv":
-        return OpenCVLoader(plan, ranks.device, threads, normalization, options=loading)
-    if ranks.device.type == "cuda":
-        ensure_tested(ranks.device, loading)
-    dali_loader = DaliLoader(plan, ranks.device, threads, normalization, options=loading)
-    return FixedLoader(dali_loader) if config.loader == "fixed" else dali_loader
+        loader = OpenCVLoader(plan, ranks.device, threads, normalization, options=loading)
+    else:
+        if on_gpu:
+            ensure_tested(ranks.device, loading)
+        loader = DaliLoader(plan, ranks.device, threads, normalization, options=loading)
+    if isinstance(config, Config) and compiled and on_gpu:
+        loader.compile_normalization(AMP_DTYPES[resolve_amp(config.train.amp, ranks.device)])
+    return FixedLoader(loader) if config.loader == "fixed" else loader

@@ -30,6 +30,7 @@ from hgfast.runtime.backends import Artifact, DeviceOptions
 from hgfast.runtime.sidecar import KEYPOINTS
 from hgfast.runtime.torch_predictor import decode_keypoints, forward_heatmaps
 from hgfast.training.amp import autocast, resolve_amp
+from hgfast.training.distributed import configure_cudnn
 
 Images = NDArray[np.uint8]
 Predictor = Callable[[Images], NDArray[Any]]
@@ -152,6 +153,7 @@ def torch_predictor(variant: LatencyVariant) -> Predictor:
     """
     model: Any = load_model(variant.file, "cuda" if variant.cuda else "cpu")  # with channels_last weights
     device, affine = next(model.parameters()).device, network_affine(model.meta.normalization)
+    configure_cudnn(deterministic=False, device=device)
     normalizes_on = "cpu" if variant.method == "seed_style" else device  # as princeton's and hgfast's code do
     if variant.method == "seed_style":
         model = model.to(memory_format=torch.contiguous_format)

@@ -11,7 +11,7 @@ from hgfast.errors import HgfastError
 from hgfast.system_info import cpu_features
 
 AmpMode = Literal["bf16", "fp16", "off"]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
 
 
 def resolve_amp(amp: str, device: torch.device) -> AmpMode:
@@ -29,7 +29,7 @@ def resolve_amp(amp: str, device: torch.device) -> AmpMode:
 
 def autocast(amp: AmpMode, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which the network runs."""
-    return nullcontext() if amp == "off" else torch.autocast(device.type, _DTYPES[amp])
+    return nullcontext() if amp == "off" else torch.autocast(device.type, AMP_DTYPES[amp])
 
 
 def slow_precision(amp: AmpMode, device: torch.device) -> str | None:

@@ -13,7 +13,8 @@ from torch import Tensor
 class Batch:
     """One rank's n samples of a global batch of `global_batch_size` samples.
 
-    On the device: images (n, 3, S, S) float32, normalized, channels_last; keypoints (n, K, 2) float32, input pixels; labeled
+    On the device: images (n, 3, S, S), normalized, channels_last, in float32 or, for a network that is compiled on a GPU, in its
+    precision; keypoints (n, K, 2) float32, input pixels; labeled
     (n, K) bool. On the host: index (n,) rows of Samples; is_replacement (n,) bool, true where that row replaces a sample whose
     image cannot be read; input_from_source (n, 3, 3) float64.
     """

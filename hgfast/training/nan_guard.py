@@ -51,7 +51,7 @@ def save_bad_batch(batch: Batch, model: StackedHourglass, step: int, path: Path)
     content = state | {
         "step": step,
         "index": torch.from_numpy(batch.index.copy()),
-        "images": batch.images.cpu(),
+        "images": batch.images.float().cpu(),
         "keypoints": batch.keypoints.cpu(),
         "labelled": batch.labeled.cpu(),
         "total": batch.global_batch_size,

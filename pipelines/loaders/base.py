@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from hgfast.config import LoadingConfig
 from hgfast.errors import HgfastError
-from hgfast.normalization import Normalization, apply_color_affine, normalization_affine
+from hgfast.normalization import Normalization, apply_color_affine, color_affine_kernel, normalization_affine
 from hgfast.pipelines.batch_plan import BatchPlan, PlannedBatch
 from hgfast.training.batch import Batch
 from hgfast.training.evaluator import Loader
@@ -38,6 +39,11 @@ class PlannedLoader:
     ) -> None:
         self.plan, self.device, self.normalization = plan, device, normalization
         self._loading = options or LoadingConfig()
+        self._map_colors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = apply_color_affine
+
+    def compile_normalization(self, dtype: torch.dtype) -> None:
+        """From now on, map and normalize colors with one compiled kernel, whose images have this type."""
+        self._map_colors = torch.compile(partial(color_affine_kernel, dtype=dtype), dynamic=False)
 
     def __len__(self) -> int:
         return self.plan.steps
@@ -49,7 +55,7 @@ class PlannedLoader:
     def _make_batch(self, crops: torch.Tensor, planned: PlannedBatch) -> Batch:
         """Make a batch of (n, S, S, 3) uint8 crops on the device; color and normalization are applied as one affine map."""
         return Batch(
-            images=apply_color_affine(crops, self._to_device(normalization_affine(planned.color, self.normalization))),
+            images=self._map_colors(crops, self._to_device(normalization_affine(planned.color, self.normalization))),
             keypoints=self._to_device(planned.keypoints.astype(np.float32)),
             labeled=self._to_device(planned.labeled),
             index=planned.index,

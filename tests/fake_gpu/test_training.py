@@ -17,7 +17,7 @@ from hgfast.config import LossConfig
 from hgfast.heatmaps import decode, render
 from hgfast.losses import HEATMAP_KIND_OF_LOSS, heatmap_loss
 from hgfast.model import Meta, StackedHourglass
-from hgfast.normalization import Normalization, apply_color_affine, normalize_images
+from hgfast.normalization import Normalization, apply_color_affine, color_affine_kernel, normalize_images
 from hgfast.runtime.torch_predictor import decode_keypoints, forward_heatmaps
 from hgfast.skeletons import BODY16
 from hgfast.training.batch import Batch
@@ -135,6 +135,8 @@ def test_colors_and_the_guard_of_gradients() -> None:
         crops, affine = torch.empty(N, 64, 64, 3, dtype=torch.uint8, device=GPU), torch.empty(N, 3, 4, device=GPU)
         images = apply_color_affine(crops, affine)
         assert images.device == GPU and images.shape == (N, 3, 64, 64)
+        images = color_affine_kernel(crops, affine, torch.bfloat16)
+        assert images.is_contiguous(memory_format=torch.channels_last) and images.dtype == torch.bfloat16
         guard = NonFiniteGuard(GPU, 2)
         guard.update(images.mean().isfinite(), 3)
         with pytest.raises(DataDependentOutputException):

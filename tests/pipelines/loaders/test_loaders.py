@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch._inductor import metrics
 
 from hgfast.config import AugmentConfig, LoadingConfig
 from hgfast.errors import HgfastError
-from hgfast.normalization import Normalization
+from hgfast.normalization import Normalization, apply_color_affine, color_affine_kernel
 from hgfast.pipelines.batch_plan import BatchPlan
 from hgfast.pipelines.loaders.base import FixedLoader
 from hgfast.pipelines.loaders.dali import DaliLoader
@@ -25,6 +26,7 @@ from hgfast.pipelines.samples import Samples
 from hgfast.skeletons import Skeleton
 from hgfast.training.batch import Batch
 from hgfast.training.evaluator import Loader
+from tests.gpu import DEVICES
 from tests.odd_images import HEIGHT, POINTS, WIDTH, scene, write_readable, write_unreadable
 
 CPU = torch.device("cpu")
@@ -222,3 +224,28 @@ def test_preloading_respects_its_limit(hands: Path) -> None:
     cached: dict[str, NDArray[np.uint8]] = loader._file_cache
     assert 20_000 < sum(content.nbytes for content in cached.values()) <= 40_000
     assert all(Path(path).read_bytes() == content.tobytes() for path, content in cached.items())
+
+
+def test_colors_are_mapped_alike_in_one_kernel_or_by_opencv() -> None:
+    rng = np.random.default_rng(3)
+    images = torch.from_numpy(rng.integers(0, 256, (3, 17, 13, 3), np.uint8))
+    affine = torch.from_numpy(rng.normal(0, 0.02, (3, 3, 4)).astype(np.float32))
+    wanted = apply_color_affine(images, affine)
+    found = color_affine_kernel(images, affine, torch.float32)
+    assert found.stride() == wanted.stride() and torch.allclose(found, wanted, atol=1e-5)
+    rounded = color_affine_kernel(images, affine, torch.bfloat16)
+    assert rounded.dtype == torch.bfloat16 and torch.equal(rounded, found.bfloat16())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("device", [pytest.param(CPU, marks=pytest.mark.slow), *DEVICES[1:]], ids=str)
+def test_a_compiled_network_gets_its_images_from_one_kernel(hands: Path, device: torch.device) -> None:
+    """Compiled, the same operations are one kernel, which reads bytes and writes bf16 in channels_last memory."""
+    plan = BatchPlan(read_freihand(hands, "train", ["gs"]), 64, 8, augment=AugmentConfig(), seed=1, equal_sizes=True)
+    plain, compiled = (OpenCVLoader(plan, device, 0, Normalization()) for _ in range(2))
+    compiled.compile_normalization(torch.bfloat16)
+    metrics.reset()
+    for one, other in zip(plain.epoch(0), compiled.epoch(0)):
+        assert other.images.dtype == torch.bfloat16 and other.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(one.images, other.images.float(), rtol=2**-8, atol=1e-5)
+    assert metrics.generated_kernel_count == 1
