@@ -24,6 +24,7 @@ from hgfast.bench.gpu.step_runner import (
     StepNames,
     StepResult,
     StepsConfig,
+    StopSignal,
     describe_step,
     relative_to_root,
     results_table,
@@ -48,10 +49,9 @@ from hgfast.bench.tables.page import BenchResult, render_page
 from hgfast.bench.tables.ratio_checks import CHECK_COLUMNS, CheckResult, run_checks
 from hgfast.cli import parse
 from hgfast.config import DataConfig
-from hgfast.errors import HgfastError, run_main
+from hgfast.errors import HgfastError, SignalReceived, run_main
 from hgfast.fileio.files import prepare_folder, write_text
 from hgfast.system_info import available_cores
-from hgfast.training.shutdown import raise_on_sigterm
 from hgfast.validation import Range
 
 
@@ -110,19 +110,21 @@ def main() -> None:
     prepare_folder(config.results, "--out")
     prepare_folder(ROOT / settings.record_path("").parent, "--work")
     machine = machine_info() | ({key: value for key, value in gpu.items() if value is not None} if settings.gpu_gb else {})
-    with raise_on_sigterm():  # on SIGTERM the processes of a step are terminated too
-        results = [run_benchmark(name, settings, config.limit) for name in names]
+    with StopSignal() as stop:
+        results = [run_benchmark(name, settings, config.limit, stop) for name in names]
     raise SystemExit(write_results(config, machine, results))
 
 
-def run_benchmark(name: str, settings: BenchSettings, limit: float) -> BenchResult:
-    """Run a step for at most `limit` minutes and read its record."""
+def run_benchmark(name: str, settings: BenchSettings, limit: float, stop: StopSignal) -> BenchResult:
+    """Run a step for at most `limit` minutes and read its record. Raises `SignalReceived` after a signal."""
     step = make_step(name, settings)
     path = ROOT / settings.record_path(name)
     path.unlink(missing_ok=True)  # of an earlier run
-    done = run_step(step, 60 * limit)
+    done = run_step(step, 60 * limit, stop)
+    if stop.received:
+        raise SignalReceived(stop.received, "")
     try:
-        return BenchResult(done, read_record(path) if done.state == "ok" else None)
+        return BenchResult(done, read_record(path) if done.has_output else None)
     except HgfastError as error:
         return BenchResult(StepResult(step, "failed", done.seconds, str(error)), None)
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ ErrorOf = Callable[..., str]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests that need a GPU where there is none, and those that need bf16 in hardware on CPUs that only emulate it."""
+    """Skip tests that need a GPU or DALI where there is none, and those of bf16 on CPUs that only emulate it."""
     if item.get_closest_marker("gpu"):
         import torch
 
@@ -44,6 +45,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs a CUDA device")
     if item.get_closest_marker("bf16") and not cpu_features().bf16:
         pytest.skip(f"this CPU has no bf16 in hardware ({cpu_features().isa})")
+    if item.get_closest_marker("dali") and not (find_spec("nvidia") and find_spec("nvidia.dali")):
+        pytest.skip("needs NVIDIA DALI, which is not installed")
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from tabulate import tabulate
@@ -30,9 +31,14 @@ from hgfast.errors import HgfastError
 from hgfast.runtime.sidecar import sidecar_path
 from hgfast.validation import Range
 
-TERMINATE_TIMEOUT = 60.0  # seconds between SIGTERM and SIGKILL
-StepState = Literal["ok", "failed", "not possible"]
+GRACE_S = 5.0  # seconds between SIGTERM and SIGKILL
+GUARD_TIMEOUT_S = 30.0  # seconds after `GRACE_S` in which the guard must have ended a step
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+StepState = Literal["ok", "rehearsed", "failed", "not possible", "not run"]
 
+
+GUARD = Path(__file__).with_name("process_guard.py")
+POLL_S = 0.05  # seconds between checks whether a step has ended
 
 StepNames = list[str]  # `list` is a flag inside StepsConfig
 
@@ -45,8 +51,8 @@ class StepsConfig:
     """run only these steps, for example [loader,latency]; none: all; --list prints their names"""
     quick: bool = False
     """use small sizes, for a smoke test; the results are not meaningful and do not go to bench/results"""
-    limit: Annotated[float, Range(gt=0)] = 60.0
-    """time limit of a step in minutes, after which it is terminated and fails"""
+    limit: Annotated[float, Range(gt=0)] = 4.0
+    """time limit of a step in minutes, after which it is terminated and fails; the rows that it has written remain"""
     list: bool = False
     """print the commands without running them"""
 
@@ -58,17 +64,40 @@ class StepsConfig:
 
 
 class StepResult(NamedTuple):
-    """Result of a step. reason: of a failed or impossible step. last_line: of the output."""
+    """Result of a step. reason: of a step that is not ok. last_line: of the output. has_output: whether it wrote its file, which
+    contains the results so far if the step failed."""
 
     step: Step
     state: StepState
     seconds: float = 0.0
     reason: str = ""
     last_line: str = ""
+    has_output: bool = False
 
 
-def run_step(step: Step, limit: float) -> StepResult:
-    """Run a step for at most `limit` seconds and forward its output."""
+class StopSignal:
+    """Records the first SIGTERM, SIGINT or SIGHUP inside the block, where `run_step` then ends its step.
+
+    It raises no exception, so that a record that is being written is completed. Signals that are ignored stay ignored.
+    """
+
+    received: signal.Signals | None = None
+
+    def __enter__(self) -> StopSignal:
+        handled = [signum for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+        self._previous = {signum: signal.signal(signum, self._handle) for signum in handled}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, _: FrameType | None) -> None:
+        self.received = self.received or signal.Signals(signum)
+
+
+def run_step(step: Step, limit: float, stop: StopSignal | None = None, log: Path | None = None) -> StepResult:
+    """Run a step for at most `limit` seconds, or until a signal, and forward its output, to the file `log` too."""
     print(f"\n== {step.name}: {step.description}", flush=True)
     missing_inputs = [str(path) for path in step.requires if not (ROOT / path).is_file()]
     reason = step.skip_reason or (f"there is no {missing_inputs[0]}: run the step that writes it" if missing_inputs else "")
@@ -82,23 +111,27 @@ def run_step(step: Step, limit: float) -> StepResult:
     mtime_before = mtime_ns(step.record)
     print(f"$ {shell_command(command)}", flush=True)
     start_time = time.perf_counter()
-    code, lines = run_streamed([sys.executable, *command], limit)
+    code, lines = run_streamed([sys.executable, *command], limit, stop, log)
     seconds, last_line = time.perf_counter() - start_time, lines[-1] if lines else ""
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     last_error = errors[-1] if errors else last_line
     if code == 2 and step.missing_pattern and re.search(step.missing_pattern, last_error):
         return StepResult(step, "not possible", seconds, last_error, last_line)
-    if code is None:
-        reason = f"terminated after {limit / 60:.0f} minutes; last output: {last_error}"
+    has_record = step.record is not None and mtime_ns(step.record) != mtime_before
+    if code is None and stop is not None and stop.received:
+        reason = f"ended by {stop.received.name} after {seconds:.0f} s; last output: {last_error}"
+    elif code is None:
+        reason = f"terminated after {round(limit / 60, 2):g} minutes; last output: {last_error}"
     elif code:
         reason = ": ".join(filter(None, [f"signal {-code}" if code < 0 else f"exit code {code}", last_error]))
-    elif step.record is not None and mtime_ns(step.record) == mtime_before:
+    elif step.record is not None and not has_record:
         reason = f"did not write {step.record}"
     elif step.produces is not None and not (ROOT / step.produces).is_file():
         reason = f"did not write {step.produces}"
     elif step.is_artifact and not verification_rows(step):
         reason = f"{step.produces} was written but not verified"
-    return StepResult(step, "failed" if reason else "ok", seconds, reason, last_line)
+    has_output = has_record or (not reason and step.produces is not None)
+    return StepResult(step, "failed" if reason else "ok", seconds, reason, last_line, has_output)
 
 
 def results_table(results: Sequence[StepResult], title: str, cells: Sequence[object]) -> str:
@@ -137,28 +170,34 @@ def mtime_ns(path: Path | None) -> int | None:
     return (ROOT / path).stat().st_mtime_ns if path is not None and (ROOT / path).is_file() else None
 
 
-def run_streamed(command: Sequence[str], limit: float) -> tuple[int | None, list[str]]:
-    """Run a command and forward its output. Returns the exit code, or None after a timeout, and the last lines."""
+def run_streamed(
+    command: Sequence[str], limit: float, stop: StopSignal | None = None, log: Path | None = None
+) -> tuple[int | None, list[str]]:
+    """Run a command and forward its output. Returns the exit code, or None after a timeout or a signal, and the last lines.
+
+    No process of the command outlives this call or this process: see `process_guard.py`.
+    """
     tail = bytearray()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    guard = [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), str(GRACE_S)]
     read_fd, write_fd = open_pty() if sys.stdout.isatty() else os.pipe()
     try:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=write_fd, stderr=subprocess.STDOUT, start_new_session=True
+            [*guard, *command], cwd=ROOT, env=environment, stdout=write_fd, stderr=subprocess.STDOUT, start_new_session=True
         )
     finally:
         os.close(write_fd)
-    reader = threading.Thread(target=forward_output, args=(read_fd, tail), daemon=True)
+    reader = threading.Thread(target=forward_output, args=(read_fd, tail, log), daemon=True)
     reader.start()
-    code: int | None = None
+    deadline = time.monotonic() + limit
     try:
-        code = process.wait(limit)
-    except subprocess.TimeoutExpired:
-        terminate(process)
-    except BaseException:
-        terminate(process)
-        raise
-    reader.join(5)  # orphaned child processes can keep the pipe open
+        while process.poll() is None and time.monotonic() < deadline and not (stop and stop.received):
+            time.sleep(POLL_S)
+    finally:
+        code = process.poll()
+        if code is None:
+            terminate(process)
+    reader.join(5)  # a descendant that survived SIGKILL keeps the pipe open
     text = tail[-20_000:].decode(errors="replace")
     return code, [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
@@ -171,25 +210,25 @@ def open_pty() -> tuple[int, int]:
     return read_fd, write_fd
 
 
-def forward_output(read_fd: int, tail: bytearray) -> None:
-    """Copy the output to stdout as it arrives, progress bars included, and store the end of it in `tail`."""
+def forward_output(read_fd: int, tail: bytearray, log: Path | None) -> None:
+    """Copy the output to stdout as it arrives, progress bars included, and to `log`; store the end of it in `tail`."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    with suppress(OSError), os.fdopen(read_fd, "rb"):  # reading a pseudo-terminal without writers raises OSError
-        while block := os.read(read_fd, 65536):
+    with suppress(OSError), os.fdopen(read_fd, "rb"), open(log or os.devnull, "wb", buffering=0) as file:  # noqa: PTH123
+        while block := os.read(read_fd, 65536):  # raises OSError for a pseudo-terminal without writers
             sys.stdout.write(decoder.decode(block))
             sys.stdout.flush()
+            file.write(block)
             tail += block
             del tail[:-40_000]
 
 
-def terminate(process: subprocess.Popen[bytes]) -> None:
-    """Send SIGTERM to the process group of a command, and SIGKILL if it does not exit in `TERMINATE_TIMEOUT`."""
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, signum)
-            process.wait(TERMINATE_TIMEOUT)
-        except (subprocess.TimeoutExpired, ProcessLookupError):
-            continue
+def terminate(guard: subprocess.Popen[bytes]) -> None:
+    """Let the guard end its command, which takes at most `GRACE_S` seconds unless processes survive SIGKILL."""
+    guard.terminate()
+    try:
+        guard.wait(GRACE_S + GUARD_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        guard.kill()
 
 
 def verification_rows(step: Step) -> list[Row]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from hgfast.config import LoaderName
 
 NO_BACKEND_PATTERN = (
     r"nothing here builds TensorRT engines|(TensorRT|TensorRT-RTX|Torch-TensorRT) cannot be imported|"
@@ -21,6 +24,7 @@ EXPORTS = (
 """Name, description, script, precision, file and --backend of each export: engines of the first library that builds here in every
 precision, and a smoke test of the other libraries. Engines have their own folder because their ONNX files lie beside them. Both
 outputs of an engine are exported because verification compares heatmaps only if the engine returns them."""
+WITHOUT_QUICK = ("bench/pckh.py", "hgfast/evaluate.py")  # scripts without the flag --quick
 LARGE_GPU_GB = 40.0  # GPU memory from which the training benchmark uses batches of 32
 
 
@@ -29,18 +33,22 @@ class Step:
     """One command.
 
     description: what the step measures. command: arguments of Python. record: the file that it writes to --out.
-    requires: input files; the step is not possible without them. produces: a file that it writes to --work; is_artifact: that
-    file is an exported network with a sidecar. optional_args: paths to append to the command if they exist. skip_reason: why
-    the step cannot run here. missing_pattern: regular expression for the error (exit code 2) of a missing library.
+    minutes: expected duration on a GPU; the step is not started if less time is left. requires: input files; the step is not
+    possible without them. produces: a file that it writes to --work; is_artifact: that file is an exported network with a
+    sidecar; is_training: it is the checkpoint of a run, beside its metrics.jsonl. optional_args: paths to append to the command
+    if they exist. skip_reason: why the step cannot run here. missing_pattern: regular expression for the error (exit code 2) of
+    a missing library.
     """
 
     name: str
     description: str
     command: tuple[str, ...]
     record: Path | None = None
+    minutes: float = 1.0
     requires: tuple[Path, ...] = ()
     produces: Path | None = None
     is_artifact: bool = False
+    is_training: bool = False
     optional_args: tuple[Path, ...] = ()
     skip_reason: str = ""
     missing_pattern: str = ""
@@ -48,7 +56,9 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuCheckSettings:
-    """Settings of the steps. slug: name of the GPU in file names. gpus: their number. gpu_memory_gb: of the first GPU."""
+    """Settings of the steps. slug: name of the GPU in file names. gpus: their number. gpu_memory_gb: of the first GPU. loader:
+    of the training runs, the evaluations and the accuracy of exports. train_minutes: of each training run. rehearse: run on the
+    CPU with the smallest sizes."""
 
     slug: str
     gpus: int
@@ -57,10 +67,16 @@ class GpuCheckSettings:
     out: Path
     work: Path
     quick: bool
+    loader: LoaderName
     train_minutes: float
+    rehearse: bool = False
 
     def record_path(self, bench: str) -> Path:
         return self.out / f"{bench}-{self.slug}.json"
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.rehearse else "cuda"
 
     @property
     def hands_dir(self) -> Path:
@@ -77,7 +93,7 @@ class GpuCheckSettings:
 
     @property
     def checkpoint(self) -> Path:
-        return self.work / "hg2" / "best.pt"
+        return self.work / "training" / "best.pt"
 
 
 def words(text: str, *more: object) -> tuple[str, ...]:
@@ -86,81 +102,151 @@ def words(text: str, *more: object) -> tuple[str, ...]:
 
 
 def gpu_check_steps(settings: GpuCheckSettings) -> list[Step]:
-    """Return all steps in order."""
-    exports = export_steps(settings)
-    artifacts = tuple(step.produces for step in exports if step.produces is not None)
-    checkpoint, hands = settings.checkpoint, settings.hands_marker
-    gpus = max(settings.gpus, 2)  # with one GPU the step is only listed
-    quick, threads = words("--quick" * settings.quick), words(f"--threads {settings.threads}")
-    batch = 32 if settings.gpu_memory_gb >= LARGE_GPU_GB else 8
-    on_test = (str(checkpoint), *settings.data_flags, "--split", "test")
-
-    def bench(name: str, description: str, *command: str, needs_network: bool = True) -> Step:
-        """Return a step that writes a record, of the trained network unless `needs_network` is False."""
-        path = settings.record_path(name)
-        requires, optional = ((hands, checkpoint), artifacts) if needs_network else ((), ())
-        optional = () if name == "evaluate" else optional
-        return Step(name, description, (*command, "--json", str(path)), path, requires, optional_args=optional)
-
+    """Return all steps, the most valuable first: without DALI, with DALI, exports, and last TensorRT-RTX."""
+    exports = {step.name: step for step in export_steps(settings)}
+    scripts = [step for name, step in exports.items() if name.startswith("torchscript")]
+    rtx = exports.pop("engine-rtx-fp16")
+    others = [step for step in exports.values() if step not in scripts]
     return [
-        Step("tests", "the tests that need a GPU", words("-m pytest -m gpu -rs")),
-        bench(
-            "loader",
-            "throughput of DALI on the GPU, DALI on the CPU and other loaders",
-            *("bench/loader.py", *threads, *quick),
-            needs_network=False,
+        gpu_tests_step("tests-hgfast", "the GPU tests that need no DALI, tests/hgfast", "gpu and not dali", "hgfast"),
+        gpu_tests_step("tests-export", "the same, the other folders", "gpu and not dali", "export bench pipelines"),
+        data_step(settings),
+        training_step(settings, "training", "hg2 on synthetic hands"),
+        *scripts,
+        *(latency_step(settings, batch, "", "torch and TorchScript", scripts) for batch in (1, 8, 32)),
+        *(train_step_step(settings, preset, "none") for preset in ("hg1", "hg2")),
+        bench_step(settings, "decode", "heatmap decoders", words("bench/decode.py --device", settings.device), minutes=0.5),
+        evaluate_step(settings),
+        training_step(settings, "training-compile", "the same with torch.compile", "--train.compile on"),
+        training_step(settings, "training-graphs", "the same with CUDA graphs", "--train.compile graphs", cpu=False),
+        training_step(settings, "training-fp16", "the same in fp16 with its scaler", "--train.amp fp16", cpu=False),
+        gpu_tests_step("tests-dali", "the GPU tests that need DALI", "gpu and dali", "pipelines hgfast export bench"),
+        *(loader_step(settings, layout) for layout in ("freihand", "mpii")),
+        train_step_step(settings, "hg2", "dali"),
+        training_step(settings, "training-dali", "hg2 with DALI on the GPU", loader="dali"),
+        *others,
+        bench_step(
+            settings,
+            "pckh",
+            "accuracy of the checkpoint and of every artifact",
+            ("bench/pckh.py", *on_test_split(settings)),
+            minutes=2.0,
+            requires=(settings.hands_marker, settings.checkpoint),
+            artifacts=[*scripts, *others],
         ),
-        Step(
-            "data",
-            "write synthetic hands",
-            words("pipelines/synthetic.py freihand --out", settings.hands_dir)
-            + words(f"--count {200 if settings.quick else 4000} --seed 0 --overwrite"),
-            produces=hands,
-        ),
-        Step(
-            "training",
-            "train hg2 on synthetic hands",
-            train_command(settings, "hg2", 32, settings.train_minutes, 2 if settings.quick else 30),
-            requires=(hands,),
-            produces=checkpoint,
-        ),
-        bench(
-            "train-step",
-            "training throughput compared with princeton, torch.compile, CUDA graphs and DDP",
-            *words(f"bench/train_step.py --device cuda --presets [hg1,hg2] --batch-size {batch}", *threads, *quick),
-            needs_network=False,
-        ),
-        bench(
-            "evaluate",
-            "accuracy of the network on held-out hands",
-            *("hgfast/evaluate.py", *on_test, *words("--device cuda --baselines --sheet", settings.work / "predictions.jpg")),
-        ),
-        bench("decode", "heatmap decoders on the GPU", *words("bench/decode.py --device cuda", *quick), needs_network=False),
-        *exports,
-        bench("pckh", "accuracy of the checkpoint and of every artifact", "bench/pckh.py", *on_test),
-        bench(
-            "latency",
-            "latency of the checkpoint and of every artifact",
-            *words("bench/latency.py", checkpoint, "--batch", "[1,8]", *quick),
-        ),
-        Step(
-            "all-gpus",
-            "training on all GPUs under torchrun",
-            words(f"-m torch.distributed.run --standalone --nproc-per-node {gpus}")
-            + train_command(settings, "hg2-all-gpus", 32 * gpus, min(settings.train_minutes, 2.0), 2),
-            requires=(hands,),
-            produces=settings.work / "hg2-all-gpus" / "best.pt",
-            skip_reason="" if settings.gpus > 1 else "there is one GPU here",
-        ),
+        latency_step(settings, 1, "exports-", "every artifact", [*scripts, *others]),
+        all_gpus_step(settings),
+        rtx,
     ]
 
 
-def train_command(settings: GpuCheckSettings, name: str, batch: int, minutes: float, epochs: int) -> tuple[str, ...]:
-    """Return the command that trains hg2 on the hands with default settings except for the rotation."""
+def gpu_tests_step(name: str, description: str, markers: str, folders: str) -> Step:
+    """Return a step that runs the tests with these markers in folders of tests/. Warnings are not errors: torch's sync-debug mode
+    warns, and other versions of libraries have warnings of their own."""
+    flags = words("-W default -p no:cacheprovider --continue-on-collection-errors")
+    paths = (f"tests/{folder}" for folder in folders.split())
+    return Step(name, description, ("-m", "pytest", "-m", markers, *flags, *paths), minutes=2.0)
+
+
+def data_step(settings: GpuCheckSettings) -> Step:
+    count = 50 if settings.rehearse else 200 if settings.quick else 4000
+    command = words("pipelines/synthetic.py freihand --out", settings.hands_dir, *words(f"--count {count} --seed 0 --overwrite"))
+    return Step("data", "write synthetic hands", command, minutes=1.0, produces=settings.hands_marker)
+
+
+def bench_step(
+    settings: GpuCheckSettings,
+    name: str,
+    description: str,
+    command: tuple[str, ...],
+    *,
+    minutes: float,
+    requires: tuple[Path, ...] = (),
+    artifacts: Sequence[Step] = (),
+) -> Step:
+    """Return a step that writes a record, of these artifacts too."""
+    path = settings.record_path(name)
+    command = (*command, *words("--quick" * (settings.quick and command[0] not in WITHOUT_QUICK)), "--json", str(path))
+    paths = tuple(step.produces for step in artifacts if step.produces is not None)
+    return Step(name, description, command, path, minutes, requires, optional_args=paths)
+
+
+def loader_step(settings: GpuCheckSettings, layout: str) -> Step:
+    command = words(f"bench/loader.py --layouts [{layout}] --index false --threads {settings.threads} --rounds 3 --seconds 1")
+    return bench_step(settings, f"loader-{layout}", f"loaders, {layout}: DALI on the GPU and on the CPU", command, minutes=3.0)
+
+
+def train_step_step(settings: GpuCheckSettings, preset: str, loader: str) -> Step:
+    """Return the training benchmark of a preset: of the network alone if `loader` is none."""
+    batch = 32 if settings.gpu_memory_gb >= LARGE_GPU_GB else 8
+    flags = f"--presets [{preset}] --loader {loader} --batch-size {batch} --threads {settings.threads} --rounds 3 --seconds 2"
+    what = f"training step of {preset} compared with princeton, torch.compile, CUDA graphs and DDP"
+    name = f"train-step-{preset}" + (f"-{loader}" if loader != "none" else "")
+    command = words(f"bench/train_step.py --device {settings.device} {flags}")
+    return bench_step(settings, name, what + (f", fed by {loader}" if loader != "none" else ""), command, minutes=3.5)
+
+
+def latency_step(settings: GpuCheckSettings, batch: int, prefix: str, what: str, artifacts: Sequence[Step]) -> Step:
+    command = words("bench/latency.py", settings.checkpoint, *words(f"--batch [{batch}] --rounds 3 --seconds 1"))
+    name, requires = f"latency-{prefix}{batch}", (settings.checkpoint,)
+    title = f"latency of {what}, batch {batch}"
+    return bench_step(settings, name, title, command, minutes=2.5, requires=requires, artifacts=artifacts)
+
+
+def on_test_split(settings: GpuCheckSettings) -> tuple[str, ...]:
+    return (str(settings.checkpoint), *settings.data_flags, *words(f"--split test --loader {settings.loader}"))
+
+
+def evaluate_step(settings: GpuCheckSettings) -> Step:
+    sheet = settings.work / "predictions.jpg"
+    return bench_step(
+        settings,
+        "evaluate",
+        "accuracy of the network on held-out hands",
+        ("hgfast/evaluate.py", *on_test_split(settings), *words(f"--device {settings.device} --baselines --sheet", sheet)),
+        minutes=0.5,
+        requires=(settings.hands_marker, settings.checkpoint),
+    )
+
+
+def training_step(
+    settings: GpuCheckSettings, name: str, description: str, flags: str = "", *, loader: str = "", cpu: bool = True
+) -> Step:
+    """Return a training run with default settings except for the rotation and `flags`. cpu: whether a CPU can run it."""
+    return Step(
+        name,
+        f"train {description}",
+        ("hgfast/train.py", *train_flags(settings, name, 1, loader or settings.loader), *flags.split()),
+        minutes=settings.train_minutes + 0.5,
+        requires=(settings.hands_marker,),
+        produces=settings.work / name / "best.pt",
+        is_training=True,
+        skip_reason="" if cpu or not settings.rehearse else "needs a GPU",
+    )
+
+
+def all_gpus_step(settings: GpuCheckSettings) -> Step:
+    gpus = max(settings.gpus, 2)  # with one GPU the step is only listed
+    launch = words(f"-m torch.distributed.run --standalone --nproc-per-node {gpus} hgfast/train.py")
+    return Step(
+        "all-gpus",
+        "training on all GPUs under torchrun",
+        (*launch, *train_flags(settings, "all-gpus", gpus, settings.loader)),
+        minutes=settings.train_minutes + 0.5,
+        requires=(settings.hands_marker,),
+        produces=settings.work / "all-gpus" / "best.pt",
+        is_training=True,
+        skip_reason="" if settings.gpus > 1 or settings.rehearse else "there is one GPU here",
+    )
+
+
+def train_flags(settings: GpuCheckSettings, name: str, gpus: int, loader: str) -> tuple[str, ...]:
+    preset, batch = ("tiny", 4) if settings.rehearse else ("hg2", 32)
     return (
-        *("hgfast/train.py", *settings.data_flags, "--out", str(settings.work)),
-        *words(f"--exp {name} --overwrite --device cuda --model.preset hg2 --batch-size {batch} --augment.rotation 180"),
-        *words(f"--train.epochs {epochs} --train.max-minutes {minutes:g}"),
+        *(*settings.data_flags, "--out", str(settings.work)),
+        *words(f"--exp {name} --overwrite --device {settings.device} --loader {loader} --model.preset {preset}"),
+        *words(f"--batch-size {batch * gpus} --augment.rotation 180 --train.epochs {2 if settings.quick else 1000}"),
+        *words(f"--train.max-minutes {settings.train_minutes:g}"),
     )
 
 
@@ -177,6 +263,7 @@ def export_steps(settings: GpuCheckSettings) -> list[Step]:
                 name,
                 f"{title}, {precision}, verified",
                 words(f"export/{script}.py", settings.checkpoint, "--precision", precision, *flags, *settings.data_flags, *out),
+                minutes=2.0 if backend else 1.0,
                 requires=(settings.hands_marker, settings.checkpoint),
                 produces=artifact,
                 is_artifact=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from hgfast.architectures import architecture
-from hgfast.config import DataConfig
+from hgfast.config import DataConfig, LoaderName
 from hgfast.errors import HgfastError
 from hgfast.fileio.files import check_distinct_paths, prepare_file, prepare_folder
 from hgfast.runtime.sidecar import is_exported
@@ -19,6 +19,7 @@ from hgfast.validation import Range
 Layout = Literal["freihand", "mpii"]
 OnnxRuntime = Literal["onnxruntime", "openvino", "openvino-bf16"]
 """Runtime of an ONNX; openvino-bf16 is OpenVINO's default for fp32 files on CPUs with bf16."""
+TrainStepLoader = Literal[LoaderName, "none"]
 Positive = Annotated[int, Range(ge=1)]
 Seconds = Annotated[float, Range(gt=0)]
 
@@ -95,6 +96,8 @@ class TrainStepConfig(ImagesConfig):
     """minimum length of a trial, which also has a minimum number of steps"""
     batch_size: Positive = 4
     """samples per step"""
+    loader: TrainStepLoader = "dali"
+    """loader of hgfast's methods: dali, opencv, or none, which measures the networks alone, without any images"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import multiprocessing
 import os
 import random
+import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -25,9 +27,10 @@ from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.training.shutdown import raise_on_sigterm
 
+ROUNDS_MISSING = "the run has not ended; the rows contain the rounds so far"
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -110,10 +113,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """All trials of a variant, in the order of the rounds."""
+    """All trials of a variant, in the order of the rounds; none if it failed, for the reason `error`."""
 
     startup: StartupCost
     trials: list[Trial]
+    error: str = ""
 
     @property
     def images_per_s(self) -> float:
@@ -151,26 +155,62 @@ class Result:
 
 
 def run_interleaved(
-    variants: Sequence[Variant], rounds: int, settings: TrialSettings, threads: int, seed: int = 0
+    variants: Sequence[Variant],
+    rounds: int,
+    settings: TrialSettings,
+    threads: int,
+    seed: int = 0,
+    on_round: Callable[[list[Result]], object] | None = None,
 ) -> list[Result]:
     """Start all variants one after the other, then run one trial of each per round, in an order shuffled for each round.
 
+    A variant that fails, or whose process dies, takes no part in the remaining rounds, nor do others of that process.
+
+    Args:
+        on_round: called with the results so far after each round but the last.
+
     Raises:
-        HgfastError: a variant failed; the message contains its name.
+        HgfastError: all variants failed; the message is that of the first.
     """
     rng = random.Random(seed)  # noqa: S311  (no secret)
     trials: list[list[Trial]] = [[] for _ in variants]
     bar = tqdm(total=len(variants) * (rounds + 1), unit="trial", disable=None)
+    startup_costs, errors = [StartupCost(math.nan, math.nan)] * len(variants), [""] * len(variants)
+
+    def request(index: int, command: Variant | TrialSettings) -> Any:
+        """Return the reply, or None if the variant fails now or failed before."""
+        bar.update()
+        if errors[index]:
+            return None
+        try:
+            return pool.request(variants[index], command)
+        except HgfastError as error:
+            errors[index], trials[index] = str(error), []
+            bar.write(f"failed: {error}", file=sys.stderr)
+            return None
+
+    def results() -> list[Result]:
+        return [Result(startup, list(done), error) for startup, done, error in zip(startup_costs, trials, errors)]
+
     with raise_on_sigterm(), bar, closing(WorkerPool(threads, settings.quick)) as pool:  # on SIGTERM the pool ends its processes
-        startup_costs = []
-        for variant in variants:
-            startup_costs.append(pool.request(variant, variant))
-            bar.update()
-        for _ in range(rounds):
+        for index, variant in enumerate(variants):
+            startup_costs[index] = request(index, variant) or startup_costs[index]
+        for number in range(rounds):
             for index in rng.sample(range(len(variants)), len(variants)):
-                trials[index].append(pool.request(variants[index], settings))
-                bar.update()
-    return [Result(startup, variant_trials) for startup, variant_trials in zip(startup_costs, trials)]
+                if trial := request(index, settings):
+                    trials[index].append(trial)
+            if all(errors):
+                raise HgfastError(errors[0])
+            if on_round is not None and number < rounds - 1:
+                on_round(results())
+    return results()
+
+
+def raise_failures(results: Sequence[Result]) -> None:
+    """Raise `HgfastError` if a variant failed; call it once the rows of the others are written."""
+    errors = [result.error for result in results if result.error]
+    if errors:
+        raise HgfastError(f"{len(errors)} of {len(results)} variants failed, the others are measured; the first: {errors[0]}")
 
 
 @contextmanager
@@ -203,12 +243,14 @@ class WorkerPool:
         """Start a variant, or run a trial of it. Returns `StartupCost` or `Trial`. Raises `HgfastError` if it failed."""
         if variant.process not in self._workers:
             self._workers[variant.process] = self._start(variant.process)
-        _, pipe = self._workers[variant.process]
+        process, pipe = self._workers[variant.process]
         try:
             pipe.send((variant.name, command))
             reply = pipe.recv()
         except (EOFError, OSError) as error:
-            raise HgfastError(f"the process that measures {variant.process} died: see its output above") from error
+            process.join(10)
+            end = f"signal {-process.exitcode}" if (process.exitcode or 0) < 0 else f"exit code {process.exitcode}"
+            raise HgfastError(f"{variant.name}: its process died ({end}): see its output above") from error
         if isinstance(reply, str):
             raise HgfastError(f"{variant.name}: {reply}")
         return reply
@@ -254,6 +296,9 @@ def worker_loop(pipe: Connection, threads: int, start_method: str) -> None:
                 pipe.send(start)
         except HgfastError as error:
             pipe.send(str(error))
+        except Exception as error:  # on a GPU, other variants of this process may be unusable now
+            pipe.send(one_line(f"{type(error).__name__}: {error}"))
+            raise
     for batches in iterators.values():
         batches.close()
 

@@ -62,9 +62,11 @@ def estimate_noise(values: ArrayLike) -> NoiseEstimate:
 
 
 def relative_noise(values: Sequence[Sequence[float]]) -> list[float | None]:
-    """Return the relative error of each variant's median for the record; None for a single round."""
-    noise = estimate_noise(values)
-    return [round(noise.margin(variant), 4) if noise.rounds > 1 else None for variant in range(len(values))]
+    """Return the relative error of each variant's median for the record; None for a single round or none."""
+    measured = [variant for variant, rounds in enumerate(values) if rounds]
+    noise = estimate_noise([values[variant] for variant in measured])
+    margins = {variant: round(noise.margin(number), 4) for number, variant in enumerate(measured) if noise.rounds > 1}
+    return [margins.get(variant) for variant in range(len(values))]
 
 
 def fastest(medians: Sequence[float], noise: NoiseEstimate) -> list[int]:

@@ -45,7 +45,11 @@ def require_checkout(name: str) -> None:
 
 
 def make_record(
-    rows: Sequence[Row], machine: Row, packages: Sequence[str] = (), conclusions: Sequence[str] = ()
+    rows: Sequence[Row],
+    machine: Row,
+    packages: Sequence[str] = (),
+    conclusions: Sequence[str] = (),
+    incomplete: str = "",
 ) -> dict[str, Any]:
     """Return the record of a run.
 
@@ -54,6 +58,7 @@ def make_record(
         machine: `machine_info()` from before the run, whose load is then that of other processes.
         packages: packages whose versions the record contains beside `PACKAGES`.
         conclusions: sentences about the rows.
+        incomplete: what is missing, in a record of the results so far.
     """
     command = sys.argv[0].split() if sys.argv[0].startswith("hgfast bench ") else ["python", sys.argv[0]]
     return {
@@ -62,6 +67,7 @@ def make_record(
         "revision": git_revision(),
         "command": shlex.join([*command, *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **({"incomplete": incomplete} if incomplete else {}),
         **({"conclusions": list(conclusions)} if conclusions else {}),
         "rows": list(rows),
     }
@@ -69,10 +75,16 @@ def make_record(
 
 def write_record(record: Record, path: Path | None) -> None:
     """Write a record as JSON, if --json names a file, and create its folder. Raises `HgfastError` if that fails."""
+    save_record(record, path)
+    if path is not None:
+        print(f"record: {path}", flush=True)
+
+
+def save_record(record: Record, path: Path | None) -> None:
+    """Write a record without a message, as for the results so far of a run that continues."""
     if path is not None:
         prepare_folder(path.parent, "--json")
         write_text(path, to_json(record, indent=2) + "\n", "--json")
-        print(f"record: {path}", flush=True)
 
 
 def machine_info() -> Row:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import truediv
 from statistics import median
 
 import torch
 from torch import Tensor
 
 from hgfast.bench.harness.config import DecodeConfig
-from hgfast.bench.harness.interleaved import BatchInfo, BatchIterator, TrialSettings, run_interleaved
+from hgfast.bench.harness.interleaved import (
+    ROUNDS_MISSING,
+    BatchInfo,
+    BatchIterator,
+    Result,
+    TrialSettings,
+    raise_failures,
+    run_interleaved,
+)
 from hgfast.bench.harness.noise import relative_noise
-from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
+from hgfast.bench.harness.record import Row, machine_info, make_record, save_record, write_record
 from hgfast.bench.princeton.decoder import parse as princeton_parse
 from hgfast.bench.tables.columns import print_rows
 from hgfast.heatmaps import DECODERS, HEATMAP_KINDS, decode, render
@@ -32,28 +42,39 @@ def run(config: DecodeConfig) -> None:
     decoders = [("gaussian", PRINCETON), *((heatmap_kind, method) for heatmap_kind in HEATMAP_KINDS for method in DECODERS)]
     variants = [DecodeVariant(heatmap_kind, method, config, str(device)) for heatmap_kind, method in decoders]
     trial = TrialSettings(0.0, batches=1 if config.quick else 3, warm=1, quick=config.quick)
-    results = run_interleaved(variants, config.rounds, trial, threads, config.seed)
-    noise_levels = relative_noise([result.round_ms for result in results])
-    princeton_ms = results[0].round_ms
-    rows: list[Row] = [
-        {
-            "decoder": variant.method,
-            "kind": variant.heatmap_kind,
-            "device": device.type,
-            "sets": config.samples,
-            "joints": config.joints,
-            "cells": config.cells,
-            "median_ms": round(median(result.round_ms), 3),
-            "noise": noise,
-            "speedup": round(median(baseline / ms for baseline, ms in zip(princeton_ms, result.round_ms)), 2),
-            **errors.get((variant.heatmap_kind, variant.method), {}),
-        }
-        for variant, result, noise in zip(variants, results, noise_levels)
-    ]
+
+    def save(results: list[Result]) -> None:
+        save_record(make_record(make_rows(variants, results, errors), machine, incomplete=ROUNDS_MISSING), config.json)
+
+    results = run_interleaved(variants, config.rounds, trial, threads, config.seed, save)
+    rows = make_rows(variants, results, errors)
     print_rows(rows, "decode")
     shape = f"{config.samples} x {config.joints} x {config.cells} x {config.cells}"
     print(f"heatmaps of shape {shape} on {device.type}, {threads} threads; errors in cells, mean and largest", flush=True)
     write_record(make_record(rows, machine), config.json)
+    raise_failures(results)
+
+
+def make_rows(variants: Sequence[DecodeVariant], results: Sequence[Result], errors: dict[tuple[str, str], Row]) -> list[Row]:
+    """Return the rows of the variants; those that failed have no metrics."""
+    noise_levels = relative_noise([result.round_ms for result in results])
+    princeton_ms, config = results[0].round_ms, variants[0].config
+    return [
+        {
+            "decoder": variant.method,
+            "kind": variant.heatmap_kind,
+            "device": torch.device(variant.device).type,
+            "sets": config.samples,
+            "joints": config.joints,
+            "cells": config.cells,
+            "median_ms": None if result.error else round(median(result.round_ms), 3),
+            "noise": noise,
+            "speedup": round(median(ratios), 2) if (ratios := list(map(truediv, princeton_ms, result.round_ms))) else None,
+            **errors.get((variant.heatmap_kind, variant.method), {}),
+            **({"note": result.error} if result.error else {}),
+        }
+        for variant, result, noise in zip(variants, results, noise_levels)
+    ]
 
 
 def make_heatmaps(config: DecodeConfig, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:

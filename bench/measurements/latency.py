@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,10 @@ from numpy.typing import NDArray
 
 from hgfast.architectures import PRESETS
 from hgfast.bench.harness.config import LatencyConfig
-from hgfast.bench.harness.interleaved import Result, TrialSettings, run_interleaved
+from hgfast.bench.harness.interleaved import ROUNDS_MISSING, Result, TrialSettings, raise_failures, run_interleaved
 from hgfast.bench.harness.networks import ONNX, Exports, export_commands, untrained_checkpoint
 from hgfast.bench.harness.noise import NoiseEstimate, estimate_noise, fastest
-from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
+from hgfast.bench.harness.record import Row, machine_info, make_record, save_record, write_record
 from hgfast.bench.harness.roofline import DeviceRates, measure_rates, roofline_ms
 from hgfast.bench.tables.columns import print_rows
 from hgfast.bench.variants.latency import TORCH_METHODS, LatencyVariant
@@ -42,7 +43,7 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-
 
 def run(config: LatencyConfig) -> None:
     """Measure, print a table for each network, and write the record."""
-    machine, rows, conclusions = machine_info(), list[Row](), list[str]()
+    machine, rows, conclusions, results = machine_info(), list[Row](), list[str](), list[Result]()
     with tempfile.TemporaryDirectory(prefix="hgfast-latency-") as folder:
         networks = open_networks(config, Path(folder))
         for network in networks:
@@ -52,12 +53,18 @@ def run(config: LatencyConfig) -> None:
                 raise HgfastError("none of the files can run here: give a checkpoint or an ONNX")
         print("measuring matrix product and copy rates", flush=True)
         rates = measure_rates(select_device("auto"), config.threads or available_cores())
+
+        def save(network_rows: Sequence[Row]) -> None:
+            record = make_record([*rows, *network_rows], {**machine, **rates.row}, PACKAGES, conclusions, ROUNDS_MISSING)
+            save_record(record, config.json)
+
         for network in networks:
-            network_rows, network_conclusions = measure(config, network, rates, Path(folder))
+            network_rows, network_conclusions, network_results = measure(config, network, rates, Path(folder), save)
             print_rows(network_rows, "latency")
             print("\n".join(network_conclusions), flush=True)
             rows += network_rows
             conclusions += network_conclusions
+            results += network_results
     print(
         "ms: median over the rounds by the host's clock; GPU, ms: by CUDA events, copies included; × princeton: relative to the "
         "first row; ±: error of a time, at 99 %; memory: for loading and the first batch; roofline: at the rate of torch's "
@@ -67,6 +74,7 @@ def run(config: LatencyConfig) -> None:
     if not config.files and config.checkpoint is None:
         print("these networks are untrained: the times are valid, the errors are not; see --checkpoint", flush=True)
     write_record(make_record(rows, {**machine, **rates.row}, PACKAGES, conclusions), config.json)
+    raise_failures(results)
 
 
 class ComparedNetwork(NamedTuple):
@@ -219,40 +227,53 @@ def accuracy_images(config: LatencyConfig, network: ComparedNetwork) -> NDArray[
 # ---- measuring ----
 
 
-def measure(config: LatencyConfig, network: ComparedNetwork, rates: DeviceRates, work: Path) -> tuple[list[Row], list[str]]:
-    """Measure a network; return its rows and conclusions."""
+def measure(
+    config: LatencyConfig, network: ComparedNetwork, rates: DeviceRates, work: Path, save: Callable[[Sequence[Row]], object]
+) -> tuple[list[Row], list[str], list[Result]]:
+    """Measure a network, and `save` the rows of the rounds so far; return its rows, conclusions and results."""
     np.save(work / "images.npy", accuracy_images(config, network))
-    rows, conclusions = list[Row](), list[str]()
+    rows, conclusions, results = list[Row](), list[str](), list[Result]()
+
+    def save_rounds(variants: Sequence[LatencyVariant], measured: Sequence[Result]) -> None:
+        save([*rows, *make_rows(variants, measured, network, rates)])
+
     for batch in config.batch:
         for end_to_end in (False, True)[: 1 + config.end_to_end]:
             variants = [replace(variant, batch=batch, end_to_end=end_to_end) for variant in network.variants]
             name = network.preset or variants[0].file.name
             print(f"{name}: {len(variants)} variants at batch {batch}, {config.rounds} rounds", flush=True)
             trial = TrialSettings(config.seconds, batches=1 if config.quick else 3, warm=1, quick=config.quick)
-            results = run_interleaved(variants, config.rounds, trial, config.threads or available_cores())
-            noise = estimate_noise([result.round_ms for result in results])
-            rows += [make_row(variants, results, noise, number, network, rates) for number in range(len(variants))]
-            conclusions.append(summarize(variants, results, noise, network))
+            on_round = partial(save_rounds, variants)
+            measured = run_interleaved(variants, config.rounds, trial, config.threads or available_cores(), on_round=on_round)
+            rows += make_rows(variants, measured, network, rates)
+            conclusions.append(summarize(variants, measured, network))
+            results += measured
+            save(rows)
     blank: Row = dict.fromkeys(rows[0])
     about = {"preset": network.preset, "size": network.size, "threads": config.threads or available_cores(), "end_to_end": False}
-    return [*rows, *({**blank, **about, **row} for row in network.unavailable)], conclusions
+    return [*rows, *({**blank, **about, **row} for row in network.unavailable)], conclusions, results
 
 
-def make_row(
-    variants: Sequence[LatencyVariant],
-    results: Sequence[Result],
-    noise: NoiseEstimate,
-    number: int,
-    network: ComparedNetwork,
-    rates: DeviceRates,
-) -> Row:
-    """Return the row of a variant."""
-    variant, result = variants[number], results[number]
-    median_ms, first = float(np.median(result.round_ms)), results[0].round_ms
-    distances = np.linalg.norm(np.load(variant.points)[..., :2] - np.load(variants[0].points)[..., :2], axis=-1)
-    roofline = None
-    if network.model is not None and not variant.end_to_end:
-        roofline = roofline_ms(rates, network.model.arch, network.joints, variant.batch, variant.precision, variant.size)
+def make_rows(
+    variants: Sequence[LatencyVariant], results: Sequence[Result], network: ComparedNetwork, rates: DeviceRates
+) -> list[Row]:
+    """Return the rows of the variants; those that failed have no metrics. At least one has not failed."""
+    measured = [number for number, result in enumerate(results) if not result.error]
+    noise = estimate_noise([results[number].round_ms for number in measured])
+    first = (variants[0], results[0]) if 0 in measured else None
+    rows = {
+        number: make_row(variants[number], results[number], first, noise, position, network, rates)
+        for position, number in enumerate(measured)
+    }
+    blank: Row = dict.fromkeys(next(iter(rows.values())))
+    for number, result in enumerate(results):
+        if result.error:
+            rows[number] = {**blank, **make_names(variants[number]), "note": result.error}
+    return [rows[number] for number in range(len(variants))]
+
+
+def make_names(variant: LatencyVariant) -> Row:
+    """Return the keys of a row that name its variant."""
     return {
         "file": variant.file.name,
         "way": variant.method,
@@ -264,20 +285,42 @@ def make_row(
         "batch": variant.batch,
         "threads": variant.threads,
         "end_to_end": variant.end_to_end,
+    }
+
+
+def make_row(
+    variant: LatencyVariant,
+    result: Result,
+    first: tuple[LatencyVariant, Result] | None,
+    noise: NoiseEstimate,
+    number: int,
+    network: ComparedNetwork,
+    rates: DeviceRates,
+) -> Row:
+    """Return the row of a variant. first: the baseline, None if it failed. number: of the variant in `noise`."""
+    median_ms, speedup, distances = float(np.median(result.round_ms)), None, None
+    if first is not None:
+        speedup = round(float(np.median(np.divide(first[1].round_ms, result.round_ms))), 3)
+        distances = np.linalg.norm(np.load(variant.points)[..., :2] - np.load(first[0].points)[..., :2], axis=-1)
+    roofline = None
+    if network.model is not None and not variant.end_to_end:
+        roofline = roofline_ms(rates, network.model.arch, network.joints, variant.batch, variant.precision, variant.size)
+    return {
+        **make_names(variant),
         "median_ms": round(median_ms, 4),
         "p90_ms": round(float(np.percentile(result.batch_ms, 90)), 4),
         "p99_ms": round(float(np.percentile(result.batch_ms, 99)), 4),
         "gpu_ms": None if result.gpu_ms is None else round(result.gpu_ms, 4),
         "images_per_s": round(1000 * variant.batch / median_ms, 3),
-        "speedup": round(float(np.median(np.divide(first, result.round_ms))), 3),
+        "speedup": speedup,
         "noise": round(noise.margin(number), 4) if noise.rounds > 1 else None,
-        "speedup_noise": round(noise.min_ratio(0, number), 4) if number and noise.rounds > 1 else None,
+        "speedup_noise": round(noise.min_ratio(0, number), 4) if number and first and noise.rounds > 1 else None,
         "memory_mb": round(result.startup.memory_mb, 1),
         "gpu_mb": round(max(trial.gpu_mb for trial in result.trials), 1) or None,
         "floor_ms": None if roofline is None else round(roofline, 4),
-        "max_px_error": round(float(distances.max()), 4),
-        "mean_px_error": round(float(distances.mean()), 4),
-        "rounds": len(first),
+        "max_px_error": None if distances is None else round(float(distances.max()), 4),
+        "mean_px_error": None if distances is None else round(float(distances.mean()), 4),
+        "rounds": len(result.trials),
         "note": note_on_isa(variant),
     }
 
@@ -294,10 +337,10 @@ def is_slow_int8(variant: LatencyVariant, median_ms: float, fp32_ms: Sequence[fl
     return emulated and median_ms >= min(fp32_ms, default=np.inf)
 
 
-def summarize(
-    variants: Sequence[LatencyVariant], results: Sequence[Result], noise: NoiseEstimate, network: ComparedNetwork
-) -> str:
-    """Name the fastest variants in fp32 and overall, as far as the noise permits."""
+def summarize(variants: Sequence[LatencyVariant], results: Sequence[Result], network: ComparedNetwork) -> str:
+    """Name the fastest variants in fp32 and overall, as far as the noise permits, relative to the first that was measured."""
+    variants, results = zip(*((variant, result) for variant, result in zip(variants, results) if not result.error))
+    noise = estimate_noise([result.round_ms for result in results])
     medians = [float(np.median(result.round_ms)) for result in results]
     sentences = []
     fp32 = [n for n, variant in enumerate(variants) if variant.precision == "fp32"]

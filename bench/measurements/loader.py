@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from hgfast.bench.harness.config import ImagesConfig, Layout, LoaderConfig
-from hgfast.bench.harness.interleaved import Result, TrialSettings, run_interleaved
+from hgfast.bench.harness.interleaved import ROUNDS_MISSING, Result, TrialSettings, raise_failures, run_interleaved
 from hgfast.bench.harness.noise import relative_noise
 from hgfast.bench.harness.realistic_images import IMAGE_STATISTICS, file_statistics, make_images, take_evenly
-from hgfast.bench.harness.record import Row, gpu_name, machine_info, make_record, write_record
+from hgfast.bench.harness.record import Row, gpu_name, machine_info, make_record, save_record, write_record
 from hgfast.bench.tables.charts import draw_chart
 from hgfast.bench.tables.columns import print_rows
 from hgfast.bench.variants.loader import LoaderVariant
@@ -51,11 +51,16 @@ class RowKey(NamedTuple):
 
 
 class LoaderResult(NamedTuple):
-    """A variant and its result, None if it was not measured. noise: relative error of images/s."""
+    """A variant and its result, None if it needs a GPU and there is none. noise: relative error of images/s."""
 
     variant: LoaderVariant
     result: Result | None
     noise: float | None = None
+
+    @property
+    def done(self) -> Result | None:
+        """The result, or None if there is none or the variant failed."""
+        return None if self.result is None or self.result.error else self.result
 
 
 Results = Mapping[RowKey, LoaderResult]
@@ -74,20 +79,26 @@ def run(config: LoaderConfig) -> None:
     """Measure, print the tables, and write the record and the chart."""
     machine = machine_info()
     temp_dir = tempfile.TemporaryDirectory(prefix="hgfast-loader-") if config.work is None else nullcontext(str(config.work))
+    packages = ["matplotlib"] if config.chart else []
+
+    def save(measured: list[LoaderResult]) -> None:
+        save_record(make_record(make_rows(measured), machine, packages, incomplete=ROUNDS_MISSING), config.json)
+
     with temp_dir as folder:
-        measured = measure(config, open_sources(config, Path(folder)))
-        results = {key_of(entry.variant): entry for entry in measured}
-        rows = [make_row(entry, results) for entry in measured]
-    conclusions = [summarize_bottleneck(results, layout, cached) for layout in config.layouts for cached in (False, True)]
+        measured = measure(config, open_sources(config, Path(folder)), save)
+        rows = make_rows(measured)
+    results = {key_of(entry.variant): entry for entry in measured}
+    texts = [summarize_bottleneck(results, layout, cached) for layout in config.layouts for cached in (False, True)]
+    conclusions = [text for text in texts if text]
     print_rows(rows, "loader")
     print("× princeton: images/s relative to princeton's loader, augmented, on the same files. Values are medians over rounds.\n")
     print(comparison_table(results) + "\n")
     print("\n".join([*conclusions, *([index_verdict(measured)] if config.index else [])]), flush=True)
-    packages = ["matplotlib"] if config.chart else []
     write_record(make_record(rows, machine, packages, conclusions), config.json)
     if config.chart is not None:
         draw_chart("loader", rows, config.chart, f"{machine['processor']}, {config.threads} threads")
         print(f"chart: {config.chart}")
+    raise_failures([entry.result for entry in measured if entry.result is not None])
 
 
 # ---- measuring ----
@@ -128,8 +139,10 @@ def open_images(config: ImagesConfig, layout: Layout, folder: Path) -> Samples:
     return samples
 
 
-def measure(config: LoaderConfig, sources: Mapping[tuple[str, bool], Samples]) -> list[LoaderResult]:
-    """Measure all variants; without a GPU, variants that need one have no result."""
+def measure(
+    config: LoaderConfig, sources: Mapping[tuple[str, bool], Samples], save: Callable[[list[LoaderResult]], object]
+) -> list[LoaderResult]:
+    """Measure all variants, and `save` the results of the rounds so far; without a GPU, variants that need one have no result."""
     options = (EPOCH_LENGTH, config.batch_size, config.size, config.threads, config.seed)
     has_gpu = gpu_name() is not None
     variants = [
@@ -145,19 +158,31 @@ def measure(config: LoaderConfig, sources: Mapping[tuple[str, bool], Samples]) -
         variants += [replace(first, mode="index", entries=entries) for entries in INDEX_LENGTHS]
     runnable = [variant for variant in variants if variant.loader != "dali_gpu" or has_gpu]
     trial = TrialSettings(config.seconds, 1, 1, quick=True) if config.quick else TrialSettings(config.seconds)
-    results = run_interleaved(runnable, config.rounds, trial, config.threads, config.seed)
-    noise_levels = relative_noise([[trial.images_per_s for trial in result.trials] for result in results])
-    by_name = {v.name: LoaderResult(v, result, noise) for v, result, noise in zip(runnable, results, noise_levels)}
-    return [by_name.get(variant.name, LoaderResult(variant, None)) for variant in variants]
+
+    def with_variants(results: list[Result]) -> list[LoaderResult]:
+        noise_levels = relative_noise([[trial.images_per_s for trial in result.trials] for result in results])
+        by_name = {v.name: LoaderResult(v, result, noise) for v, result, noise in zip(runnable, results, noise_levels)}
+        return [by_name.get(variant.name, LoaderResult(variant, None)) for variant in variants]
+
+    def on_round(results: list[Result]) -> None:
+        save(with_variants(results))
+
+    return with_variants(run_interleaved(runnable, config.rounds, trial, config.threads, config.seed, on_round))
 
 
 def key_of(variant: LoaderVariant) -> RowKey:
     return RowKey(variant.loader, variant.mode, variant.layout, variant.cached)
 
 
+def make_rows(measured: Sequence[LoaderResult]) -> list[Row]:
+    """Return the rows of all variants."""
+    results = {key_of(entry.variant): entry for entry in measured}
+    return [make_row(entry, results) for entry in measured]
+
+
 def make_row(entry: LoaderResult, results: Results) -> Row:
-    """Return the row of a variant."""
-    variant, result, file_stats = entry.variant, entry.result, file_statistics(entry.variant.samples.paths)
+    """Return the row of a variant, without metrics if it was not measured."""
+    variant, result, file_stats = entry.variant, entry.done, file_statistics(entry.variant.samples.paths)
     keys = [RowKey("seed_style", "augmented", variant.layout, cached) for cached in (variant.cached, False)]
     speedups = [round(s, 3) if (s := speedup_over(results[key], entry)) else None for key in keys]
     no_rates = dict.fromkeys(("images_per_s", "images_per_s_min", "images_per_s_max"))
@@ -181,13 +206,13 @@ def make_row(entry: LoaderResult, results: Results) -> Row:
         "bytes_per_pixel": round(file_stats.bytes_per_pixel, 4),
         "kilobytes": round(file_stats.kilobytes, 1),
         "megapixels": round(file_stats.megapixels, 3),
-        "note": "" if result else "no GPU here",
+        "note": "" if result else entry.result.error if entry.result else "no GPU here",
     }
 
 
 def speedup_over(baseline: LoaderResult, candidate: LoaderResult) -> float | None:
     """Return the median ratio of images/s, or None if one was not measured."""
-    return candidate.result.times(baseline.result) if candidate.result and baseline.result else None
+    return candidate.done.times(baseline.done) if candidate.done and baseline.done else None
 
 
 # ---- the report ----
@@ -198,8 +223,8 @@ def comparison_table(results: Results) -> str:
     table = []
     for layout, *pair, target in COMPARISONS:
         keys = [RowKey(loader, mode, layout, cached) for loader, mode, cached in pair]
-        if all(key in results and results[key].result for key in keys):
-            baseline, candidate = (results[key].result for key in keys)
+        if all(key in results and results[key].done for key in keys):
+            baseline, candidate = (results[key].done for key in keys)
             assert baseline and candidate
             names = [f"{key.loader} {key.mode}, {source_name(key.cached)}" for key in keys]
             row: Row = {"layout": layout, "from": names[0], "to": names[1], "x images/s": candidate.times(baseline)}
@@ -215,10 +240,11 @@ def source_name(cached: bool) -> str:
 def summarize_bottleneck(results: Results, layout: str, cached: bool) -> str:
     """Describe the bottleneck of DALI on the CPU: the disk if reading uncached files is slower than loading, else the larger
     part of the CPU time, decoding or augmentation. Decoding is measured alone on whole images; the loader decodes only the
-    part that it needs."""
+    part that it needs. Returns "" if one of these variants failed."""
     modes = (("dali_cpu", "targets"), ("decode_only", "dali"), ("read_only", "cold"))
-    full, decode, read = (results[RowKey(loader, mode, layout, cached)].result for loader, mode in modes)
-    assert full and decode and read  # none of these needs a GPU
+    full, decode, read = (results[RowKey(loader, mode, layout, cached)].done for loader, mode in modes)
+    if not (full and decode and read):
+        return ""
     share = min(1.0, decode.cpu_ms_per_image / full.cpu_ms_per_image)
     bottleneck = "disk" if read.images_per_s < full.images_per_s else "decode" if share >= 0.5 else "augmentation"
     return (
@@ -229,9 +255,11 @@ def summarize_bottleneck(results: Results, layout: str, cached: bool) -> str:
 
 
 def index_verdict(measured: Sequence[LoaderResult]) -> str:
-    """Compare the startup cost of the longer index with its limits, and the CPU time of a batch with that of the shorter one."""
-    small, large = (entry.result for entry in measured if entry.variant.mode == "index")
-    assert small and large
+    """Compare the startup cost of the longer index with its limits, and the CPU time of a batch with that of the shorter one.
+    Returns "" if one of them failed."""
+    small, large = (entry.done for entry in measured if entry.variant.mode == "index")
+    if not (small and large):
+        return ""
     start = large.startup
     verdict = "good" if start.seconds < MAX_INDEX_SECONDS and start.memory_mb < MAX_INDEX_MB else "too much"
     return (

@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.bench.harness.config import SessionOverheadConfig
-from hgfast.bench.harness.interleaved import BatchInfo, BatchIterator, Result, TrialSettings, rss_mb, run_interleaved
+from hgfast.bench.harness.interleaved import (
+    BatchInfo,
+    BatchIterator,
+    Result,
+    TrialSettings,
+    raise_failures,
+    rss_mb,
+    run_interleaved,
+)
 from hgfast.bench.harness.networks import ONNX, ONNX_HEATMAPS, Exports, untrained_checkpoint
 from hgfast.bench.harness.noise import relative_noise
 from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
@@ -136,6 +144,7 @@ def measure_times(config: SessionOverheadConfig, keypoints_onnx: Path, heatmaps_
         SessionVariant(case, runtime, file, threads) for runtime in RUNTIMES_BY_FORMAT["onnx"] for case, file in files.items()
     ]
     results = run_interleaved(variants, config.rounds, TrialSettings(config.seconds, 4, 3, config.quick), threads)
+    raise_failures(results)
     noise_levels = relative_noise([[trial.images_per_s for trial in result.trials] for result in results])
     by_case = dict(zip(((variant.runtime, variant.case) for variant in variants), results))
     return [make_row(variant, result, noise, by_case) for variant, result, noise in zip(variants, results, noise_levels)]

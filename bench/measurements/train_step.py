@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 
 from hgfast.architectures import architecture
 from hgfast.bench.harness.config import Layout, TrainStepConfig
-from hgfast.bench.harness.interleaved import Result, TrialSettings, run_interleaved
+from hgfast.bench.harness.interleaved import ROUNDS_MISSING, Result, TrialSettings, raise_failures, run_interleaved
 from hgfast.bench.harness.noise import relative_noise
-from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
+from hgfast.bench.harness.record import Row, machine_info, make_record, save_record, write_record
 from hgfast.bench.harness.roofline import DeviceRates, measure_rates
 from hgfast.bench.measurements.loader import EPOCH_LENGTH, open_images
 from hgfast.bench.tables.columns import print_rows
 from hgfast.bench.variants.train_step import INPUT_SIZE, Phase, TrainVariant, repeat_samples
 from hgfast.pipelines.samples import Samples
+from hgfast.skeletons import BODY16, HAND21
 from hgfast.training.amp import resolve_amp
 from hgfast.training.distributed import select_device
 from hgfast.training.throughput import forward_flops
@@ -34,31 +36,53 @@ PHASES: dict[str, tuple[Phase, ...]] = {
     "hgfast_ddp": ("whole", "step"),
 }
 """Measured phases of every method; the last three use hgfast's loader."""
-FIXED_BATCH_METHODS = {"seed_style": "seed_style_fixed", "hgfast": "hgfast_fixed"}
-"""Names of the additional rows for the network alone, without a loader."""
+FIXED_BATCH_METHODS = ("seed_style", "hgfast")
+"""Methods with an additional row METHOD_fixed for the network alone; without a loader there are only such rows."""
 GPU_METHODS = ("hgfast_compile", "hgfast_graphs", "hgfast_ddp")
+NEEDS_GPU = "needs a GPU"
 TARGET_SPEEDUPS = {"cpu": 1.9, "cuda": 3.0}  # relative to princeton; on a CPU for hg1 with bf16 and batches of 4
 
 
 def run(config: TrainStepConfig) -> None:
-    """Measure, print the table and the conclusions, and write the record."""
+    """Measure, print the table and the conclusions, and write the record, that of the results so far after every round."""
     device, machine, rows, conclusions = select_device(config.device), machine_info(), list[Row](), list[str]()
+    results = list[Result]()
     temp_dir = tempfile.TemporaryDirectory(prefix="hgfast-train-") if config.work is None else nullcontext(str(config.work))
     with temp_dir as folder:
-        samples = {layout: repeat_samples(open_images(config, layout, Path(folder)), EPOCH_LENGTH) for layout in config.layouts}
+        samples = {layout: open_samples(config, layout, Path(folder)) for layout in config.layouts}
         rates = measure_rates(device, config.threads)
+
+        def save(network_rows: Sequence[Row]) -> None:
+            record = make_record([*rows, *network_rows], {**machine, **rates.row}, incomplete=ROUNDS_MISSING)
+            save_record(record, config.json)
+
         for layout, preset in product(config.layouts, config.presets):
-            network_rows = measure(config, preset, layout, samples[layout], rates, device)
-            conclusions.append(summarize(network_rows))
+            loops = measure(config, preset, layout, samples[layout], device, lambda loops: save(make_rows(config, loops, rates)))
+            network_rows = make_rows(config, loops, rates)
+            conclusions += filter(None, [summarize(network_rows)])
             rows += network_rows
+            results += loops.results.values()
+            save([])
     print_rows(rows, "train_step")
     print(
-        "images/s and × princeton: from files to updated weights; step, loader: each alone; waits for data: fraction of the time "
-        "that the loop waits for a batch; beyond step: fraction by which the loader lengthens a step, with or without waiting; "
-        "roofline: time of a step at the rate of torch's matrix product.\n"
+        "images/s and × princeton: from files to updated weights, unless named fixed; step, loader: each alone; waits for data: "
+        "fraction of the time that the loop waits for a batch; beyond step: fraction by which the loader lengthens a step, with "
+        "or without waiting; roofline: time of a step at the rate of torch's matrix product.\n"
     )
     print("\n".join(conclusions), flush=True)
     write_record(make_record(rows, {**machine, **rates.row}, conclusions=conclusions), config.json)
+    raise_failures(results)
+
+
+def open_samples(config: TrainStepConfig, layout: Layout, folder: Path) -> Samples:
+    """Return the samples of a layout, repeated to a long epoch; without a loader, samples that have no images."""
+    if config.loader != "none":
+        return repeat_samples(open_images(config, layout, folder), EPOCH_LENGTH)
+    skeleton = HAND21 if layout == "freihand" else BODY16
+    ones, joints = np.ones(EPOCH_LENGTH), (EPOCH_LENGTH, len(skeleton.joints))
+    rows, points = np.arange(EPOCH_LENGTH), np.zeros((EPOCH_LENGTH, 2))
+    labels = np.zeros((*joints, 2)), np.ones(joints, np.bool_)
+    return Samples(np.array([""] * EPOCH_LENGTH), points, ones, *labels, ones, rows, rows, skeleton, 0.0)
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,9 @@ class LoopResults:
     """Results by method and phase for one network and layout. flops: per image of a training step. noise: relative error of
     images/s."""
 
+    preset: str
+    layout: Layout
+    device: torch.device
     results: Mapping[tuple[str, Phase], Result]
     batch_size: int
     flops: float
@@ -75,21 +102,31 @@ class LoopResults:
         """Milliseconds per batch."""
         return 1e3 * self.batch_size / self.results[method, phase].images_per_s
 
+    def error(self, method: str) -> str:
+        """Why the method was not measured, or "" if it was."""
+        found = [result for (name, _), result in self.results.items() if name == method]
+        return next((result.error for result in found if result.error), "" if found else NEEDS_GPU)
+
+    def speedup(self, result: Result, phase: Phase, digits: int = 3) -> float | None:
+        """Return the speedup over this phase of princeton's loop, None if that failed."""
+        baseline = self.results["seed_style", phase]
+        return None if baseline.error else round(result.times(baseline), digits)
+
     def metrics(self, method: str, *, fixed_batch: bool = False) -> Row:
         """Return the metrics of a row: from files to updated weights, or of the network alone if `fixed_batch`."""
         phase: Phase = "step" if fixed_batch else "whole"
         results, result, step = self.results, self.results[method, phase], self.results[method, "step"]
         loader = method if (method, "load") in results else "hgfast"
-        load, princeton_load = results[loader, "load"], results["seed_style", "load"]
+        load = None if fixed_batch or results[loader, "load"].error else results[loader, "load"]
         memory = max(trial.gpu_mb for trial in result.trials)
         return {
             **result.rates(2),
             "noise": self.noise.get((method, phase)),
-            "speedup": round(result.times(results["seed_style", "whole"]), 3),
+            "speedup": self.speedup(result, "whole" if ("seed_style", "whole") in results else "step"),
             "step_ms": round(self.ms(method, "step"), 2),
-            "step_speedup": round(step.times(results["seed_style", "step"]), 3),
-            "loader_ms": None if fixed_batch else round(self.ms(loader, "load"), 3),
-            "loader_speedup": None if fixed_batch else round(load.times(princeton_load), 3),
+            "step_speedup": self.speedup(step, "step"),
+            "loader_ms": None if load is None else round(self.ms(loader, "load"), 3),
+            "loader_speedup": None if load is None else self.speedup(load, "load"),
             "data_wait": round(median(trial.data_wait_s / trial.seconds for trial in result.trials), 4),
             "beyond_step": None if fixed_batch else round(1 - result.times(step), 4),
             "cpu_ms_per_image": round(result.cpu_ms_per_image, 3),
@@ -100,38 +137,64 @@ class LoopResults:
         }
 
 
+METRIC_KEYS = (
+    *("images_per_s", "images_per_s_min", "images_per_s_max", "noise", "speedup", "step_ms", "step_speedup", "loader_ms"),
+    *("loader_speedup", "data_wait", "beyond_step", "cpu_ms_per_image", "memory_gb", "tflops"),
+)
+"""Keys of `LoopResults.metrics` that are None in the rows of a method that was not measured."""
+
+
 def measure(
-    config: TrainStepConfig, preset: str, layout: Layout, samples: Samples, rates: DeviceRates, device: torch.device
-) -> list[Row]:
-    """Measure a network on a layout and return its rows; methods that need a GPU have no metrics without one."""
+    config: TrainStepConfig,
+    preset: str,
+    layout: Layout,
+    samples: Samples,
+    device: torch.device,
+    save: Callable[[LoopResults], object],
+) -> LoopResults:
+    """Measure a network on a layout, and `save` the results of the rounds so far."""
     runnable = [method for method in PHASES if device.type == "cuda" or method not in GPU_METHODS]
-    keys = [(method, phase) for method in runnable for phase in PHASES[method]]
-    options = (preset, layout, samples, config.batch_size, config.threads, str(device), config.seed)
+    only_step: tuple[Phase, ...] = ("step",)
+    keys = [(method, phase) for method in runnable for phase in (only_step if config.loader == "none" else PHASES[method])]
+    options = (preset, layout, samples, config.batch_size, config.threads, str(device), config.seed, config.loader)
     variants = [TrainVariant(method, phase, *options) for method, phase in keys]
     batches = 2 if config.quick else 4
     trial = TrialSettings(config.seconds, batches, 1 if config.quick else 4, config.quick)
-    measured = run_interleaved(variants, config.rounds, trial, config.threads, config.seed)
-    noise_levels = relative_noise([[trial.images_per_s for trial in result.trials] for result in measured])
     flops = 3 * forward_flops(architecture(preset, input_size=INPUT_SIZE), len(samples.skeleton.joints))
-    results = LoopResults(dict(zip(keys, measured)), config.batch_size, flops, dict(zip(keys, noise_levels)))
-    unavailable = dict.fromkeys(results.metrics("seed_style")) | {"rounds": 0, "reason": "needs a GPU"}
+
+    def by_key(measured: Sequence[Result]) -> LoopResults:
+        noise_levels = relative_noise([[trial.images_per_s for trial in result.trials] for result in measured])
+        by_phase = dict(zip(keys, measured)), config.batch_size, flops, dict(zip(keys, noise_levels))
+        return LoopResults(preset, layout, device, *by_phase)
+
+    def on_round(measured: Sequence[Result]) -> None:
+        save(by_key(measured))
+
+    return by_key(run_interleaved(variants, config.rounds, trial, config.threads, config.seed, on_round))
+
+
+def make_rows(config: TrainStepConfig, results: LoopResults, rates: DeviceRates) -> list[Row]:
+    """Return the rows of a network; methods that need a GPU have no metrics without one, nor do those that failed."""
     rows: list[Row] = []
     for method in PHASES:
-        precision = conv_precision(method, device)
-        flops_per_s = rates.flops.get(precision)
+        precision = conv_precision(method, results.device)
+        flops_per_s, error = rates.flops.get(precision), results.error(method)
         common = {
-            "preset": preset,
-            "layout": layout,
+            "preset": results.preset,
+            "layout": results.layout,
             "precision": precision,
-            "device": device.type,
+            "device": results.device.type,
             "size": INPUT_SIZE,
             "batch_size": config.batch_size,
             "threads": config.threads,
-            "floor_ms": round(1e3 * config.batch_size * flops / flops_per_s, 3) if flops_per_s else None,
+            "floor_ms": round(1e3 * config.batch_size * results.flops / flops_per_s, 3) if flops_per_s else None,
         }
-        rows.append({"way": method} | common | (results.metrics(method) if method in runnable else unavailable))
-        if method in FIXED_BATCH_METHODS:
-            rows.append({"way": FIXED_BATCH_METHODS[method]} | common | results.metrics(method, fixed_batch=True))
+        whole = [False] if config.loader != "none" else []
+        fixed = [True] if config.loader == "none" or method in FIXED_BATCH_METHODS else []
+        for fixed_batch in (*whole, *fixed):
+            unavailable = {**dict.fromkeys(METRIC_KEYS), "rounds": 0, "reason": error}
+            metrics = unavailable if error else results.metrics(method, fixed_batch=fixed_batch)
+            rows.append({"way": f"{method}_fixed" if fixed_batch else method} | common | metrics)
     return rows
 
 
@@ -148,9 +211,12 @@ def conv_precision(method: str, device: torch.device) -> str:
 
 
 def summarize(rows: Sequence[Row]) -> str:
-    """Return the speedups over princeton and the bottlenecks: the slower of loader and network, each alone."""
-    rows_by_method = {row["way"]: row for row in rows}
-    princeton, hgfast = rows_by_method["seed_style"], rows_by_method["hgfast"]
+    """Return the speedups over princeton and the bottlenecks: the slower of loader and network, each alone; "" if one of both
+    loops was not measured, or without a loader."""
+    measured = {row["way"]: row for row in rows if not row["reason"]}
+    if not {"seed_style", "hgfast"} <= set(measured):
+        return ""
+    princeton, hgfast = measured["seed_style"], measured["hgfast"]
     target = target_speedup(hgfast)
     text = (
         f"{hgfast['layout']} {hgfast['preset']}: hgfast trains {hgfast['speedup']:.2f} times as many images per second as "

@@ -12,7 +12,7 @@ from hgfast.bench.tables.ratio_checks import CHECK_COLUMNS, CheckResult
 
 
 class BenchResult(NamedTuple):
-    """The result of a step and its record; None if the step failed."""
+    """The result of a step and its record, None if it wrote none. The record of a failed step has the rows that were measured."""
 
     done: StepResult
     record: Record | None
@@ -59,11 +59,13 @@ def render_section(result: BenchResult, chart: str) -> str:
     """Return the section of a step."""
     title, done = result.done.step.description, result.done
     heading = f"## {result.name}: {title}"
-    if done.state != "ok":
-        return f"{heading}\n\n{done.state.capitalize()}: {done.reason}"
+    verdict = "" if done.state == "ok" else f"{done.state.capitalize()}: {done.reason}"
+    if result.record is None:
+        return f"{heading}\n\n{verdict}"
     table, missing = table_of(result.rows, result.name), unmeasured_lines(result.rows)
     parts = [
         heading,
+        verdict,
         code_block(result.command),
         markdown_table(*table) if table[0] else "",
         bullet_list(result.conclusions),

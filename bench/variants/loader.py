@@ -55,8 +55,8 @@ class LoaderVariant:
 
     @property
     def process(self) -> str:
-        """One process per loader; variants whose memory is measured have their own."""
-        if self.mode == "index":
+        """One process per loader; variants whose memory is measured, or whose hardware decoder may crash, have their own."""
+        if self.mode == "index" or self.mode.startswith("hw "):
             return self.name
         return "files" if self.loader in ("read_only", "decode_only") else self.loader
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hgfast import checkpoints
 from hgfast.architectures import STRIDE, architecture
+from hgfast.bench.harness.config import TrainStepLoader
 from hgfast.bench.harness.interleaved import BatchInfo, BatchIterator
 from hgfast.bench.princeton.loader import HEATMAP_SIZE, PrincetonDataset, princeton_loader
 from hgfast.bench.princeton.training import PrincetonTrainer
@@ -32,6 +33,7 @@ from hgfast.pipelines.datasets import open_loader
 from hgfast.pipelines.loaders.dali import import_dali
 from hgfast.pipelines.samples import Samples
 from hgfast.training import distributed
+from hgfast.training.batch import Batch
 from hgfast.training.distributed import Ranks
 from hgfast.training.evaluator import Loader
 from hgfast.training.throughput import DataWaitTimer
@@ -56,6 +58,7 @@ class TrainVariant:
     threads: int = 2
     device: str = "cpu"
     seed: int = 0
+    loader: TrainStepLoader = "dali"
 
     @property
     def name(self) -> str:
@@ -67,7 +70,7 @@ class TrainVariant:
 
     def load(self) -> None:
         torch.set_num_threads(self.threads)  # of the network; the loader's threads share the cores
-        if self.method != "seed_style":
+        if self.method != "seed_style" and self.loader == "dali":
             import_dali()
         if self.device != "cpu":
             torch.zeros(1, device=self.device)
@@ -119,6 +122,10 @@ def princeton_loop(variant: TrainVariant) -> TrainLoop:
     joints = len(variant.samples.skeleton.joints)
     model = StackedHourglass(architecture(variant.preset, input_size=INPUT_SIZE), joints)
     trainer = PrincetonTrainer(model, torch.device(variant.device))
+    if variant.loader == "none":
+        cells = (variant.batch_size, joints, HEATMAP_SIZE, HEATMAP_SIZE)
+        fixed = torch.rand(variant.batch_size, INPUT_SIZE, INPUT_SIZE, 3), torch.rand(cells)
+        return TrainLoop(repeat_batch(fixed), lambda batch: trainer.step(*batch), fixed)
     dataset = PrincetonDataset(
         variant.samples, INPUT_SIZE, resize_whole=variant.layout == "freihand", augmented=True, seed=variant.seed
     )
@@ -128,7 +135,7 @@ def princeton_loop(variant: TrainVariant) -> TrainLoop:
 
 
 def hgfast_loop(variant: TrainVariant) -> TrainLoop:
-    """Return DALI and the trainer with default settings, except for the learning rate warm-up, which is off."""
+    """Return the loader and the trainer with default settings, except for the learning rate warm-up, which is off."""
     device = torch.device(variant.device)
     config = Config(
         dataset=variant.layout, batch_size=variant.batch_size, device=variant.device, seed=variant.seed, threads=variant.threads
@@ -137,7 +144,13 @@ def hgfast_loop(variant: TrainVariant) -> TrainLoop:
     config.train.warmup = 0.0
     config.train.compile = COMPILE_MODES.get(variant.method, "off")
     ranks = Ranks.single(device)
-    loader = open_loader(variant.samples, INPUT_SIZE, Normalization(), ranks, config, augment=config.augment, seed=config.seed)
+    loader: Loader
+    if variant.loader == "none":
+        loader = RandomBatchLoader(variant)
+    else:
+        config.loader = variant.loader
+        options = (variant.samples, INPUT_SIZE, Normalization(), ranks, config)
+        loader = open_loader(*options, augment=config.augment, seed=config.seed)
     trainer = make_trainer(config, variant.samples, loader, ranks)
     if variant.method == "hgfast_ddp":
         dist.init_process_group("nccl", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
@@ -154,6 +167,32 @@ def make_trainer(config: Config, samples: Samples, loader: Loader, ranks: Ranks)
     )
     model = checkpoints.build_model(config.model.make_architecture(), meta).to(ranks.device)
     return Trainer(config, model, loader, loader, lambda _: {}, "", Path(tempfile.gettempdir()), ranks)
+
+
+class RandomBatchLoader:
+    """Repeats a batch of random images and keypoints on the device of a variant, for a step that needs no images."""
+
+    def __init__(self, variant: TrainVariant) -> None:
+        count, joints, device = variant.batch_size, len(variant.samples.skeleton.joints), torch.device(variant.device)
+        images = torch.randn(count, 3, INPUT_SIZE, INPUT_SIZE, device=device).to(memory_format=torch.channels_last)
+        keypoints = INPUT_SIZE * torch.rand(count, joints, 2, device=device)
+        labeled = torch.ones(count, joints, dtype=torch.bool, device=device)
+        index, matrices = np.arange(count), np.tile(np.eye(3), (count, 1, 1))
+        self._batch = Batch(images, keypoints, labeled, index, np.zeros(count, np.bool_), matrices, count)
+        self.num_samples = len(variant.samples)
+
+    def __len__(self) -> int:
+        return self.num_samples // len(self._batch.index)
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        for _ in range(start, len(self)):
+            yield self._batch
+
+
+def repeat_batch(batch: Any) -> Generator[Any, None, None]:
+    """Yield a batch without end."""
+    while True:
+        yield batch
 
 
 def endless_batches(epoch: Callable[[int], Iterable[Any]]) -> Generator[Any, None, None]:

@@ -216,7 +216,7 @@ RunAll = Callable[..., int]
 @pytest.fixture
 def run_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunAll:
     """Run it with fake steps that write `ROWS`, or the rows or the code given by step."""
-    monkeypatch.setattr(step_runner, "TERMINATE_TIMEOUT", 5.0)
+    monkeypatch.setattr(step_runner, "GRACE_S", 1.0)
 
     def invoke(*flags: str, **given: list[Row] | str) -> int:
         def fake_step(name: str, settings: BenchSettings) -> Step:
@@ -294,17 +294,19 @@ def test_other_steps_run_after_a_failure_or_timeout(run_all: RunAll, tmp_path: P
         "latency": "import time; print('begun'); time.sleep(100)",
         "embedding": "import sys; open(sys.argv[1], 'w').write('no record')",
         "decode": "pass",
+        "pckh": "import sys; open(sys.argv[1], 'w').write(" + repr(json.dumps(record("pckh", ROWS["pckh"]))) + "); sys.exit(2)",
     }
     assert run_all("--limit", "0.05", **fakes) == 1
     steps = {step["step"]: step for step in json.loads(output_file(tmp_path, ".json").read_text())["steps"]}
     assert {name: step["state"] for name, step in steps.items()} == {
         **dict.fromkeys(fakes, "failed"),
         "train_step": "ok",
-        "pckh": "ok",
     }
     assert steps["loader"]["why"].endswith("no disk") and steps["latency"]["why"].endswith("begun")
     assert "is not JSON" in steps["embedding"]["why"] and "did not write" in steps["decode"]["why"]
-    assert "Failed: exit code 1: no disk" in output_file(tmp_path, ".md").read_text()
+    page = output_file(tmp_path, ".md").read_text()
+    assert "Failed: exit code 1: no disk" in page
+    assert "Failed: exit code 2" in page and "- pckh is fast" in page  # the rows that a failed step has measured remain
     assert "train_step" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -10,8 +11,16 @@ import pytest
 import torch
 
 from hgfast.architectures import architecture
+from hgfast.bench.harness.config import TrainStepConfig
 from hgfast.bench.harness.interleaved import Result, StartupCost, Trial, TrialSettings, run_trial
-from hgfast.bench.measurements.train_step import GPU_METHODS, PHASES, LoopResults, describe_bottleneck, target_speedup
+from hgfast.bench.measurements.train_step import (
+    GPU_METHODS,
+    PHASES,
+    LoopResults,
+    describe_bottleneck,
+    open_samples,
+    target_speedup,
+)
 from hgfast.bench.princeton.training import PrincetonTrainer, mean_squared_error
 from hgfast.bench.train_step import main
 from hgfast.bench.variants import train_step
@@ -60,6 +69,22 @@ def test_loops_overfit_one_batch(method: str, four: Samples) -> None:
         assert float(loop.step(next(loop.batches))) > 0
     finally:
         loop.batches.close()
+
+
+def test_without_a_loader_the_steps_need_neither_images_nor_dali(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The step alone trains on a random batch in both loops, at the shapes of real ones."""
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    samples = open_samples(TrainStepConfig(loader="none"), "freihand", tmp_path)
+    for method, open_loop in (("seed_style", princeton_loop), ("hgfast", hgfast_loop)):
+        variant = TrainVariant(method, "step", "tiny", "freihand", samples, batch_size=2, threads=1, loader="none")
+        variant.load()
+        loop = open_loop(variant)
+        losses = [float(loop.step(next(loop.batches))) for _ in range(12)]
+        assert losses[-1] < 0.95 * losses[0]
+    assert not list(tmp_path.iterdir())
+    batch = loop.fixed
+    assert batch.images.shape == (2, 3, 256, 256) and batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.keypoints.shape == (2, 21, 2) and batch.labeled.all() and batch.global_batch_size == 2
 
 
 def test_princeton_step_is_adam_fp32_channels_last() -> None:
@@ -117,7 +142,7 @@ def make_results() -> LoopResults:
     results: Any = {("seed_style", "whole"): make_result(4, 2, 4), ("seed_style", "step"): make_result(8, 4, 4)}
     results |= {("seed_style", "load"): make_result(20, 20, 20), ("hgfast", "load"): make_result(200, 200, 200)}
     results |= {("hgfast", "whole"): make_result(8, 8, 12, data_wait_s=0.25), ("hgfast", "step"): make_result(10, 10, 12)}
-    return LoopResults(results, batch_size=4, flops=1e11)
+    return LoopResults("hg1", "mpii", CPU, results, batch_size=4, flops=1e11)
 
 
 def test_row_metrics() -> None:

@@ -617,9 +617,10 @@ def test_a_fresh_start_leaves_nothing_of_the_old_run(
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("loader", ["opencv", pytest.param("dali", marks=pytest.mark.dali)])
 @pytest.mark.parametrize("amp", ["bf16", "fp16", "off"])
-def test_training_on_a_gpu(hands: Path, tmp_path: Path, amp: str) -> None:
+def test_training_on_a_gpu(hands: Path, tmp_path: Path, amp: str, loader: str) -> None:
     config = small_config(hands, tmp_path, epochs=4)
-    config.device, config.train.amp = "cuda", amp  # type: ignore[assignment]
+    config.device, config.train.amp, config.loader = "cuda", amp, loader  # type: ignore[assignment]
     records = read_metrics(train(config, distributed.init_distributed("cuda")))
     assert records[-1]["loss"] < records[0]["loss"]

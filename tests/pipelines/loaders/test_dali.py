@@ -101,6 +101,7 @@ def test_marks_land_on_the_moved_keypoints(marked_samples: Samples, operator: st
 
 
 @pytest.mark.gpu
+@pytest.mark.dali
 @pytest.mark.parametrize("operator", ["warp_affine", "warp_perspective"])
 def test_marks_land_on_the_moved_keypoints_on_a_gpu(marked_samples: Samples, operator: str) -> None:
     plan = BatchPlan(marked_samples, SIZE, 32, augment=STRONG, seed=8)
