@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from hgfast.config import LoadingConfig
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, one_line
 from hgfast.fileio.image_header import MAX_PIXELS, PNG_MAGIC, check_image_size
 from hgfast.geometry import EPSILON, crop_regions
 from hgfast.normalization import Normalization
@@ -74,13 +74,15 @@ class DaliLoader(PlannedLoader):
         self._file_cache: dict[str, NDArray[np.uint8]] = {}
         self._is_safe: dict[str, bool] = {}  # whether DALI may open the file
         self._cache_bytes_left = int(self._loading.preload_gb * 1e9)
-        self._pipeline = self._build()
+        self._pipeline: Any = self._build()
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         if self._busy:
             raise RuntimeError("the previous epoch is still being read: exhaust or close its iterator first")
         self._busy = True
         try:
+            if self._pipeline is None:
+                self._pipeline = self._build()
             self._start_epoch(epoch, start)
             for step in range(start, self.plan.steps):
                 images = self._run(epoch, step)
@@ -159,7 +161,11 @@ class DaliLoader(PlannedLoader):
         return pipeline
 
     def _next_inputs(self) -> tuple[list[NDArray[np.uint8]] | NDArray[np.float32], ...]:
-        """Return DALI's next inputs: files, and of each sample the first two rows of its matrix and its region."""
+        """Return DALI's next inputs: files, and of each sample the first two rows of its matrix and its region.
+
+        DALI calls this in the thread that asks for a batch, two batches ahead. It takes 0.6 ms for 32 samples of 130 000 on one
+        core of an Intel Xeon, and 30 ms once an epoch for the permutation, so that a thread of its own would not pay.
+        """
         planned = self.plan.batch(*next(self._schedule))
         self._in_flight.append(planned)
         files = [self._file_input(str(path)) for path in self.plan.samples.paths[planned.index]]
@@ -201,6 +207,7 @@ class DaliLoader(PlannedLoader):
                 (crops,) = self._pipeline.run(stream)
                 return torch.utils.dlpack.from_dlpack(crops.as_tensor())
             except RuntimeError as error:
+                check_gpu(self.device)
                 bad = self._find_undecodable()
                 if not bad and retried:
                     raise HgfastError(f"DALI failed: {' '.join(str(error).split())[:400]}") from error
@@ -225,8 +232,8 @@ class DaliLoader(PlannedLoader):
                 self._pipeline.run()
         except StopIteration:
             self._pipeline.reset()
-        except RuntimeError:  # a bad image of a batch that is no longer needed
-            self._pipeline = self._build()
+        except RuntimeError:  # a bad image of a batch that is no longer needed, or a GPU that has failed
+            self._pipeline = None
         self._in_flight.clear()
 
 
@@ -313,6 +320,16 @@ def describe_decode_error(path: str) -> str:
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
     return f"{path} is empty" if empty else f"{path} cannot be decoded: it is no image, or broken"
+
+
+def check_gpu(device: torch.device) -> None:
+    """Raise `HgfastError` if CUDA has failed on a GPU. Every later call then fails too, so that no image could be decoded."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        raise HgfastError(f"the GPU failed ({one_line(error, 200)}): if it happens again, use --loader opencv") from error
 
 
 def _device_id(device: torch.device) -> int | None:

@@ -139,3 +139,27 @@ def test_configuration_of_the_hardware_decoder(tmp_path: Path) -> None:
     assert parse(Config, []).loading.hw_decoder_load is None
     with pytest.raises(HgfastError, match=r"hw_decoder_load is 1.5, must be in \[0, 1\]"):
         parse(Config, ["--loading.hw-decoder-load", "1.5"])
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_gpu_that_fails_is_one_sentence_and_no_bad_file(
+    hands: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: bool
+) -> None:
+    """After an illegal access, all of CUDA fails: no file can be decoded, and no pipeline can be built."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later")
+
+    loader = DaliLoader(BatchPlan(read_freihand(hands, "valid"), 64, 4), CPU, 1, Normalization())
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "device", GPU)
+        patch.setattr(torch.cuda, "current_stream", lambda device: None)
+        patch.setattr(torch.cuda, "synchronize", fail if broken else lambda device: None)
+        patch.setattr(dali.Pipeline, "run", fail)
+        patch.setattr(dali_module, "find_undecodable", lambda paths, device, loading: {})
+        patch.setattr(loader, "_build", fail if broken else lambda: loader._pipeline)
+        start = r"the GPU failed \(CUDA error: an illegal memory access" if broken else r"DALI failed: CUDA error"
+        with pytest.raises(HgfastError, match=start):
+            next(loader.epoch(0))
+    assert not capsys.readouterr().err
+    assert len(list(loader.epoch(0))) == len(loader)
