@@ -36,6 +36,13 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ErrorOf = Callable[..., str]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a GPU, warnings are shown instead of failing the test: drivers and libraries there have many that no CPU shows."""
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a GPU or DALI where there is none, and those of bf16 on CPUs that only emulate it."""
     if item.get_closest_marker("gpu"):
