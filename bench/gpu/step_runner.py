@@ -115,9 +115,9 @@ def run_step(step: Step, limit: float, stop: StopSignal | None = None, log: Path
     seconds, last_line = time.perf_counter() - start_time, lines[-1] if lines else ""
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     last_error = errors[-1] if errors else last_line
-    if code == 2 and step.missing_pattern and re.search(step.missing_pattern, last_error):
-        return StepResult(step, "not possible", seconds, last_error, last_line)
     has_record = step.record is not None and mtime_ns(step.record) != mtime_before
+    if code == 2 and step.missing_pattern and re.search(step.missing_pattern, last_error):
+        return StepResult(step, "not possible", seconds, last_error, last_line, has_record)
     if code is None and stop is not None and stop.received:
         reason = f"ended by {stop.received.name} after {seconds:.0f} s; last output: {last_error}"
     elif code is None:

@@ -13,6 +13,7 @@ NO_BACKEND_PATTERN = (
     r"Torch-TensorRT gets fp32 and fp16"
 )
 """Matches the error of export/trt.py (exit code 2) if no installed library builds the engine: not possible instead of failed."""
+NO_DALI_PATTERN = "NVIDIA DALI is not installed"
 PRECISIONS = ("fp32", "fp16", "int8")
 EXPORTS = (
     *((f"onnx-{p}", "ONNX", "to_onnx", p, f"best.{p}.onnx", "") for p in PRECISIONS),
@@ -120,6 +121,7 @@ def gpu_check_steps(settings: GpuCheckSettings) -> list[Step]:
         training_step(settings, "training-compile", "the same with torch.compile", "--train.compile on"),
         training_step(settings, "training-graphs", "the same with CUDA graphs", "--train.compile graphs", cpu=False),
         training_step(settings, "training-fp16", "the same in fp16 with its scaler", "--train.amp fp16", cpu=False),
+        *(self_test_step(settings, load) for load in ("0", "0.65")),
         gpu_tests_step("tests-dali", "the GPU tests that need DALI", "gpu and dali", "pipelines hgfast export bench"),
         *(loader_step(settings, layout) for layout in ("freihand", "mpii")),
         train_step_step(settings, "hg2", "dali"),
@@ -148,6 +150,14 @@ def gpu_tests_step(name: str, description: str, markers: str, folders: str) -> S
     return Step(name, description, ("-m", "pytest", "-m", markers, *flags, *paths), minutes=2.0)
 
 
+def self_test_step(settings: GpuCheckSettings, load: str) -> Step:
+    """Return a step that shows in a child process whether DALI crashes or corrupts images, with this share of JPEGs for the
+    hardware decoder."""
+    command = words(f"pipelines/self_test.py --device {settings.device} --hw-decoder-load {load}")
+    title = f"DALI's crops compared with OpenCV's, hardware decoder load {load}"
+    return Step(f"dali-self-test-{load}", title, command, minutes=0.5, missing_pattern=NO_DALI_PATTERN)
+
+
 def data_step(settings: GpuCheckSettings) -> Step:
     count = 50 if settings.rehearse else 200 if settings.quick else 4000
     command = words("pipelines/synthetic.py freihand --out", settings.hands_dir, *words(f"--count {count} --seed 0 --overwrite"))
@@ -163,17 +173,19 @@ def bench_step(
     minutes: float,
     requires: tuple[Path, ...] = (),
     artifacts: Sequence[Step] = (),
+    missing_pattern: str = "",
 ) -> Step:
     """Return a step that writes a record, of these artifacts too."""
     path = settings.record_path(name)
     command = (*command, *words("--quick" * (settings.quick and command[0] not in WITHOUT_QUICK)), "--json", str(path))
     paths = tuple(step.produces for step in artifacts if step.produces is not None)
-    return Step(name, description, command, path, minutes, requires, optional_args=paths)
+    return Step(name, description, command, path, minutes, requires, optional_args=paths, missing_pattern=missing_pattern)
 
 
 def loader_step(settings: GpuCheckSettings, layout: str) -> Step:
     command = words(f"bench/loader.py --layouts [{layout}] --index false --threads {settings.threads} --rounds 3 --seconds 1")
-    return bench_step(settings, f"loader-{layout}", f"loaders, {layout}: DALI on the GPU and on the CPU", command, minutes=3.0)
+    title = f"loaders, {layout}: DALI on the GPU and on the CPU, OpenCV, princeton"
+    return bench_step(settings, f"loader-{layout}", title, command, minutes=3.0, missing_pattern=NO_DALI_PATTERN)
 
 
 def train_step_step(settings: GpuCheckSettings, preset: str, loader: str) -> Step:
@@ -183,7 +195,14 @@ def train_step_step(settings: GpuCheckSettings, preset: str, loader: str) -> Ste
     what = f"training step of {preset} compared with princeton, torch.compile, CUDA graphs and DDP"
     name = f"train-step-{preset}" + (f"-{loader}" if loader != "none" else "")
     command = words(f"bench/train_step.py --device {settings.device} {flags}")
-    return bench_step(settings, name, what + (f", fed by {loader}" if loader != "none" else ""), command, minutes=3.5)
+    return bench_step(
+        settings,
+        name,
+        what + (f", fed by {loader}" if loader != "none" else ""),
+        command,
+        minutes=3.5,
+        missing_pattern=NO_DALI_PATTERN,
+    )
 
 
 def latency_step(settings: GpuCheckSettings, batch: int, prefix: str, what: str, artifacts: Sequence[Step]) -> Step:
@@ -221,6 +240,7 @@ def training_step(
         requires=(settings.hands_marker,),
         produces=settings.work / name / "best.pt",
         is_training=True,
+        missing_pattern=NO_DALI_PATTERN,
         skip_reason="" if cpu or not settings.rehearse else "needs a GPU",
     )
 

@@ -70,7 +70,8 @@ REDUNDANT_WITH = {"images_per_s": "median_ms"}
 """Metrics that follow from another metric of the same row."""
 IGNORED_KEYS = {
     *("noise", "speedup_noise", "rounds", "note", "reason"),
-    *("images_per_s_min", "images_per_s_max", "p90_ms", "p99_ms", "floor_ms", "times_seed_style_originals"),
+    *("images_per_s_min", "images_per_s_max", "p90_ms", "p99_ms", "times_seed_style_originals"),
+    *("floor_ms", "eager_memory_ms", "conv_memory_ms"),
     *("files_before", "files_after", "images_seen"),
 }
 """Keys that are neither metrics nor part of a row's identity."""

@@ -20,7 +20,7 @@ from hgfast.bench.harness.interleaved import ROUNDS_MISSING, Result, TrialSettin
 from hgfast.bench.harness.networks import ONNX, Exports, export_commands, untrained_checkpoint
 from hgfast.bench.harness.noise import NoiseEstimate, estimate_noise, fastest
 from hgfast.bench.harness.record import Row, machine_info, make_record, save_record, write_record
-from hgfast.bench.harness.roofline import DeviceRates, measure_rates, roofline_ms
+from hgfast.bench.harness.roofline import DeviceRates, measure_rates, precisions, roofline_ms
 from hgfast.bench.tables.columns import print_rows
 from hgfast.bench.variants.latency import TORCH_METHODS, LatencyVariant
 from hgfast.checkpoints import load_model
@@ -173,10 +173,16 @@ def note_on_isa(variant: LatencyVariant) -> str:
     """Return a note on how the CPU's instruction set affects a variant, or ""."""
     cpu = cpu_features()
     if variant.cuda:
-        return ""
+        return "convolutions in TF32" if roofline_precision(variant) == "tf32" else ""
     if variant.runtime == "onnxruntime" and cpu.limit:
         return f"not limited by {cpu.limit}"
     return "int8 without VNNI" if variant.precision == "int8" and not cpu.vnni else ""
+
+
+def roofline_precision(variant: LatencyVariant) -> str:
+    """Return the precision of a variant's arithmetic: princeton's code leaves torch's default, TF32 in convolutions on a GPU."""
+    uses_tf32 = variant.cuda and variant.method == "seed_style" and torch.backends.cudnn.allow_tf32
+    return "tf32" if uses_tf32 and "tf32" in precisions(select_device("auto")) else variant.precision
 
 
 def artifact_variants(config: LatencyConfig, path: Path, name: str, preset: str, work: Path) -> list[LatencyVariant]:
@@ -304,7 +310,9 @@ def make_row(
         distances = np.linalg.norm(np.load(variant.points)[..., :2] - np.load(first[0].points)[..., :2], axis=-1)
     roofline = None
     if network.model is not None and not variant.end_to_end:
-        roofline = roofline_ms(rates, network.model.arch, network.joints, variant.batch, variant.precision, variant.size)
+        roofline = roofline_ms(
+            rates, network.model.arch, network.joints, variant.batch, roofline_precision(variant), variant.size
+        )
     return {
         **make_names(variant),
         "median_ms": round(median_ms, 4),

@@ -18,7 +18,7 @@ from hgfast.bench.harness.config import Layout, TrainStepConfig
 from hgfast.bench.harness.interleaved import ROUNDS_MISSING, Result, TrialSettings, raise_failures, run_interleaved
 from hgfast.bench.harness.noise import relative_noise
 from hgfast.bench.harness.record import Row, machine_info, make_record, save_record, write_record
-from hgfast.bench.harness.roofline import DeviceRates, measure_rates
+from hgfast.bench.harness.roofline import DeviceRates, measure_rates, step_traffic
 from hgfast.bench.measurements.loader import EPOCH_LENGTH, open_images
 from hgfast.bench.tables.columns import print_rows
 from hgfast.bench.variants.train_step import INPUT_SIZE, Phase, TrainVariant, repeat_samples
@@ -67,7 +67,8 @@ def run(config: TrainStepConfig) -> None:
     print(
         "images/s and × princeton: from files to updated weights, unless named fixed; step, loader: each alone; waits for data: "
         "fraction of the time that the loop waits for a batch; beyond step: fraction by which the loader lengthens a step, with "
-        "or without waiting; roofline: time of a step at the rate of torch's matrix product.\n"
+        "or without waiting; roofline: time of a step at the rate of torch's matrix product; memory of "
+        "eager, of convolutions: time of the bytes that every operation, or the convolutions alone, move.\n"
     )
     print("\n".join(conclusions), flush=True)
     write_record(make_record(rows, {**machine, **rates.row}, conclusions=conclusions), config.json)
@@ -92,6 +93,7 @@ class LoopResults:
 
     preset: str
     layout: Layout
+    joints: int
     device: torch.device
     results: Mapping[tuple[str, Phase], Result]
     batch_size: int
@@ -165,7 +167,7 @@ def measure(
     def by_key(measured: Sequence[Result]) -> LoopResults:
         noise_levels = relative_noise([[trial.images_per_s for trial in result.trials] for result in measured])
         by_phase = dict(zip(keys, measured)), config.batch_size, flops, dict(zip(keys, noise_levels))
-        return LoopResults(preset, layout, device, *by_phase)
+        return LoopResults(preset, layout, len(samples.skeleton.joints), device, *by_phase)
 
     def on_round(measured: Sequence[Result]) -> None:
         save(by_key(measured))
@@ -179,6 +181,8 @@ def make_rows(config: TrainStepConfig, results: LoopResults, rates: DeviceRates)
     for method in PHASES:
         precision = conv_precision(method, results.device)
         flops_per_s, error = rates.flops.get(precision), results.error(method)
+        arch = architecture(results.preset, input_size=INPUT_SIZE)
+        traffic = step_traffic(arch, results.joints, config.batch_size, precision)
         common = {
             "preset": results.preset,
             "layout": results.layout,
@@ -188,6 +192,7 @@ def make_rows(config: TrainStepConfig, results: LoopResults, rates: DeviceRates)
             "batch_size": config.batch_size,
             "threads": config.threads,
             "floor_ms": round(1e3 * config.batch_size * results.flops / flops_per_s, 3) if flops_per_s else None,
+            **traffic.floors_ms(rates),
         }
         whole = [False] if config.loader != "none" else []
         fixed = [True] if config.loader == "none" or method in FIXED_BATCH_METHODS else []

@@ -13,7 +13,7 @@ from hgfast.reporting.records import column_label
 COLUMNS = {
     "loader": "layout cached loader variant entries images_per_s noise times_seed_style cpu_ms_per_image start_s start_memory_mb",
     "train_step": "layout preset way precision images_per_s noise speedup step_ms step_speedup loader_ms data_wait beyond_step "
-    "floor_ms tflops memory_gb",
+    "floor_ms eager_memory_ms conv_memory_ms tflops memory_gb",
     "latency": "preset file way precision end_to_end batch median_ms noise p90_ms p99_ms gpu_ms images_per_s speedup memory_mb "
     "floor_ms mean_px_error max_px_error",
     "embedding": "runtime what threads median_ms noise images_per_s overhead times_one_thread calls growth_kb files_before "

@@ -208,6 +208,8 @@ COLUMN_LABELS = {
     "error_float16": "error, fp16",
     "error_float32": "error, fp32",
     "floor_ms": "roofline, ms",
+    "eager_memory_ms": "memory of eager, ms",
+    "conv_memory_ms": "memory of convolutions, ms",
     "gpu_ms": "GPU, ms",
     "growth_kb": "memory growth, kB",
     "images_per_s": "images/s",

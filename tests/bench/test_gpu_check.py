@@ -20,10 +20,11 @@ import torch
 
 from hgfast.bench import gpu_check, gpu_install
 from hgfast.bench.gpu import step_runner
-from hgfast.bench.gpu.steps import NO_BACKEND_PATTERN, GpuCheckSettings, Step, gpu_check_steps
+from hgfast.bench.gpu.steps import NO_BACKEND_PATTERN, NO_DALI_PATTERN, GpuCheckSettings, Step, gpu_check_steps
 from hgfast.bench.gpu_install import InstallError
 from hgfast.cli import Parser
-from hgfast.errors import run_main
+from hgfast.errors import HgfastError, run_main
+from hgfast.pipelines.loaders.dali import import_dali
 from tests.conftest import ROOT, Command, ErrorOf
 
 Install = Callable[..., list[tuple[str, str]]]
@@ -226,10 +227,16 @@ def test_failed_and_skipped_steps(code: str, state: str, why: str) -> None:
     assert result.state == state and result.reason.endswith(why)
 
 
+def test_missing_dali_message_matches_the_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(HgfastError, match=NO_DALI_PATTERN):
+        import_dali()
+    assert {step.name for step in STEPS if step.missing_pattern == NO_DALI_PATTERN} >= {"dali-self-test-0.65", "loader-mpii"}
+
+
 @pytest.mark.parametrize("backend", ["tensorrt_rtx", "torch_tensorrt", "auto"])
 def test_missing_backend_message_matches_the_pattern(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of find_backend on a machine with a GPU and no library matches."""
-    from hgfast.errors import HgfastError
     from hgfast.export.exporter import trt_builder
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)

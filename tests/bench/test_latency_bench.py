@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from hgfast.bench.harness.config import LatencyConfig
 from hgfast.bench.harness.interleaved import BatchInfo, Result, StartupCost, Trial, TrialSettings, run_trial
 from hgfast.bench.harness.networks import ONNX, Exports, export_commands, is_current, untrained_checkpoint
 from hgfast.bench.harness.noise import NoiseEstimate
-from hgfast.bench.harness.roofline import DeviceRates, measure_rates, roofline_ms
+from hgfast.bench.harness.roofline import DeviceRates, TrafficCounter, measure_rates, roofline_ms, step_traffic
 from hgfast.bench.measurements import latency
 from hgfast.bench.measurements.latency import open_artifacts, open_checkpoint, preset_name
 from hgfast.bench.measurements.session_overhead import SessionVariant, conclusions, leak_row, make_row, run_python_session
@@ -27,6 +29,7 @@ from hgfast.bench.variants.latency import LatencyVariant, make_batches, predict_
 from hgfast.checkpoints import load_model
 from hgfast.config import DataConfig
 from hgfast.errors import HgfastError
+from hgfast.model import StackedHourglass
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime import sidecar as sidecars
 from hgfast.runtime.torch_predictor import decode_keypoints
@@ -165,10 +168,14 @@ def test_roofline_is_the_longer_of_two_times() -> None:
     slow = DeviceRates({"fp32": 1e9}, 1e30)
     assert roofline_ms(slow, arch, 16, 3, "fp32", 64) == pytest.approx(3 * flops / 1e6)
     assert roofline_ms(slow, arch, 16, 1, "fp32", 128) == pytest.approx(4 * flops / 1e6)
-    copying = DeviceRates({"fp32": 1e30, "fp16": 1e30}, 1e6)
+    copying = DeviceRates({"fp32": 1e30, "fp16": 1e30, "tf32": 1e30}, 1e6)
     full, half = (roofline_ms(copying, arch, 16, 0, kind, 64) or 0 for kind in ("fp32", "fp16"))
     assert full == pytest.approx(2 * half) and half > 0
+    assert roofline_ms(copying, arch, 16, 0, "tf32", 64) == full
     assert roofline_ms(slow, arch, 16, 1, "int8", 64) is None
+    with torch.device("meta"):
+        weights = sum(value.numel() for value in StackedHourglass(arch, 16).parameters())
+    assert full == pytest.approx(4 * weights / 1e6 * 1e3)  # every weight is read once
 
 
 def test_rates_are_measured() -> None:
@@ -176,6 +183,91 @@ def test_rates_are_measured() -> None:
     names = {"fp32", "bf16"} if cpu_features().bf16 else {"fp32"}
     assert rates.flops["fp32"] > 1e9 and rates.bytes > 1e8 and set(rates.flops) == names
     assert set(rates.row) == {*(f"matrix_tflops_{name}" for name in names), "copy_gb_per_s"}
+
+
+class ClockedEvent:
+    """A CUDA event of a device on which an operation takes 3 ms, after a launch that takes a second."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = ClockedEvent.now
+
+    def synchronize(self) -> None:
+        ClockedEvent.now += 1000
+
+    def elapsed_time(self, end: ClockedEvent) -> float:
+        return end.at - self.at
+
+
+def test_gpu_rates_are_measured_by_events_around_several_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large matrices, and TF32 is a rate of its own: with a fake clock, every operation takes 3 ms."""
+    cuda, tf32_by_dtype, sides = torch.device("cuda", 0), list[tuple[bool, torch.dtype]](), set[int]()
+
+    def operation(*operands: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        ClockedEvent.now += 3
+        if out is not None:
+            tf32_by_dtype.append((torch.backends.cuda.matmul.allow_tf32, out.dtype))
+            sides.add(len(out))
+        return operands[0]
+
+    monkeypatch.setattr(torch.cuda, "Event", ClockedEvent)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch, "mm", operation)
+    monkeypatch.setattr(torch.Tensor, "copy_", operation)
+
+    def on_meta(make: Any, *size: int, **options: Any) -> torch.Tensor:
+        return make(*size, **{**options, "device": "meta"})
+
+    for name in ("randn", "empty"):
+        monkeypatch.setattr(torch, name, partial(on_meta, getattr(torch, name)))
+    rates = measure_rates(cuda, 1)
+    assert sides == {2048, 4096, 8192}
+    assert rates.flops == dict.fromkeys(("fp32", "tf32", "bf16", "fp16"), pytest.approx(2 * 8192**3 / 3e-3))
+    assert rates.bytes == pytest.approx(2 * 2**28 / 3e-3) and rates.row["copy_gb_per_s"] == round(2**28 / 3e-3 / 1e9, 1)
+    expected = {(False, torch.float32), (True, torch.float32), (False, torch.bfloat16), (False, torch.float16)}
+    assert set(tf32_by_dtype) == expected and not torch.backends.cuda.matmul.allow_tf32
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert set(measure_rates(cuda, 1).flops) == {"fp32", "fp16"}
+
+
+def test_copy_rate_counts_reads_and_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, with a clock by which every operation takes 2 s."""
+    ticks = count(0, 2)
+    monkeypatch.setattr("hgfast.bench.harness.roofline.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("hgfast.bench.harness.roofline.MATRIX_SIZES", (16,))
+    rates = measure_rates(torch.device("cpu"), 1)
+    assert rates.bytes == 2**28 and rates.flops["fp32"] == 16**3
+
+
+def test_traffic_of_a_step_is_that_of_its_operations() -> None:
+    counter = TrafficCounter()
+    with torch.device("meta"):
+        x, weight = torch.empty(2, 8, 16, 16, requires_grad=True), torch.empty(4, 8, 3, 3, requires_grad=True)
+    sizes = {"x": 4 * 2 * 8 * 256, "w": 4 * 4 * 8 * 9, "y": 4 * 2 * 4 * 256}
+    with counter:
+        y = torch.nn.functional.conv2d(x, weight, padding=1)
+    assert counter.convolutions == counter.total == sum(sizes.values())
+    with counter:
+        z = y.view(2, -1).relu_()
+    assert counter.total - counter.convolutions == 2 * sizes["y"] and counter.convolutions == sum(sizes.values())
+    with counter:
+        z.backward(torch.empty_like(z))
+    forward, backward = sum(sizes.values()), sum(sizes.values()) + sizes["x"] + sizes["w"]
+    assert counter.convolutions == forward + backward
+
+
+def test_traffic_of_hg2_matches_the_counted_figures() -> None:
+    """8.5 GB in convolutions and about 30 GB in all for a batch of 32 in bf16; proportional to the batch but for the weights."""
+    traffic = step_traffic(PRESETS["hg2"], 16, 32, "bf16")
+    assert traffic.convolutions == pytest.approx(8.5e9, rel=0.02) and traffic.eager == pytest.approx(30e9, rel=0.05)
+    tiny = [step_traffic(PRESETS["tiny"], 16, batch, "fp32").eager for batch in (1, 2, 3)]
+    assert tiny[2] - tiny[1] == tiny[1] - tiny[0]
+    rates = DeviceRates({}, 4.3e12)
+    assert traffic.floors_ms(rates)["conv_memory_ms"] == pytest.approx(2.0, abs=0.1)
 
 
 # ---- without bf16 and VNNI ----

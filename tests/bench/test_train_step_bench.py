@@ -142,7 +142,7 @@ def make_results() -> LoopResults:
     results: Any = {("seed_style", "whole"): make_result(4, 2, 4), ("seed_style", "step"): make_result(8, 4, 4)}
     results |= {("seed_style", "load"): make_result(20, 20, 20), ("hgfast", "load"): make_result(200, 200, 200)}
     results |= {("hgfast", "whole"): make_result(8, 8, 12, data_wait_s=0.25), ("hgfast", "step"): make_result(10, 10, 12)}
-    return LoopResults("hg1", "mpii", CPU, results, batch_size=4, flops=1e11)
+    return LoopResults("hg1", "mpii", 16, CPU, results, batch_size=4, flops=1e11)
 
 
 def test_row_metrics() -> None:
