@@ -16,9 +16,9 @@ BASE = [  # what Session and `hgfast predict` need for an exported network
 ]
 TRAIN = [
     "torch>=2.11",
-    # With DALI 2.2 (which requires nvimgcodec 0.8), 2.3 and 2.4 (0.9), the crops equal OpenCV's on a CPU; older ones have not
-    # been tried, and before April 2026 DALI could invalidate the capture of a CUDA graph. nvimgcodec 0.9.0 crashes on a GPU when
-    # it decodes a region of a JPEG, which DaliLoader therefore does not ask for.
+    # With DALI 2.2 (which requires nvimgcodec 0.8), 2.3 and 2.4 (0.9), the crops agree with OpenCV's on a CPU. Older ones have
+    # not been tried, and before April 2026 DALI could invalidate the capture of a CUDA graph. nvimgcodec 0.9.0 crashes on a GPU
+    # when it decodes a region of a JPEG, which DaliLoader therefore does not ask for.
     "nvidia-dali-cuda130>=2.2; sys_platform == 'linux'",
     "nvidia-nvjpeg>=13.2; sys_platform == 'linux'",  # nvimgcodec accepts any; older ones let the CPU decode more
     "h5py>=3.11",

@@ -40,7 +40,7 @@ def main() -> None:
         ensure_tested(device, loading, again=True)
     else:
         run_self_test(device, loading)
-    print(f"DALI on {device_name(device)}: the crops of {NUM_IMAGES} JPEGs of all kinds equal OpenCV's", flush=True)
+    print(f"DALI on {device_name(device)}: the crops of {NUM_IMAGES} JPEGs of all kinds agree with OpenCV's", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ class PlannedLoader:
         )
 
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
+        """Copy an array to the device, from pinned memory, so that the host does not wait. The largest copy is a batch of
+        `OpenCVLoader`, 6 MB for 32 crops of 256 pixels: a fraction of a millisecond, which is not worth a stream of its own."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 

@@ -71,7 +71,8 @@ def test_the_two_loaders_agree(hands: Path, people: Path, size: int) -> None:
         plan = BatchPlan(samples, size, 16, augment=STRONG, seed=3)
         for one, other in zip(dali(plan).epoch(0), opencv(plan).epoch(0)):
             off = (one.images - other.images).abs()
-            assert off.mean() < 0.1 and off.amax() < 12  # gray levels, times a contrast of up to 1.2 in color
+            # gray levels, times a contrast of up to 1.2 in color; DALI 2.2 rounds coordinates to 1/32 of a pixel
+            assert off.mean() < 0.2 and off.amax() < 12
             assert (one.keypoints - other.keypoints).abs().max() < 0.01
             assert assert_equal_batches(
                 one, Batch(one.images, *(getattr(other, f) for f in list(other.__dataclass_fields__)[1:]))

@@ -231,7 +231,7 @@ def test_loader_on_a_gpu_is_tested_first(hands: Path, monkeypatch: pytest.Monkey
 def test_command(in_process: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_test, "run_self_test", lambda device, loading: None)
     done = in_process(command.main, "--device", "cpu")
-    assert done.returncode == 0 and done.stdout == "DALI on the CPU: the crops of 64 JPEGs of all kinds equal OpenCV's\n"
+    assert done.returncode == 0 and done.stdout == "DALI on the CPU: the crops of 64 JPEGs of all kinds agree with OpenCV's\n"
 
     def refuse(device: torch.device, loading: LoadingConfig) -> None:
         assert loading.hw_decoder_load == 0.25
