@@ -12,12 +12,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, init_gpu_context
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GPU = torch.device("cuda", 0)
+needs_backward = pytest.mark.skipif(
+    torch.backends.cuda.is_built() and not torch.cuda.is_available(),
+    reason="needs a CUDA device or a CPU build of torch: a build for CUDA asks the driver in the backward pass of fake tensors",
+)
 
 
 class SynchronizingCopy(RuntimeError):
@@ -48,7 +53,9 @@ def fake_gpu() -> Iterator[FakeTensorMode]:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # by deepcopy
-        mode = stack.enter_context(FakeTensorMode())  # before the patches, so that it does not start a driver
+        init_gpu_context(GPU)  # once, on a machine with a GPU; here it would otherwise fail, as torch finds a GPU
+        stack.enter_context(mock.patch.object(FakeTensorMode, "avoid_device_init", True))
+        mode = stack.enter_context(FakeTensorMode())
         for name, function in found.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, function))
         # a copied tensor, as in an EMA, stays in the mode

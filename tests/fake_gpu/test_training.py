@@ -25,7 +25,7 @@ from hgfast.training.nan_guard import NonFiniteGuard
 from hgfast.training.throughput import forward_flops
 from hgfast.training.trainer import Trainer
 from tests.factories import make_trainer
-from tests.fake_gpu import GPU, SynchronizingCopy, fake_gpu, to_gpu
+from tests.fake_gpu import GPU, SynchronizingCopy, fake_gpu, needs_backward, to_gpu
 
 N, JOINTS = 4, len(BODY16.joints)
 
@@ -61,6 +61,7 @@ def train_step(trainer: Trainer, size: int) -> Tensor:
     return trainer.train_step(make_batch(size))
 
 
+@needs_backward
 @pytest.mark.parametrize("preset", ["tiny", "small", "hg2", pytest.param("hg8", marks=pytest.mark.slow)])
 def test_a_training_step_does_not_synchronize(preset: str, tmp_path: Path) -> None:
     """Forward and backward pass, clipping, AdamW, EMA and the check of gradients; parameters, gradients and states on the GPU."""
@@ -75,6 +76,7 @@ def test_a_training_step_does_not_synchronize(preset: str, tmp_path: Path) -> No
         assert {tensor.device for tensor in tensors} == {GPU}
 
 
+@needs_backward
 @pytest.mark.parametrize(
     "settings",
     [{"amp": "fp16"}, {"amp": "off"}, {"amp": "fp16", "grad_accum": 2}, {"optimizer": "adam"}, {"ema": 0.0}, {"grad_clip": 0.0}],
@@ -88,6 +90,7 @@ def test_settings_do_not_add_a_synchronization(settings: dict[str, object], tmp_
         assert train_step(trainer, 64).device == GPU
 
 
+@needs_backward
 def test_rmsprop_synchronizes(tmp_path: Path) -> None:
     """As documented: torch has no fused rmsprop, so the host must know whether the gradients are finite."""
     model = make_model("tiny")
@@ -96,6 +99,7 @@ def test_rmsprop_synchronizes(tmp_path: Path) -> None:
         train_step(make_trainer(tmp_path, model=model, device=GPU, optimizer="rmsprop"), 64)
 
 
+@needs_backward
 @pytest.mark.parametrize(("name", "unlabeled"), [("cross_entropy", "ignore"), ("mse", "ignore"), ("mse", "zero")])
 def test_losses(name: str, unlabeled: str) -> None:
     with fake_gpu():
