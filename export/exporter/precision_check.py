@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hgfast.errors import HgfastError, one_line
 from hgfast.runtime.sidecar import Precision
+from hgfast.runtime.tensorrt_engine import TrtLibrary
 
 MIN_LAYER_SHARE = {
     "fp32": 0.9,
@@ -23,8 +24,9 @@ MIN_LAYER_SHARE = {
     "int8": 0.5,
 }  # minimum fraction of an engine's convolutions that must have this precision according to its inspector
 MAX_FP32_FRACTION, KERNEL_BYTES = 0.55, 4_500_000
-"""Maximum size of an fp16 engine: this fraction of its weights in fp32, plus the bytes of kernels and headers. A TensorRT-RTX
-engine of hg1 has half of the weights and 3.2 MB."""
+"""Maximum size of an fp16 engine of TensorRT-RTX: this fraction of its weights in fp32, plus the bytes of kernels and headers. That
+of hg1 has half of the weights and 3.2 MB. Plans of TensorRT differ: they may store weights in a kernel's own layout, and contain a
+lean runtime."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,16 @@ def model_conv_weights(model: onnx.ModelProto, what: str) -> ConvWeights:
     return ConvWeights(precision, sum(counts.values()))
 
 
-def check_engine_precision(source: Path | ConvWeights, plan_size: int, expected: Precision, layers: str | None = None) -> str:
-    """Verify that an engine has the expected precision and return a short description of the evidence.
+def check_engine_precision(
+    source: Path | ConvWeights, library: TrtLibrary, plan_size: int, expected: Precision, layers: str | None = None
+) -> str:
+    """Verify that an engine has the expected precision and return a short description of the evidence, or that there is none.
 
     Args:
         source: the ONNX file that the engine was built from, or the weights of its convolutions.
+        library: runs the engine.
         plan_size: bytes.
-        layers: `BuiltEngine.layer_info`; without it, the size of the plan is the evidence.
+        layers: `BuiltEngine.layer_info`; without it, the size of the plan is the evidence, for TensorRT-RTX only.
 
     Raises:
         HgfastError: the engine has another precision.
@@ -113,6 +118,9 @@ def check_engine_precision(source: Path | ConvWeights, plan_size: int, expected:
                 f"{expected} was requested, but the engine's convolutions are {counts}: see the warnings of the build"
             )
         return f"{summary}, according to its inspector"
+    unproved = f"weights {expected} in {what}; the precision of the kernels is not proved, because"
+    if library != "tensorrt_rtx":
+        return f"{unproved} the engine's inspector does not show it"
     size, fp32_bytes = f"{plan_size / 1e6:.1f} MB", 4 * weights.count
     min_bytes = {"fp32": 0.9, "fp16": 0.45, "int8": 0.2}[expected] * fp32_bytes
     if plan_size < min_bytes:
@@ -122,10 +130,10 @@ def check_engine_precision(source: Path | ConvWeights, plan_size: int, expected:
     if expected == "fp32":
         return f"weights {expected} in {what}; the engine's {size} hold them"
     if expected == "int8":
-        return f"weights int8 in {what}; the precision of the kernels can be verified only on a GPU"
+        return f"{unproved} only the engine's inspector shows it, on a GPU"
     max_bytes = MAX_FP32_FRACTION * fp32_bytes + KERNEL_BYTES
     if max_bytes >= fp32_bytes:
-        return f"weights {expected} in {what}; the network is too small to verify by the engine's size of {size}"
+        return f"{unproved} the network is too small to verify by the engine's size of {size}"
     if plan_size > max_bytes:
         raise HgfastError(
             f"{expected} was requested, but the engine has {size}, more than {max_bytes / 1e6:.1f} MB for weights of "

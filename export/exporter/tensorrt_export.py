@@ -65,7 +65,7 @@ def make_engine(config: TensorRTConfig, model: StackedHourglass, out: Path, back
         source = onnx.path
         print(f"building with {backend.reason}", flush=True)
         built = trt_builder.build(onnx.path, sizes, backend, config)
-    precision_summary = check_engine_precision(source, len(built.plan), config.precision, built.layer_info)
+    precision_summary = check_engine_precision(source, built.library, len(built.plan), config.precision, built.layer_info)
     for warning in built.warnings:
         print(f"{backend.name}: {warning}")
     print(f"{config.precision}: {precision_summary}; parsed in {built.parse_s:.2f} s, built in {built.build_s:.1f} s", flush=True)

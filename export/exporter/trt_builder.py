@@ -180,7 +180,7 @@ def build(onnx: Path, batch: BatchRange, backend: TrtBackend, options: BuildOpti
     check_plan(plan, backend)
     layers = None
     if backend.has_gpu:
-        layers = engine_layer_info(plan, backend)
+        layers = engine_layer_info(plan, backend, options.version_compatible)
         warnings += [] if layers else [f"the engine cannot be inspected here ({last_errors(logger)})"]
     builder_info = describe_build(backend, options)
     return BuiltEngine(plan, parse_s, build_s, tuple(dict.fromkeys(warnings)), builder_info, layers)
@@ -192,11 +192,16 @@ def check_plan(plan: bytes, backend: TrtBackend) -> None:
     check_plan_header(plan, library, "the engine")
 
 
-def engine_layer_info(plan: bytes, backend: TrtBackend) -> str | None:
-    """Return the inspector's JSON of an engine's layers, or None if it cannot be loaded. Needs a GPU."""
+def engine_layer_info(plan: bytes, backend: TrtBackend, version_compatible: bool = False) -> str | None:
+    """Return the inspector's JSON of an engine's layers, or None if it cannot be loaded. Needs a GPU.
+
+    version_compatible: the plan contains the lean runtime of the version that built it, which is host code.
+    """
     library: TrtLibrary = library_of_plan(plan) or "tensorrt"
     trt = import_tensorrt(library) if backend.name == "torch_tensorrt" else backend.module
     runtime = trt.Runtime(make_logger(trt))
+    if version_compatible:
+        runtime.engine_host_code_allowed = True  # TensorRT refuses such a plan otherwise
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None

@@ -108,10 +108,10 @@ def test_build(name: str, batch: BatchRange, rtx: TrtBackend, request: pytest.Fi
     json.dumps(built.builder_info)
     precision: Precision = "fp16" if name == "fp16" else "fp32"
     assert onnx_conv_weights(path).precision == precision
-    assert precision in check_engine_precision(path, len(built.plan), precision)
+    assert precision in check_engine_precision(path, "tensorrt_rtx", len(built.plan), precision)
     other: Precision = "fp32" if name == "fp16" else "fp16"
     with pytest.raises(HgfastError, match=f"{other} was requested, but the convolutions of .* are {precision}"):
-        check_engine_precision(path, len(built.plan), other)
+        check_engine_precision(path, "tensorrt_rtx", len(built.plan), other)
 
 
 @pytest.mark.slow
@@ -122,10 +122,10 @@ def test_fp16_halves_a_plan(folder: Path, rtx: TrtBackend) -> None:
     for precision in precisions:
         path = export(checkpoint, precision == "fp16", folder / f"hg1-{precision}.onnx")
         sizes[precision] = len(build(path, FREE, rtx, OPTIONS).plan)
-        assert "of its weights in fp32" in check_engine_precision(path, sizes[precision], precision) or precision == "fp32"
+        assert "of its weights in fp32" in check_engine_precision(path, "tensorrt_rtx", sizes[precision], precision) or precision == "fp32"
     assert 0.45 < sizes["fp16"] / sizes["fp32"] < 0.6
     with pytest.raises(HgfastError, match="so it is fp32"):
-        check_engine_precision(path, sizes["fp32"], "fp16")
+        check_engine_precision(path, "tensorrt_rtx", sizes["fp32"], "fp16")
 
 
 def test_options(static: Path, rtx: TrtBackend) -> None:
@@ -252,24 +252,81 @@ def layers(*kinds: str) -> str:
     return json.dumps({"Layers": found})
 
 
+class FakeInspectingTensorRT:
+    """TensorRT-RTX whose builder returns the plan `content` of TensorRT, and a runtime with an inspector.
+
+    lean_runtime: the plan contains a lean runtime, which NVIDIA's `IRuntime` loads only if host code is allowed.
+    """
+
+    def __init__(self, module: Any, content: bytes, lean_runtime: bool) -> None:
+        self.module, self.content, self.lean_runtime, self.allowed = module, content, lean_runtime, list[bool]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def Builder(self, logger: Any) -> Any:
+        builder = self.module.Builder(logger)
+        return SimpleNamespace(
+            create_network=builder.create_network,
+            create_builder_config=builder.create_builder_config,
+            create_optimization_profile=builder.create_optimization_profile,
+            build_serialized_network=lambda network, config: self.content,
+        )
+
+    def Runtime(self, logger: Any) -> Any:
+        runtime = SimpleNamespace(engine_host_code_allowed=False)
+
+        def deserialize(plan: bytes) -> Any:
+            assert plan == self.content
+            self.allowed.append(runtime.engine_host_code_allowed)
+            if self.lean_runtime and not runtime.engine_host_code_allowed:
+                return None
+            inspector = SimpleNamespace(get_engine_information=lambda kind: layers(*["FP16"] * 20))
+            return SimpleNamespace(create_engine_inspector=lambda: inspector)
+
+        runtime.deserialize_cuda_engine = deserialize
+        return runtime
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_plan_with_a_lean_runtime_is_inspected(fp16: Path, rtx: TrtBackend, compatible: bool) -> None:
+    library = FakeInspectingTensorRT(rtx.module, b"ftrt" + bytes(40_000_000), compatible)
+    backend = TrtBackend("tensorrt", "11.4.0.106", library, "", True)
+    built = build(fp16, FREE, backend, BuildOptions(version_compatible=compatible))
+    assert library.allowed == [compatible] and built.layer_info is not None and not built.warnings
+    summary = check_engine_precision(fp16, built.library, len(built.plan), "fp16", built.layer_info)
+    assert "20 of the engine's 20 convolutions are fp16" in summary
+
+
+@pytest.mark.parametrize("size", [9, 16_100_000, 10**9])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_size_of_a_tensorrt_plan_proves_nothing(precision: Precision, size: int) -> None:
+    """The limits are those of TensorRT-RTX; a plan of TensorRT may also contain a lean runtime."""
+    summary = check_engine_precision(ConvWeights(precision, 4_000_000), "tensorrt", size, precision, layers())
+    assert summary.startswith(f"weights {precision} in the network; the precision of the kernels is not proved")
+    other: Precision = "fp16" if precision == "fp32" else "fp32"
+    with pytest.raises(HgfastError, match=f"{other} was requested, but the convolutions of the network are {precision}"):
+        check_engine_precision(ConvWeights(precision, 4_000_000), "tensorrt", size, other)
+
+
 def test_engine_precision() -> None:
     half, large = ConvWeights("fp16", 1_000_000), ConvWeights("fp16", 4_000_000)
-    told = check_engine_precision(half, 10**7, "fp16", layers(*["FP16"] * 19, "FP32"))
+    told = check_engine_precision(half, "tensorrt_rtx", 10**7, "fp16", layers(*["FP16"] * 19, "FP32"))
     assert "19 of the engine's 20 convolutions are fp16" in told
     with pytest.raises(HgfastError, match="convolutions are 2 fp32, 1 fp16"):
-        check_engine_precision(half, 10**6, "fp16", layers("FP32", "FP16", "FP32"))
+        check_engine_precision(half, "tensorrt_rtx", 10**6, "fp16", layers("FP32", "FP16", "FP32"))
     with pytest.raises(HgfastError, match="convolutions are 2 fp16"):
-        check_engine_precision(ConvWeights("fp32", 9), 10**6, "fp32", layers("FP16", "FP16"))
-    assert "2 of" in check_engine_precision(ConvWeights("int8", 9), 9, "int8", layers("Int8", "Int8"))
+        check_engine_precision(ConvWeights("fp32", 9), "tensorrt_rtx", 10**6, "fp32", layers("FP16", "FP16"))
+    assert "2 of" in check_engine_precision(ConvWeights("int8", 9), "tensorrt_rtx", 9, "int8", layers("Int8", "Int8"))
     with pytest.raises(HgfastError, match="returned invalid JSON"):
-        check_engine_precision(half, 9, "fp16", "no JSON")
-    assert "too small" in check_engine_precision(half, 10**7, "fp16")
-    assert "51% of its weights in fp32" in check_engine_precision(large, 8_200_000, "fp16", layers())
+        check_engine_precision(half, "tensorrt_rtx", 9, "fp16", "no JSON")
+    assert "not proved, because the network is too small" in check_engine_precision(half, "tensorrt_rtx", 10**7, "fp16")
+    assert "51% of its weights in fp32" in check_engine_precision(large, "tensorrt_rtx", 8_200_000, "fp16", layers())
     with pytest.raises(HgfastError, match=r"16.1 MB, more than 13.3 MB .* so it is fp32"):
-        check_engine_precision(large, 16_100_000, "fp16")
-    assert "can be verified only on a GPU" in check_engine_precision(ConvWeights("int8", 10**7), 10**9, "int8")
+        check_engine_precision(large, "tensorrt_rtx", 16_100_000, "fp16")
+    assert "not proved" in check_engine_precision(ConvWeights("int8", 10**7), "tensorrt_rtx", 10**9, "int8")
     with pytest.raises(HgfastError, match="int8 was requested, but the convolutions of the network are fp16"):
-        check_engine_precision(half, 10**6, "int8")
+        check_engine_precision(half, "tensorrt_rtx", 10**6, "int8")
 
 
 def test_check_plan(plan: bytes, rtx: TrtBackend, monkeypatch: pytest.MonkeyPatch) -> None:
