@@ -29,6 +29,7 @@ from hgfast.training.shutdown import raise_on_sigterm
 
 RECORDED_PACKAGES = ("hgfast", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 NOT_RUN = "built, not run"  # verdict if this machine cannot run the artifact
+NOT_INSTALLED = "not verified: not installed"  # verdict of a runtime that is not installed, if another one verified the artifact
 NUM_VERIFICATION_IMAGES = 16  # images for verification
 ConfigT = TypeVar("ConfigT", bound=ExportConfig)
 CompareFn = Callable[[Path, Reference, Tolerances | None], list[Row]]
@@ -145,7 +146,7 @@ def _verify(compare: CompareFn, temp_path: Path, out: Path, config: ExportConfig
     limits = verify.tolerances_for(config.precision, model.arch.stacks)
     rows = compare(temp_path, reference, limits)
     for row in rows:
-        if row["verdict"] not in ("", NOT_RUN) and not row["verdict"].startswith(verify.OK):
+        if row["verdict"] not in ("", NOT_RUN, NOT_INSTALLED) and not row["verdict"].startswith(verify.OK):
             print(verify.format_table(rows), flush=True)
             problem = f"{row['verdict']} ({row['runtime']}, batch {row['batch']})"
             raise HgfastError(
@@ -175,6 +176,8 @@ def print_summary(exported: ExportedArtifact, seconds: float) -> None:
         print(f"compared with the checkpoint in fp32 on {source}; px: input pixels; heatmaps: fraction of the largest value")
     elif not exported.rows:
         print("not verified")
+    if missing := [row["runtime"] for row in exported.rows if row["verdict"] == NOT_INSTALLED]:
+        print(f"not verified in {', '.join(missing)}: pip install {' '.join(missing)} and export again to verify it there")
     print(
         f"{path}: {path.stat().st_size / 1e6:.2f} MB, {sidecar.precision}, {sidecar.input.dtype} {sidecar.input.axes} "
         f"{sidecar.input_size} x {sidecar.input_size}, batch {sidecar.batch.as_flag}, {len(sidecar.skeleton.joints)} joints"

@@ -15,14 +15,14 @@ import torch
 from hgfast.errors import HgfastError
 from hgfast.export.exporter import artifact
 from hgfast.export.exporter.accuracy_check import calibration_images, check_accuracy
-from hgfast.export.exporter.artifact import ExportedArtifact
+from hgfast.export.exporter.artifact import NOT_INSTALLED, ExportedArtifact
 from hgfast.export.exporter.export_module import ExportModule
 from hgfast.export.exporter.options import ExportConfig
 from hgfast.export.exporter.precision_check import model_conv_weights
 from hgfast.export.exporter.quantize import quantize
 from hgfast.export.exporter.verify import Reference, Row, Tolerances, compare_batches
 from hgfast.model import StackedHourglass
-from hgfast.runtime.backends import RUNTIMES_BY_FORMAT, DeviceOptions, make_onnxruntime_fn, make_run_fn
+from hgfast.runtime.backends import RUNTIMES_BY_FORMAT, DeviceOptions, is_installed, make_onnxruntime_fn, make_run_fn
 from hgfast.runtime.sidecar import HEATMAPS, INPUT_NAME, KEYPOINTS, OUTPUT_NAMES, BatchRange
 
 EXAMPLE_BATCH = 2  # torch.export specializes a batch size of one
@@ -33,9 +33,11 @@ NOISY_LOGGERS = ("torch.onnx._internal.exporter._registration", "torch.onnx._int
 def make_onnx(config: ExportConfig, model: StackedHourglass, out: Path, for_tensorrt: bool = False) -> ExportedArtifact:
     """Write the ONNX file and its sidecar.
 
+    A runtime that is not installed is left out of the verification.
+
     Raises:
-        HgfastError: the model differs from the checkpoint, loses too much accuracy (int8), or cannot be written; then nothing is
-            written.
+        HgfastError: the model differs from the checkpoint, loses too much accuracy (int8), cannot be written, or no runtime to
+            verify it is installed; then nothing is written.
     """
     spec, options = config.spec, DeviceOptions(config.threads)
     full_model = export_onnx_model(ExportModule(model, replace(spec, outputs=OUTPUT_NAMES)), config.batch_range)
@@ -54,8 +56,17 @@ def make_onnx(config: ExportConfig, model: StackedHourglass, out: Path, for_tens
         accuracy = check_accuracy(config, model, runner, sidecar, "onnxruntime")
 
     def check(path: Path, reference: Reference, limits: Tolerances | None) -> list[Row]:
-        rows = []
-        for runtime in RUNTIMES_BY_FORMAT["onnx"]:
+        rows: list[Row] = []
+        runtimes = RUNTIMES_BY_FORMAT["onnx"]
+        if not any(map(is_installed, runtimes)):
+            raise HgfastError(
+                f"nothing here can verify {out}, because {' and '.join(runtimes)} are not installed: pip install "
+                f"{runtimes[0]}, or write it without verification with --no-verify"
+            )
+        for runtime in runtimes:
+            if not is_installed(runtime):
+                rows.append({"runtime": runtime, "verdict": NOT_INSTALLED})
+                continue
             run = make_run_fn(path, sidecar, runtime, options)
             probe = make_run_fn(full_model.SerializeToString(), sidecar, runtime, options)
             rows += compare_batches(runtime, run, probe, reference, config.batch_range, limits, spec.outputs)

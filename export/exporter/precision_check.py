@@ -24,9 +24,9 @@ MIN_LAYER_SHARE = {
     "int8": 0.5,
 }  # minimum fraction of an engine's convolutions that must have this precision according to its inspector
 MAX_FP32_FRACTION, KERNEL_BYTES = 0.55, 4_500_000
-"""Maximum size of an fp16 engine of TensorRT-RTX: this fraction of its weights in fp32, plus the bytes of kernels and headers. That
-of hg1 has half of the weights and 3.2 MB. Plans of TensorRT differ: they may store weights in a kernel's own layout, and contain a
-lean runtime."""
+"""Maximum size of an fp16 engine of TensorRT-RTX: this fraction of its weights in fp32, plus the bytes of kernels and headers.
+That of hg1 has half of the weights and 3.2 MB. Plans of TensorRT differ: they may store weights in a kernel's own layout and
+contain a lean runtime."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Artifact:
             raise HgfastError(
                 f"{path} is {self.sidecar.export_format}, which {runtime} does not run: use {' or '.join(supported)}"
             )
-        default = next((name for name in supported if _installed(name)), supported[0])
+        default = next((name for name in supported if is_installed(name)), supported[0])
         self.runtime: RuntimeName = runtime if runtime is not None else default
         self._run = make_run_fn(path, self.sidecar, self.runtime, options)
 
@@ -251,7 +251,8 @@ def ignore_torchscript_deprecation() -> Any:
         yield
 
 
-def _installed(runtime: RuntimeName) -> bool:
+def is_installed(runtime: RuntimeName) -> bool:
+    """Whether the runtime's package is installed. It is not imported."""
     return importlib.util.find_spec(runtime) is not None
 
 

@@ -220,6 +220,37 @@ def test_verification_is_in_the_sidecar(fp32: ExportedArtifact, fp16: ExportedAr
     assert min(row["counted"] for row in fp32.rows) > 0
 
 
+@pytest.mark.parametrize("missing", RUNTIMES_BY_FORMAT["onnx"])
+def test_runtime_that_is_not_installed_is_skipped(
+    missing: str, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    out = tmp_path / "net.onnx"
+    assert main_of(monkeypatch, to_onnx, network, "--out", out, "--batch", BATCH, "--threads", 1) == 0
+    (other,) = (name for name in RUNTIMES_BY_FORMAT["onnx"] if name != missing)
+    rows: Any = (read_sidecar(out).verification or {})["rows"]
+    compared = [(row["runtime"], row.get("batch"), row["verdict"]) for row in rows]
+    assert [row for row in compared if row[0] == other] == [(other, count, "ok") for count in (1, 3, MAX_BATCH)]
+    assert [row for row in compared if row[0] == missing] == [(missing, None, "not verified: not installed")]
+    said = capsys.readouterr().out
+    assert re.search(rf"{missing} .*not verified: not installed", said) and f"pip install {missing}" in said
+
+
+def test_without_a_runtime_nothing_is_written(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in RUNTIMES_BY_FORMAT["onnx"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    out = tmp_path / "net.onnx"
+    flags = ("--out", out, "--batch", BATCH, "--threads", 1)
+    assert main_of(monkeypatch, to_onnx, network, *flags) == 2
+    said = capsys.readouterr()
+    assert "nothing here can verify" in said.err and "pip install onnxruntime" in said.err and "--no-verify" in said.err
+    assert not list(tmp_path.iterdir())
+    assert main_of(monkeypatch, to_onnx, network, *flags, "--no-verify") == 0
+    assert "not verified" in capsys.readouterr().out and read_sidecar(out).verification is None
+
+
 def test_wrong_precision_is_an_error(network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     export, single = onnx_export.export_onnx_model, ExportModule(load_model(network), ExportSpec(outputs=OUTPUT_NAMES))
     monkeypatch.setattr(onnx_export, "export_onnx_model", lambda graph, sizes: export(single, sizes))

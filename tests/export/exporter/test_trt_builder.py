@@ -122,7 +122,10 @@ def test_fp16_halves_a_plan(folder: Path, rtx: TrtBackend) -> None:
     for precision in precisions:
         path = export(checkpoint, precision == "fp16", folder / f"hg1-{precision}.onnx")
         sizes[precision] = len(build(path, FREE, rtx, OPTIONS).plan)
-        assert "of its weights in fp32" in check_engine_precision(path, "tensorrt_rtx", sizes[precision], precision) or precision == "fp32"
+        assert (
+            "of its weights in fp32" in check_engine_precision(path, "tensorrt_rtx", sizes[precision], precision)
+            or precision == "fp32"
+        )
     assert 0.45 < sizes["fp16"] / sizes["fp32"] < 0.6
     with pytest.raises(HgfastError, match="so it is fp32"):
         check_engine_precision(path, "tensorrt_rtx", sizes["fp32"], "fp16")
