@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -28,7 +28,6 @@ from hgfast.geometry import warp
 from hgfast.normalization import UNNORMALIZED
 from hgfast.pipelines.batch_plan import BatchPlan, PlannedBatch
 from hgfast.pipelines.loaders.dali import DaliLoader, hw_decoder_load, import_dali
-from hgfast.pipelines.loaders.workers import process_context
 from hgfast.pipelines.samples import Samples
 from hgfast.skeletons import Skeleton
 from hgfast.system_info import package_versions
@@ -96,12 +95,17 @@ def exif_segment(orientation: int) -> bytes:
     return b"\xff\xe1" + (len(tiff) + 8).to_bytes(2, "big") + b"Exif\0\0" + tiff
 
 
-def compare_with_opencv(device: torch.device, loading: LoadingConfig) -> str:
+def compare_with_opencv(device_string: str, decoder_load: float) -> str:
     """Crop the JPEGs of `write_jpegs` several times with `DaliLoader` while the device is busy, and compare with OpenCV's crops.
+
+    Args:
+        device_string: cpu or cuda:N.
+        decoder_load: fraction of the JPEGs for the GPU's hardware decoder.
 
     Returns:
         "" if all agree within `MAX_OFF` and `MEAN_OFF`, else a description of the problem.
     """
+    device, loading = torch.device(device_string), LoadingConfig(hw_decoder_load=decoder_load)
     with tempfile.TemporaryDirectory(prefix="hgfast-self-test-") as folder:
         samples = _samples(write_jpegs(Path(folder)))
         plan = BatchPlan(samples, INPUT_SIZE, BATCH_SIZE, augment=GEOMETRIC, seed=1)
@@ -152,52 +156,63 @@ def _opencv_crops(samples: Samples, planned: PlannedBatch) -> NDArray[np.uint8]:
 
 # ---- in a child process, once ----
 
-Task = Callable[[torch.device, LoadingConfig], str]
+CHILD = """
+import importlib, sys
+sys.path[:] = {path!r}
+from hgfast.errors import one_line
+module, _, function = {task!r}.partition(":")
+try:
+    problem = getattr(importlib.import_module(module), function)({device!r}, {load!r})
+except Exception as error:
+    problem = f"failed ({{one_line(error)}})"
+print("result:", problem)
+"""
+"""Code of the child process. It does not import the parent's main module, which may be any script."""
 
 
 def run_self_test(
-    device: torch.device, loading: LoadingConfig, *, task: Task = compare_with_opencv, timeout: float = TIMEOUT
+    device: torch.device, loading: LoadingConfig, *, task: str = f"{__name__}:compare_with_opencv", timeout: float = TIMEOUT
 ) -> None:
-    """Run `task`, which returns "" or a problem, in a child process.
+    """Run a function in a child process, by default `compare_with_opencv`.
+
+    Args:
+        task: "module:function" that takes the name of the device and the hardware decoder's load, and returns "" or a problem.
+        timeout: seconds after which the child is killed.
 
     Raises:
-        HgfastError: the child found a problem, raised an exception, was killed, or did not end within `timeout` seconds, or DALI
-            is not installed.
+        HgfastError: the child found a problem, raised an exception, was killed, or did not end in time, or DALI is missing.
     """
     import_dali()
-    context = process_context(__name__)
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run_task, args=(sender, task, device, loading), daemon=True)  # type: ignore[attr-defined]
-    process.start()
-    sender.close()  # so that receiving fails when the child dies
-    try:
-        problem = receiver.recv() if receiver.poll(timeout) else f"did not end within {timeout:g} seconds"
-    except EOFError:
-        process.join(10)
-        code = process.exitcode or 0
-        problem = f"crashed with signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
-    finally:
-        process.kill()
-        process.join(10)
-        receiver.close()
+    load = hw_decoder_load(device, loading)
+    code = CHILD.format(path=sys.path, task=task, device=str(device), load=load)
+    with tempfile.TemporaryFile("w+") as output:
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=output, start_new_session=True)
+        try:
+            problem = _describe_exit(child.wait(timeout))
+        except subprocess.TimeoutExpired:
+            problem = f"did not end within {timeout:g} seconds"
+        finally:
+            child.kill()
+            with suppress(subprocess.TimeoutExpired):  # a process that waits for the driver cannot be killed
+                child.wait(10)
+        output.seek(0)
+        _, result_found, result = output.read().rpartition("result:")
+    problem = problem or (result.strip() if result_found else "ended without a result")
     if not problem:
         return
     versions = ", ".join(f"{name} {number}" for name, number in package_versions(PACKAGES).items() if name in PACKAGES)
-    load = hw_decoder_load(device, loading)
-    less = " --loading.hw-decoder-load 0," if load and device.type == "cuda" else ""
+    less_load = "train with --loading.hw-decoder-load 0, " if load and device.type == "cuda" else ""
     raise HgfastError(
-        f"the self-test of DALI on {device_name(device)} {problem}: use --loader opencv,{less} or other versions of these "
-        f"packages ({versions}; hw-decoder-load {load:g})"
+        f"the self-test of DALI on {device_name(device)} {problem}: use --loader opencv, {less_load}or install other versions of "
+        f"these packages ({versions}; hw-decoder-load {load:g})"
     )
 
 
-def _run_task(sender: Connection, task: Task, device: torch.device, loading: LoadingConfig) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent ends this one
-    try:
-        problem = task(device, loading)
-    except Exception as error:
-        problem = f"failed ({one_line(error)})"
-    sender.send(problem)
+def _describe_exit(code: int) -> str:
+    """Describe the exit code of a child process; "" if it is 0."""
+    if code < 0:
+        return f"crashed with signal {-code} ({signal.strsignal(-code)})"
+    return f"ended with exit code {code}" if code else ""
 
 
 def ensure_tested(device: torch.device, loading: LoadingConfig, *, again: bool = False) -> None:

@@ -76,7 +76,7 @@ class WorkerPool(Generic[Task, TaskResult]):
     def _start(self) -> None:
         if self._workers:
             return
-        context = process_context(self._preload_module)
+        context = _process_context(self._preload_module)
         for _ in range(self._count):
             parent_end, child_end = context.Pipe()
             process = context.Process(target=_worker_loop, args=(child_end, self._function, self._initializer), daemon=True)  # type: ignore[attr-defined]
@@ -134,7 +134,7 @@ def _worker_loop(pipe: Connection, function: Callable[[Any], Any], initializer: 
             return
 
 
-def process_context(preload_module: str) -> BaseContext:
+def _process_context(preload_module: str) -> BaseContext:
     """Return a context whose processes do not inherit this process's threads: forking while a thread works may deadlock."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
