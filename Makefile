@@ -12,6 +12,7 @@
 ## make bench-quick      a short run of every benchmark, with checks of ratios to princeton
 ## make torch-cpu        run first on a machine without a GPU: torch without several GB of CUDA
 ## make gpu-check        everything that needs a GPU, with the Python named by GPU_PYTHON
+## make gpu-kit          wheels and calls for a machine that has a GPU but no network
 ## make clean            remove the environments and the demo
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +23,7 @@ GPU_VENV := .venv-gpu
 DEMO_HANDS := 4000
 DEMO_DATA := data/drawn-hands-$(DEMO_HANDS)
 
-.PHONY: help demo test test-fast test-slow test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check clean
+.PHONY: help demo test test-fast test-slow test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check gpu-kit clean
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -114,6 +115,11 @@ format: $(VENV)/installed
 gpu-check:
 	$(GPU_PYTHON) bench/gpu_install.py --into $(GPU_VENV)
 	$(GPU_VENV)/bin/python bench/gpu_check.py $(GPU_CHECK)
+
+# For a machine that has a GPU but no network: downloads what it lacks into exp/gpu-kit, in pieces, and prints the calls to make.
+# GPU_KIT contains flags of bench/gpu_kit.py.
+gpu-kit: $(VENV)/installed
+	$(BIN)/python bench/gpu_kit.py $(GPU_KIT)
 
 clean:
 	rm -rf $(VENV) $(GPU_VENV) $(DEMO_DATA) exp/demo

@@ -10,6 +10,7 @@ import re
 import runpy
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -390,11 +391,74 @@ def test_a_bare_machine_gets_torch_first_and_optional_packages_may_fail(
     assert [args for args, _ in calls][:2] == ["torch", f"--no-deps --editable {ROOT}"]
     libraries = ["nvidia-dali-cuda120", "tensorrt-cu12", "tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings"]
     assert [args for args, _ in calls][3:] == libraries and {name for _, name in calls} == {"constraints.txt"}
-    assert "tensorrt-cu12 could not be installed; steps that need it will be reported as" in capsys.readouterr().out
+    assert "missing: tensorrt; needed by: engine-*\n" in capsys.readouterr().out
     calls = install(("2.11.0", "12.8"), modules="nvidia.dali tensorrt_rtx_bindings")
     assert [args for args, _ in calls][2:] == ["tensorrt-cu12"]
-    with pytest.raises(InstallError, match="pip could not install nvidia-dali-cuda120"):
-        install(("2.11.0", "12.8"), fails="nvidia-dali")
+
+
+def test_a_package_that_fails_costs_only_what_needs_it(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install(CONTAINER, fails="nvidia-dali", modules="tensorrt")
+    assert "missing: nvidia-dali-cuda130; needed by: steps whose names contain dali or loader\n" in capsys.readouterr().out
+    calls = install(CONTAINER, fails="h5py", modules="tensorrt nvidia.dali")
+    needed = gpu_install.requirements()
+    assert [args for args, _ in calls][1:] == [" ".join(needed), *needed]  # at once, then one after the other
+    out = capsys.readouterr().out
+    assert re.findall("missing: (.*);", out) == ["h5py"] and "needed by: loader-mpii" in out
+    with pytest.raises(InstallError, match="pip could not install hgfast"):
+        install(CONTAINER, fails="--no-deps")
+
+
+# ---- without a network ----
+
+
+def make_wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
+    """Write a wheel with one module."""
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + (f"Requires-Dist: {requires}\n" if requires else "")
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}_module.py", f"VERSION = '{version}'\n")
+        wheel.writestr(f"{info}/METADATA", metadata)
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_wheels_of_a_folder_are_installed_without_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the real pip: what is missing is installed without its dependencies, what is installed is not replaced."""
+    wheels, environment = tmp_path / "wheels", tmp_path / "venv"
+    wheels.mkdir()
+    make_wheel(wheels, "hgfast_test_a", "1.0", requires="hgfast_test_absent")
+    make_wheel(wheels, "hgfast_test_b", "1.0")
+    make_wheel(wheels, "torch", "99.0")  # newer than what is installed
+    (wheels / "hgfast_test_broken-1.0-py3-none-any.whl").write_bytes(b"no wheel")
+    monkeypatch.setattr(gpu_install, "has_module", lambda module: module != "ensurepip")
+    python = gpu_install.create_environment(environment, wheels)
+    wanted = ["hgfast-test-a>=1", "numpy>=1.26", "hgfast-test-nowhere>=2"]
+    monkeypatch.setattr(gpu_install, "requirements", lambda: wanted)
+    monkeypatch.setattr(gpu_install.sys, "executable", str(python))
+    constraint = tmp_path / "constraints.txt"
+    constraint.write_text("")
+    missing = gpu_install.install_wheels(wheels, constraint, "nvidia-dali-cuda999")
+    assert missing == ["hgfast-test-nowhere", "nvidia-dali-cuda999", "hgfast-test-broken"]
+    code = (
+        "import hgfast_test_a_module, hgfast_test_b_module, importlib.metadata as m, sys; "
+        "print(m.version('torch'), hgfast_test_a_module.__file__.startswith(sys.prefix))"
+    )
+    process = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    assert process.stdout.split() == [torch.__version__, "True"], process.stderr
+    assert "Looking in links" in capfd.readouterr().out
+
+
+def test_pip_variables_select_the_folder_of_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX", raising=False)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert gpu_install.wheel_folder(None) is None
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(InstallError, match="there are no wheels in"):
+        gpu_install.wheel_folder(None)
+    make_wheel(tmp_path, "hgfast_test_a", "1.0")
+    assert gpu_install.wheel_folder(None) == gpu_install.wheel_folder(tmp_path) == tmp_path
 
 
 def test_torch_without_cuda_is_an_error(install: Install) -> None:
