@@ -5,8 +5,8 @@
 
 The machine has a checkout, and a Python with torch for CUDA and the packages of `PRESENT`. Each call brings a folder of at most
 60 MB, in pieces of 20 MB, to the same place in that checkout, and runs a command of at most ten minutes there; ignored files of
-earlier calls stay. The commands install what has arrived, and run the steps of bench/gpu_check.py in order, those of DALI once all
-of it is there. The records are in exp/gpu-check/results.
+earlier calls stay. The commands install what has arrived, and run the steps of bench/gpu_check.py in order, those of DALI once
+all of it is there. The records are in exp/gpu-check/results.
 
 DALI has the newest version whose nvImageCodec decodes regions of JPEGs on a GPU, or with --pinned that of constraints.txt.
 --rehearse runs the calls on this machine, on the CPU and without an index, with a Python that has the same packages.

@@ -284,7 +284,17 @@ def export_steps(settings: GpuCheckSettings) -> list[Step]:
             Step(
                 name,
                 f"{title}, {precision}, verified",
-                words(f"export/{script}.py", settings.checkpoint, "--precision", precision, *flags, *settings.data_flags, *out),
+                words(
+                    f"export/{script}.py",
+                    settings.checkpoint,
+                    "--precision",
+                    precision,
+                    *flags,
+                    *settings.data_flags,
+                    *out,
+                    "--loader",
+                    settings.loader,
+                ),
                 minutes=2.0 if backend else 1.0,
                 requires=(settings.hands_marker, settings.checkpoint),
                 produces=artifact,

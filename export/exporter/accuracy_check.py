@@ -56,7 +56,10 @@ def check_accuracy(config: ExportConfig, model: StackedHourglass, run: RunFn, si
         )
     samples = load_split(config, model, split)
     metric, scale = dataset.metric.joint[0], 100 / dataset.metric.full
-    ranks, inference = Ranks.single(select_device("cpu")), InferenceConfig(batch_size=32, threads=config.threads)
+    ranks, inference = (
+        Ranks.single(select_device("cpu")),
+        InferenceConfig(batch_size=32, loader=config.loader, threads=config.threads),
+    )
     normalization, input_images = input_adapter(sidecar)
 
     def predict_batch(batch: Batch) -> NDArray[np.floating]:

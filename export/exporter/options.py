@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hgfast.architectures import Decoder
-from hgfast.config import DataConfig
+from hgfast.config import DataConfig, LoaderName
 from hgfast.errors import HgfastError
 from hgfast.fileio.files import check_distinct_paths, prepare_file
 from hgfast.runtime.sidecar import KEYPOINTS, OUTPUT_NAMES, BatchRange, sidecar_path
@@ -59,6 +59,8 @@ class ExportConfig(DataConfig):
     """int8: number of training images that determine the ranges of activations"""
     max_loss: Annotated[float, Range(ge=0)] = 1.0
     """int8: maximum loss of PCK on the validation split in percentage points; with a larger loss nothing is written"""
+    loader: LoaderName = "dali"
+    """loader of the images on which the accuracy is measured: dali or opencv"""
     threads: Annotated[int | None, Range(ge=1)] = None
     """CPU threads; none: one per core"""
 

@@ -107,6 +107,15 @@ def test_the_test_steps_run_the_gpu_tests_of_every_folder() -> None:
     assert {"gpu", "dali"} <= set(re.findall(r'"(\w+): ', (ROOT / "pyproject.toml").read_text()))
 
 
+def test_without_dali_its_tests_are_skipped_with_the_reason() -> None:
+    code = (
+        "import sys, pytest; sys.modules['nvidia'] = None; "
+        "sys.exit(pytest.main(['-p', 'no:cacheprovider', '-m', 'gpu', 'tests/pipelines/loaders']))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "error" not in process.stdout.lower() and "needs NVIDIA DALI" in process.stdout, process.stdout
+
+
 def test_the_order_is_that_of_value() -> None:
     """What needs no DALI comes first, TensorRT-RTX last, and every step fits its limit of four minutes."""
     uses_dali = ["dali" in step.name or "loader" in step.name for step in STEPS]
@@ -121,7 +130,7 @@ def test_the_order_is_that_of_value() -> None:
 @pytest.mark.parametrize("loader", ["dali", "opencv"])
 def test_the_loader_is_passed_on(loader: Any) -> None:
     steps = {step.name: step for step in gpu_check_steps(replace(SETTINGS, loader=loader))}
-    for name in ("training", "training-fp16", "evaluate", "pckh", "all-gpus"):
+    for name in ("training", "training-fp16", "evaluate", "torchscript-fp16", "engine-fp16", "pckh", "all-gpus"):
         command = steps[name].command
         assert command[command.index("--loader") + 1] == loader
     assert "--loader none" in " ".join(steps["train-step-hg1"].command)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from nvidia import dali
 
 from hgfast.config import AugmentConfig
 from hgfast.geometry import warp
@@ -24,6 +23,7 @@ from hgfast.skeletons import Skeleton
 from hgfast.visualization.draw import read_image
 from tests.conftest import NUM_HANDS
 
+dali = pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI")
 CPU = torch.device("cpu")
 RAW = Normalization((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # does not change gray levels
 STRONG = AugmentConfig(

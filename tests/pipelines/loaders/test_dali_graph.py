@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from nvidia import dali
-from nvidia.dali import backend
 
 from hgfast.cli import parse
 from hgfast.config import Config, LoadingConfig
@@ -21,6 +19,8 @@ from hgfast.pipelines.loaders import dali as dali_module
 from hgfast.pipelines.loaders.dali import DaliLoader, find_undecodable, hw_decoder_load
 from hgfast.pipelines.readers.freihand import read_freihand
 
+dali = pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI")
+backend = dali.backend
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 REGISTERED = {
     "cpu": set(backend.RegisteredCPUOps()),
