@@ -49,7 +49,7 @@ def test_the_fake_gpu_refuses_what_a_gpu_would_wait_for() -> None:
         for wait in (lambda: values.sum().item(), lambda: bool(values.any()), lambda: float(values[0])):
             with pytest.raises(DataDependentOutputException):
                 wait()
-        with pytest.raises(RuntimeError, match="[Dd]evice"):
+        with pytest.raises(RuntimeError, match=r"[Dd]evice"):
             values + torch.ones(3)
         for copy in (values.cpu, lambda: values.to("cpu"), lambda: torch.empty(3).copy_(values)):
             with pytest.raises(SynchronizingCopy, match="copies"):
