@@ -10,9 +10,10 @@ from hgfast.config import LoaderName
 
 NO_BACKEND_PATTERN = (
     r"nothing here builds TensorRT engines|(TensorRT|TensorRT-RTX|Torch-TensorRT) cannot be imported|"
-    r"Torch-TensorRT gets fp32 and fp16"
+    r"Torch-TensorRT gets fp32 and fp16|TensorRT-RTX does not support this GPU"
 )
-"""Matches the error of export/trt.py (exit code 2) if no installed library builds the engine: not possible instead of failed."""
+"""Matches the error of export/trt.py (exit code 2) if no installed library builds an engine for this GPU: not possible instead of
+failed."""
 NO_DALI_PATTERN = "NVIDIA DALI is not installed"
 PRECISIONS = ("fp32", "fp16", "int8")
 EXPORTS = (

@@ -139,7 +139,7 @@ class BuildOptions:
     optimization_level: Annotated[int | None, Range(ge=0, le=5)] = None
     """0 (fast build) to 5 (fast engine)"""
     compute_capabilities: list[str] = field(default_factory=list)
-    """TensorRT-RTX: GPUs to build for, such as [SM86,SM120]; none: 8.0, 8.6, 8.9, 12.0 and later"""
+    """TensorRT-RTX: GPUs to build for, such as [SM86,SM120] or [CURRENT]; none: 8.0, 8.6, 8.9, 12.0 and later"""
 
     def check(self, backend: str) -> None:
         """Raise `HgfastError` for an option that the backend does not support."""

@@ -34,9 +34,9 @@ def export_engine(config: TensorRTConfig, model: StackedHourglass, out: Path) ->
 
 
 def find_backend(config: TensorRTConfig) -> TrtBackend | HgfastError:
-    """Return the library that builds, or the error if none is installed."""
+    """Return the library that builds, or the error if none is installed that supports the GPU."""
     try:
-        backend = trt_builder.find_backend(config.backend)
+        backend = trt_builder.find_backend(config.backend, compute_capabilities=config.compute_capabilities)
     except (trt_builder.BuilderNotFound, LibraryNotFound) as error:
         return error
     config.check(backend.name)
@@ -64,7 +64,8 @@ def make_engine(config: TensorRTConfig, model: StackedHourglass, out: Path, back
         onnx = write_onnx(config, model, out)
         source = onnx.path
         print(f"building with {backend.reason}", flush=True)
-        built = trt_builder.build(onnx.path, sizes, backend, config)
+        with trt_builder.explain_undocumented_gpu(backend):
+            built = trt_builder.build(onnx.path, sizes, backend, config)
     precision_summary = check_engine_precision(source, built.library, len(built.plan), config.precision, built.layer_info)
     for warning in built.warnings:
         print(f"{backend.name}: {warning}")
@@ -82,13 +83,13 @@ def make_engine(config: TensorRTConfig, model: StackedHourglass, out: Path, back
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "engine"
             path.write_bytes(built.plan)
-            with Engine(path, sidecar) as engine:
+            with trt_builder.explain_undocumented_gpu(backend), Engine(path, sidecar) as engine:
                 accuracy = check_accuracy(config, model, engine, sidecar, sidecar.export_format)
 
     def check(path: Path, reference: Reference, limits: Tolerances | None) -> list[Row]:
         if not backend.has_gpu:
             return [{"runtime": built.library, "verdict": NOT_RUN}]
-        with Engine(path, sidecar) as engine:
+        with trt_builder.explain_undocumented_gpu(backend), Engine(path, sidecar) as engine:
             return compare_batches(sidecar.export_format, engine, None, reference, sizes, limits, spec.outputs)
 
     return artifact.write_artifact(out, lambda path: path.write_bytes(built.plan), sidecar, check, config, model, accuracy)

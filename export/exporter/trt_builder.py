@@ -9,7 +9,8 @@ import contextlib
 import importlib
 import io
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,17 +40,28 @@ BACKEND_REASONS: dict[BackendName, str] = {
 """Backends in the order in which auto tries them, and why to take them."""
 TORCH_TENSORRT_PACKAGES = "a torch built for CUDA (https://pytorch.org/get-started) and pip install torch-tensorrt"
 RTX_HARDWARE = "compute capability 8.0, 8.6, 8.9, 12.0 and later"  # the default of TensorRT-RTX
+RTX_CAPABILITIES, RTX_MIN_CAPABILITY = ((8, 0), (8, 6), (8, 9)), (12, 0)
+CURRENT = "CURRENT"  # in --compute-capabilities: the GPU of the machine, documented or not
 
 
 class BuilderNotFound(HgfastError):
     """No installed library builds engines. Other formats can still be exported."""
 
 
+class UnsupportedGpu(BuilderNotFound):
+    """TensorRT-RTX does not support the GPU of the machine. reason: the message without the advice."""
+
+    def __init__(self, capability: tuple[int, int], why: str, advice: str) -> None:
+        self.reason = f"TensorRT-RTX does not support this GPU (compute capability {'{}.{}'.format(*capability)}){why}"
+        super().__init__(f"{self.reason}: {advice}")
+
+
 @dataclass(frozen=True)
 class TrtBackend:
     """The library that builds. version: of TensorRT, which the engine requires to run. reason: a sentence on why it was chosen.
 
-    has_gpu: whether torch finds a usable GPU.
+    has_gpu: whether torch finds a GPU that the engine is built for. undocumented_gpu: its compute capability if the library's
+    documentation does not name it.
     """
 
     name: BackendName
@@ -57,6 +69,7 @@ class TrtBackend:
     module: Any
     reason: str
     has_gpu: bool
+    undocumented_gpu: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,21 +109,30 @@ def import_torch_tensorrt() -> Any:
         ) from error
 
 
-def find_backend(wanted: BackendName | Literal["auto"], gpu: bool | None = None) -> TrtBackend:
+def gpu_capability() -> tuple[int, int] | None:
+    """Return the compute capability of torch's current GPU, or None if it finds none that it can use."""
+    import torch
+
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def find_backend(
+    wanted: BackendName | Literal["auto"], gpu: bool | None = None, compute_capabilities: Sequence[str] = ()
+) -> TrtBackend:
     """Return the library to build with. gpu: whether there is a GPU; None: detect it.
 
-    With a GPU, auto takes the first of TensorRT, Torch-TensorRT and TensorRT-RTX that is installed, otherwise TensorRT-RTX.
+    With a GPU, auto takes the first of TensorRT, Torch-TensorRT and TensorRT-RTX that is installed and supports it, otherwise
+    TensorRT-RTX. compute_capabilities: those requested of TensorRT-RTX.
 
     Raises:
-        BuilderNotFound: auto, and no library can be imported.
+        BuilderNotFound: auto, and no library can be imported that supports the GPU.
+        UnsupportedGpu: TensorRT-RTX, and it does not support the GPU.
         HgfastError: the requested library cannot be imported or needs a GPU to build.
     """
     if gpu is None:
-        import torch
-
-        gpu = torch.cuda.is_available()
+        gpu = gpu_capability() is not None
     if wanted != "auto":
-        backend = _backend(wanted, "as requested", gpu)
+        backend = _backend(wanted, "as requested", gpu, compute_capabilities)
         if not gpu and wanted != "tensorrt_rtx":
             raise HgfastError(
                 f"{wanted} needs an NVIDIA GPU to build engines, and torch finds none that it can use: "
@@ -121,8 +143,8 @@ def find_backend(wanted: BackendName | Literal["auto"], gpu: bool | None = None)
     for name, reason in BACKEND_REASONS.items():
         try:
             if gpu or name == "tensorrt_rtx":
-                return _backend(name, "; ".join([reason, *rejected]), gpu)
-        except LibraryNotFound as error:
+                return _backend(name, "; ".join([reason, *rejected]), gpu, compute_capabilities)
+        except (LibraryNotFound, UnsupportedGpu) as error:
             rejected.append(error.reason)
     raise BuilderNotFound(
         f"nothing here builds TensorRT engines ({'; '.join(rejected)}): pip install {PIP_PACKAGES['tensorrt_rtx']}, which needs "
@@ -130,14 +152,38 @@ def find_backend(wanted: BackendName | Literal["auto"], gpu: bool | None = None)
     )
 
 
-def _backend(name: BackendName, reason: str, gpu: bool) -> TrtBackend:
+def _backend(name: BackendName, reason: str, gpu: bool, compute_capabilities: Sequence[str]) -> TrtBackend:
     if name == "torch_tensorrt":
         module = import_torch_tensorrt()
         version = str(importlib.import_module("tensorrt").__version__)
     else:
         module = import_tensorrt(name)
         version = str(module.__version__)
-    return TrtBackend(name, version, module, f"{name} {module.__version__}: {reason}", gpu)
+    backend = TrtBackend(name, version, module, f"{name} {module.__version__}: {reason}", gpu)
+    capability = gpu_capability() if gpu and name == "tensorrt_rtx" else None
+    return backend if capability is None else _with_rtx_gpu(backend, capability, compute_capabilities)
+
+
+def _with_rtx_gpu(backend: TrtBackend, capability: tuple[int, int], requested: Sequence[str]) -> TrtBackend:
+    """Return TensorRT-RTX for a machine with a GPU. Raises `UnsupportedGpu` if nothing is requested and it is not a default."""
+    if not requested and capability not in RTX_CAPABILITIES and capability < RTX_MIN_CAPABILITY:
+        advice = "build with tensorrt, or choose --compute-capabilities: those of other GPUs, or [CURRENT] to try this one"
+        raise UnsupportedGpu(capability, f" by default, only {RTX_HARDWARE}", advice)
+    name = "SM{}{}".format(*capability)
+    is_target = not requested or name in requested or CURRENT in requested
+    is_documented = name in backend.module.ComputeCapability.__members__ or capability >= RTX_MIN_CAPABILITY
+    return replace(backend, has_gpu=is_target, undocumented_gpu=capability if is_target and not is_documented else None)
+
+
+@contextlib.contextmanager
+def explain_undocumented_gpu(backend: TrtBackend) -> Iterator[None]:
+    """Turn an error of building or running an engine into `UnsupportedGpu` on a GPU that the library's documentation omits."""
+    try:
+        yield
+    except HgfastError as error:
+        if backend.undocumented_gpu is None:
+            raise
+        raise UnsupportedGpu(backend.undocumented_gpu, f", and the attempt failed ({error})", "build with tensorrt") from error
 
 
 def build(onnx: Path, batch: BatchRange, backend: TrtBackend, options: BuildOptions) -> BuiltEngine:
@@ -241,15 +287,20 @@ def _configure(trt: Any, config: Any, backend: TrtBackend, options: BuildOptions
     if options.hardware_compatible and backend.name != "tensorrt_rtx":  # TensorRT-RTX engines always are
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.compute_capabilities:
-        supported = {name: capability for name, capability in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
+        supported = {name: capability for name, capability in trt.ComputeCapability.__members__.items() if name != "NONE"}
         for name in options.compute_capabilities:
             if name not in supported:
                 raise HgfastError(
                     f"{LIBRARY_NAMES['tensorrt_rtx']} cannot build for {name!r}: choose from {', '.join(supported)}"
                 )
+        if CURRENT in options.compute_capabilities and (len(options.compute_capabilities) > 1 or not backend.has_gpu):
+            raise HgfastError(
+                f"{CURRENT} in --compute-capabilities is the GPU of this machine: give it alone, on a machine with a GPU"
+            )
         config.num_compute_capabilities = len(options.compute_capabilities)
         for index, name in enumerate(options.compute_capabilities):
-            config.set_compute_capability(supported[name], index)
+            if not config.set_compute_capability(supported[name], index):
+                raise HgfastError(f"{LIBRARY_NAMES['tensorrt_rtx']} does not accept {name}: leave it out")
 
 
 def _load_timing_cache(config: Any, path: Path, logger: Any) -> list[str]:
@@ -305,15 +356,15 @@ def _set_profile(builder: Any, config: Any, network: Any, batch: BatchRange, onn
 
 def describe_build(backend: TrtBackend, options: BuildOptions) -> dict[str, Any]:
     """Return the library, the options and the GPUs that an engine runs on, for the sidecar's `builder`."""
-    import torch
-
+    current = gpu_capability()
     if backend.name == "tensorrt_rtx":
-        capabilities = [f"{int(name[2:]) // 10}.{int(name[2:]) % 10}" for name in options.compute_capabilities]
+        names = ["SM{}{}".format(*current) if name == CURRENT and current else name for name in options.compute_capabilities]
+        capabilities = [f"{int(name[2:]) // 10}.{int(name[2:]) % 10}" for name in names]
         hardware = f"compute capability {', '.join(capabilities)}" if capabilities else RTX_HARDWARE
     elif options.hardware_compatible:
         hardware = "compute capability 8.0 and later"
-    elif torch.cuda.is_available():
-        hardware = "compute capability {}.{}".format(*torch.cuda.get_device_capability())
+    elif current is not None:
+        hardware = "compute capability {}.{}".format(*current)
     else:
         hardware = "the kind of GPU that it was built on"
     return {"backend": backend.name, "version": backend.version, **options.to_record, "hardware": hardware}

@@ -287,7 +287,11 @@ class Engine:
             runtime.engine_host_code_allowed = True  # such a plan contains the runtime of the version that built it
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise HgfastError(f"{name} cannot load {self.path} ({self._load_failure(runtime, plan)}): build it on this machine")
+            reason, advice = self._load_failure(runtime, plan), "build it on this machine"
+            if "UNSUPPORTED_CC" in reason:
+                hardware = (self.sidecar.builder or {}).get("hardware")
+                advice = f"it was built for {hardware}, so build it for this GPU with --compute-capabilities, or with TensorRT"
+            raise HgfastError(f"{name} cannot load {self.path} ({reason}): {advice}")
         self.runtime, self.engine = runtime, engine
         self.input, self.outputs = self._match_io_tensors()
         self._types = {tensor_name: self._numpy_dtype(tensor_name) for tensor_name in (self.input, *self.outputs.values())}

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from hgfast import load_model
+from hgfast.bench.gpu.steps import NO_BACKEND_PATTERN
 from hgfast.errors import HgfastError, run_main
 from hgfast.export import to_onnx, torchscript, trt
 from hgfast.export.exporter import artifact, onnx_export, options, tensorrt_export, torchscript_export, trt_builder
@@ -466,9 +467,42 @@ def test_without_a_builder_the_onnx_is_written(
     assert "the engine is not: tensorrt_rtx cannot be imported: pip install something" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("requested, failure", [("[]", "by default, only"), ("[CURRENT]", "attempt failed")])
+def test_unsupported_gpu_of_rtx_is_not_possible(
+    requested: str,
+    failure: str,
+    network: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The ONNX file is written, the engine is not, and gpu_check counts that as not possible. An attempt to build fails."""
+    monkeypatch.setattr(trt_builder, "gpu_capability", lambda: (9, 0))
+    out = tmp_path / "net.engine"
+    words = ("--out", out, "--batch", BATCH, "--threads", 1, "--backend", "tensorrt_rtx")
+    assert main_of(monkeypatch, trt, network, *words, "--compute-capabilities", requested) == 2
+    said = capsys.readouterr().err
+    assert re.search(NO_BACKEND_PATTERN, said) and said.count("\n") == 1
+    assert "TensorRT-RTX does not support this GPU (compute capability 9.0)" in said and failure in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.engine.onnx", "net.engine.onnx.json"]
+
+
+@pytest.mark.usefixtures("rtx")
+def test_rtx_engine_for_other_gpus_is_built_and_not_run(
+    network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trt_builder, "gpu_capability", lambda: (9, 0))
+    out = tmp_path / "net.engine"
+    words = ("--out", out, "--batch", BATCH, "--threads", 1, "--backend", "tensorrt_rtx", "--compute-capabilities", "[SM86]")
+    assert main_of(monkeypatch, trt, network, *words) == 0
+    assert artifact.NOT_RUN in capsys.readouterr().out
+    assert (read_sidecar(out).builder or {})["hardware"] == "compute capability 8.6"
+
+
 def test_torch_tensorrt_refuses_int8(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = TrtBackend("torch_tensorrt", "10.13", None, "as asked for", True)
-    monkeypatch.setattr(trt_builder, "find_backend", lambda wanted: backend)
+    monkeypatch.setattr(trt_builder, "find_backend", lambda *_, **__: backend)
     config = TensorRTConfig(checkpoint=network, precision="int8", backend="torch_tensorrt")
     with pytest.raises(HgfastError, match="Torch-TensorRT gets fp32 and fp16 here: build int8 with --backend tensorrt or"):
         tensorrt_export.find_backend(config)
@@ -476,7 +510,7 @@ def test_torch_tensorrt_refuses_int8(network: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_missing_builder_is_returned(monkeypatch: pytest.MonkeyPatch, network: Path) -> None:
-    def none(wanted: str) -> TrtBackend:
+    def none(wanted: str, compute_capabilities: list[str]) -> TrtBackend:
         raise BuilderNotFound("nothing here builds")
 
     monkeypatch.setattr(trt_builder, "find_backend", none)

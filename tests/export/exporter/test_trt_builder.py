@@ -143,7 +143,7 @@ def test_options(static: Path, rtx: TrtBackend) -> None:
     [
         (BuildOptions(version_compatible=True), "TensorRT-RTX cannot build version-compatible engines"),
         (BuildOptions(timing_cache=Path("times")), "TensorRT-RTX has no timing cache"),
-        (BuildOptions(compute_capabilities=["SM90"]), "cannot build for 'SM90': choose from SM75, SM80, SM86"),
+        (BuildOptions(compute_capabilities=["SM90"]), "cannot build for 'SM90': choose from CURRENT, SM75, SM80, SM86"),
     ],
 )
 def test_bad_options(static: Path, rtx: TrtBackend, options: BuildOptions, complaint: str) -> None:
@@ -407,6 +407,50 @@ def test_auto_with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib, "import_module", lambda name, *_: found.get(name, full))
     backend = find_backend("auto", gpu=True)
     assert (backend.name, backend.version, backend.module) == ("torch_tensorrt", "11.0.0.1", torch_tensorrt)
+
+
+@pytest.mark.parametrize(
+    "capability, requested, has_gpu, undocumented",
+    [
+        ((8, 6), [], True, False),
+        ((12, 1), [], True, False),
+        ((12, 9), [], True, False),  # of a GPU later than the library
+        ((7, 5), ["SM75"], True, False),
+        ((8, 6), ["CURRENT"], True, False),
+        ((9, 0), ["CURRENT"], True, True),
+        ((9, 0), ["SM86", "SM120"], False, False),
+        (None, [], False, False),
+    ],
+)
+def test_gpu_of_rtx(
+    capability: Any, requested: list[str], has_gpu: bool, undocumented: bool, rtx: TrtBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt_builder, "gpu_capability", lambda: capability)
+    backend = find_backend("tensorrt_rtx", compute_capabilities=requested)
+    assert backend.has_gpu == has_gpu and (
+        backend.undocumented_gpu == capability if undocumented else not backend.undocumented_gpu
+    )
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 7), (9, 0), (10, 0), (11, 0)])
+def test_unsupported_gpu_of_rtx(capability: tuple[int, int], rtx: TrtBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trt_builder, "gpu_capability", lambda: capability)
+    monkeypatch.setattr(importlib, "import_module", FailingImporter(*FULL))
+    words = (
+        "TensorRT-RTX does not support this GPU .compute capability {}.{}. by default, only compute capability 8.0, 8.6".format(
+            *capability
+        )
+    )
+    with pytest.raises(trt_builder.UnsupportedGpu, match=words):
+        find_backend("tensorrt_rtx")
+    with pytest.raises(BuilderNotFound, match=f"nothing here builds TensorRT engines .*{words}"):
+        find_backend("auto")
+
+
+def test_current_gpu_of_rtx(static: Path, rtx: TrtBackend) -> None:
+    for backend, names in ((rtx, ["CURRENT"]), (replace(rtx, has_gpu=True), ["SM86", "CURRENT"])):
+        with pytest.raises(HgfastError, match="CURRENT in --compute-capabilities is the GPU of this machine: give it alone"):
+            build(static, ONE, backend, BuildOptions(compute_capabilities=names))
 
 
 def test_missing_builders(monkeypatch: pytest.MonkeyPatch) -> None:

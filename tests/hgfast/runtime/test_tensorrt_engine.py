@@ -147,6 +147,7 @@ class FakeTensorRT:
     __version__ = VERSION
     TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
+    EngineInvalidityDiagnostics = SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2})
     CudaGraphStrategy = SimpleNamespace(DISABLED=0, WHOLE_GRAPH_CAPTURE=1)
     num_io_tensors = 3
     device_memory_size_v2 = 4096
@@ -165,7 +166,8 @@ class FakeTensorRT:
         return self.fails != step
 
     def Runtime(self, logger: Any) -> Any:
-        self.loaders.append(SimpleNamespace(engine_host_code_allowed=False))
+        self.loaders.append(SimpleNamespace(engine_host_code_allowed=False, engine_header_size=64))
+        self.loaders[-1].get_engine_validity = lambda header: ("invalid", 2)
         self.loaders[-1].deserialize_cuda_engine = lambda plan: self if self.succeeds("load") else None
         return self.loaders[-1]
 
@@ -495,6 +497,12 @@ def test_rtx_captures_by_itself(run_fake: Callable[..., Engine], rtx: str, graph
     engine = run_fake(library, use_cuda_graphs=False)
     check_means(engine, 2)
     assert getattr(library.settings[1], "cuda_graph_strategy", 0) == 0 and not engine.warnings
+
+
+def test_rtx_engine_of_another_gpu(run_fake: Callable[..., Engine]) -> None:
+    advice = "it was built for compute capability 8.6, so build it for this GPU with --compute-capabilities, or with TensorRT"
+    with pytest.raises(HgfastError, match=rf"cannot load .* \(UNSUPPORTED_CC; the reason: none\): {advice}"):
+        run_fake(FakeTensorRT(fails="load", rtx="native"), {"hardware": "compute capability 8.6"})
 
 
 def test_other_outputs_than_the_sidecars(run_fake: Callable[..., Engine]) -> None:
