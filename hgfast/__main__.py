@@ -32,6 +32,7 @@ VERBS: dict[str, str | dict[str, str]] = {
         "run_all": "hgfast.bench.run_all",
         "compare": "hgfast.bench.compare",
         "gpu_check": "hgfast.bench.gpu_check",
+        "gpu_kit": "hgfast.bench.gpu_kit",
     },
 }
 HELP = """usage: hgfast VERB [FLAGS]

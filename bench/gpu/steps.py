@@ -193,7 +193,7 @@ def loader_step(settings: GpuCheckSettings, layout: str) -> Step:
 
 def train_step_step(settings: GpuCheckSettings, preset: str, loader: str) -> Step:
     """Return the training benchmark of a preset: of the network alone if `loader` is none."""
-    batch = 32 if settings.gpu_memory_gb >= LARGE_GPU_GB else 8
+    batch = 2 if settings.rehearse else 32 if settings.gpu_memory_gb >= LARGE_GPU_GB else 8
     flags = f"--presets [{preset}] --loader {loader} --batch-size {batch} --threads {settings.threads} --rounds 3 --seconds 2"
     what = f"training step of {preset} compared with princeton, torch.compile, CUDA graphs and DDP"
     name = f"train-step-{preset}" + (f"-{loader}" if loader != "none" else "")

@@ -59,6 +59,7 @@ def hands_config(hands: Path, out: Path, device: torch.device, **settings: Any) 
     return config
 
 
+@pytest.mark.dali
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.parametrize(
     ("device", "mode"),

@@ -24,6 +24,7 @@ from hgfast.visualization.draw import read_image
 from tests.conftest import NUM_HANDS
 
 dali = pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI")
+pytestmark = pytest.mark.dali
 CPU = torch.device("cpu")
 RAW = Normalization((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # does not change gray levels
 STRONG = AugmentConfig(
@@ -101,7 +102,6 @@ def test_marks_land_on_the_moved_keypoints(marked_samples: Samples, operator: st
 
 
 @pytest.mark.gpu
-@pytest.mark.dali
 @pytest.mark.parametrize("operator", ["warp_affine", "warp_perspective"])
 def test_marks_land_on_the_moved_keypoints_on_a_gpu(marked_samples: Samples, operator: str) -> None:
     plan = BatchPlan(marked_samples, SIZE, 32, augment=STRONG, seed=8)

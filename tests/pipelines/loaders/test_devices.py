@@ -28,6 +28,7 @@ from hgfast.visualization.draw import read_image
 from tests.gpu import DEVICES, refuse_synchronization
 
 dali = pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI")
+pytestmark = pytest.mark.dali
 CPU = torch.device("cpu")
 RAW = Normalization((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # does not change gray levels
 AUGMENT = AugmentConfig(rotation=180, scale_min=0.6, scale_max=1.4, shift=0.1)

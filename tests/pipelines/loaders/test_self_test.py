@@ -208,6 +208,7 @@ def test_command(in_process: Command, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.dali
 def test_this_gpu_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ensure_tested(GPU, LoadingConfig())
