@@ -17,12 +17,11 @@ NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"^(pip|.*/pip|apt|apt-get) install\b", "it needs the network"),
     (r"^export \w+=", "it sets a variable of the user's shell"),
     (
-        r"^make (demo|test|test-robustness|test-install|test-docs|torch-cpu|lint|format|coverage|bench-quick|gpu-check)\b",
+        r"^make (demo|test|test-robustness|test-install|test-docs|torch-cpu|lint|format|coverage|bench-quick|gpu-(check|kit))\b",
         "it is a CI step of its own, or takes minutes",
     ),
     (r"--nnodes 2", "it needs two machines; tests/robustness/test_nodes.py simulates them"),
     (r"^sbatch\b", "it needs Slurm; tests/robustness/test_nodes.py simulates it"),
-    (r"^\.venv-gpu/", "it needs a GPU"),
     (r"webcam\.py \S+$", "it needs a camera"),
     (r"web_service\.py", "it runs until it is stopped; tests/export/test_examples.py tests it"),
     (

@@ -280,6 +280,8 @@ def export_steps(settings: GpuCheckSettings) -> list[Step]:
         artifact = settings.checkpoint.parent / file
         flags = words(f"--backend {backend} --outputs keypoints,heatmaps") if backend else ()
         out = ("--out", str(artifact))
+        if backend == "tensorrt_rtx" and not settings.rehearse:
+            flags += words("--compute-capabilities [CURRENT]")  # also on a GPU that its documentation does not name
         flags += words("--calibration 32 --max-loss 100") if settings.quick and precision == "int8" else ()
         steps.append(
             Step(

@@ -25,6 +25,7 @@ from hgfast.bench.gpu.steps import NO_BACKEND_PATTERN, NO_DALI_PATTERN, GpuCheck
 from hgfast.bench.gpu_install import InstallError
 from hgfast.cli import Parser
 from hgfast.errors import HgfastError, run_main
+from hgfast.export.exporter import trt_builder
 from hgfast.pipelines.loaders.dali import import_dali
 from tests.conftest import ROOT, Command, ErrorOf
 
@@ -114,6 +115,14 @@ def test_without_dali_its_tests_are_skipped_with_the_reason() -> None:
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "error" not in process.stdout.lower() and "needs NVIDIA DALI" in process.stdout, process.stdout
+
+
+def test_an_unsupported_gpu_of_tensorrt_rtx_is_not_possible() -> None:
+    """Its own error matches, and the step tries the GPU of the machine although the documentation does not name it."""
+    error = trt_builder.UnsupportedGpu((9, 0), ", and the attempt failed (no kernel)", "build with tensorrt")
+    step = python_step(f"print('error: ' + {str(error)!r}); raise SystemExit(2)", missing_pattern=STEPS[-1].missing_pattern)
+    assert step_runner.run_step(step, 60).state == "not possible"
+    assert "--compute-capabilities [CURRENT]" in " ".join(STEPS[-1].command)
 
 
 def test_the_order_is_that_of_value() -> None:
@@ -247,8 +256,6 @@ def test_missing_dali_message_matches_the_pattern(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("backend", ["tensorrt_rtx", "torch_tensorrt", "auto"])
 def test_missing_backend_message_matches_the_pattern(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of find_backend on a machine with a GPU and no library matches."""
-    from hgfast.export.exporter import trt_builder
-
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     for name in ("tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings", "torch_tensorrt"):
         monkeypatch.setitem(sys.modules, name, None)
