@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from hgfast.bench.harness.config import OnnxRuntime
-from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
+from hgfast.bench.harness.record import Row, machine_info, make_record, save_record, write_record
 from hgfast.bench.scoring.config import PckhConfig
 from hgfast.bench.scoring.ground_truth import FloatArray, GroundTruth, open_ground_truth
 from hgfast.bench.scoring.network import NetworkPredictions, open_images, run_network
@@ -89,7 +89,13 @@ def run(config: PckhConfig) -> None:
         raise HgfastError(f"{truth.source} has no annotations: give only --submission FILE")
     if config.submission is not None:
         check_submission(truth, config.release)
-    results, not_run = score(config, split, truth)
+
+    def save(results: Sequence[ScoredPredictions]) -> None:
+        if is_annotated:
+            rows = [make_row(scored, results[0]) for scored in results]
+            save_record(make_record(rows, machine, incomplete="other networks"), config.json)
+
+    results, not_run = score(config, split, truth, save)
     if is_annotated:
         print_report(results, truth, not_run)
         rows = [make_row(scored, results[0]) for scored in results]
@@ -105,12 +111,16 @@ def run(config: PckhConfig) -> None:
         print(f"submission: {config.submission}: {write_submission(config, config.submission, results[0], truth)}")
 
 
-def score(config: PckhConfig, split: str, truth: GroundTruth) -> tuple[list[ScoredPredictions], dict[str, str]]:
-    """Score every network or file of predictions; return the results, and by method why a network could not run here."""
+Save = Callable[[Sequence[ScoredPredictions]], object]
+
+
+def score(config: PckhConfig, split: str, truth: GroundTruth, save: Save) -> tuple[list[ScoredPredictions], dict[str, str]]:
+    """Score every network or file of predictions, and `save` the results after each network; return the results, and by method
+    why a network could not run here."""
     results, not_run = list[ScoredPredictions](), dict[str, str]()
     if config.checkpoints:
         samples = open_images(config, split, truth)
-        results, not_run = score_networks(config, samples, truth)
+        results, not_run = score_networks(config, samples, truth, save)
     for method, path in zip(short_names(config.prediction_files), config.prediction_files):
         keypoints, sample_indices = read_predictions(path, truth)
         results.append(ScoredPredictions(method, path, keypoints, truth.take(sample_indices)))
@@ -120,7 +130,9 @@ def score(config: PckhConfig, split: str, truth: GroundTruth) -> tuple[list[Scor
     return results, not_run
 
 
-def score_networks(config: PckhConfig, samples: Samples, truth: GroundTruth) -> tuple[list[ScoredPredictions], dict[str, str]]:
+def score_networks(
+    config: PckhConfig, samples: Samples, truth: GroundTruth, save: Save
+) -> tuple[list[ScoredPredictions], dict[str, str]]:
     """Run and score every network, an ONNX in each of the runtimes. Returns the results, and by method why a network could not
     run here: engines without a GPU, bf16 on a CPU that lacks it."""
     results, not_run = list[ScoredPredictions](), dict[str, str]()
@@ -136,6 +148,7 @@ def score_networks(config: PckhConfig, samples: Samples, truth: GroundTruth) -> 
                 not_run[name] = "built, not run: there is no GPU here"
                 continue
             results.append(ScoredPredictions(name, path, network.points, truth.take(network.sample_indices), network))
+            save(results)
     if not results:
         reason = next(iter(not_run.values()))
         raise HgfastError(

@@ -22,8 +22,10 @@ import hgfast.training.evaluator
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
 from hgfast.bench import pckh
+from hgfast.bench.scoring import score as scoring
+from hgfast.bench.scoring.config import PckhConfig
 from hgfast.bench.scoring.ground_truth import GroundTruth, read_detections, read_mpii_h5
-from hgfast.bench.scoring.network import open_images, run_network
+from hgfast.bench.scoring.network import NetworkPredictions, open_images, run_network
 from hgfast.bench.scoring.predictions import read_predictions
 from hgfast.bench.scoring.score import ScoredPredictions
 from hgfast.config import DataConfig, InferenceConfig
@@ -456,6 +458,23 @@ def test_checkpoints_score_as_in_evaluate(score: RunPckh, people: Path, tmp_path
     assert [row["method"] for row in both["rows"]] == ["a.pt", "b.pt"] and "checkpoint" not in both
     shifted = run_network(moved, open_images(choice, "valid", truth), truth, settings).points
     np.testing.assert_allclose(shifted, keypoints + 3, atol=1e-6)
+
+
+def test_networks_scored_before_an_interruption_are_recorded(people: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def run_network(path: Path, samples: Samples, truth: GroundTruth, *_: Any) -> NetworkPredictions:
+        if path.name == "second.onnx":
+            raise KeyboardInterrupt
+        return NetworkPredictions(truth.points, np.arange(len(truth)), np.ones(len(truth)), "dark", "checkpoint")
+
+    monkeypatch.setattr(scoring, "run_network", run_network)
+    config = PckhConfig(
+        checkpoints=[Path("first.pt"), Path("second.onnx")], dataset="mpii", data=people, json=tmp_path / "r.json"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        scoring.run(config)
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["incomplete"] == "other networks" and [row["method"] for row in record["rows"]] == ["first.pt"]
+    assert record["rows"][0]["pckh@0.5"] == 100
 
 
 def test_points_of_a_network_that_are_not_finite_are_misses(
