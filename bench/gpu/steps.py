@@ -301,7 +301,7 @@ def export_steps(settings: GpuCheckSettings) -> list[Step]:
                 minutes=2.0 if backend else 1.0,
                 requires=(settings.hands_marker, settings.checkpoint),
                 produces=artifact,
-                is_artifact=True,
+                is_artifact=not (backend and settings.rehearse),  # without a GPU an engine is not verified
                 missing_pattern=NO_BACKEND_PATTERN if backend else "",
             )
         )
