@@ -86,7 +86,7 @@ def _smooth_image(width: int, height: int, seed: int) -> NDArray[np.uint8]:
 
 
 CELL = 64
-"""Pixels between two random colors. At a smaller distance, nvJPEG could differ more where it interpolates what libjpeg repeats."""
+"""Pixels between two random colors. If it were less, nvJPEG could differ more where it interpolates what libjpeg repeats."""
 
 
 def exif_segment(orientation: int) -> bytes:
