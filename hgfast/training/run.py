@@ -195,10 +195,17 @@ def resume_after_restart(config: Config, ranks: Ranks) -> Config:
     folder = config.out / config.exp
     try:
         content = yaml.safe_load((folder / CONFIG_FILE).read_text())
-        matches = isinstance(content, dict) and Config.upgrade(content) == stored_config(config).to_dict()
-    except (OSError, yaml.YAMLError, HgfastError):
+        matches = isinstance(content, dict) and _fill_defaults(Config.upgrade(content)) == stored_config(config).to_dict()
+    except (OSError, yaml.YAMLError, HgfastError, TypeError):  # TypeError: a group that is no mapping
         return config
     return replace(config, resume=config.exp, overwrite=False) if matches and (folder / CHECKPOINT_FILE).exists() else config
+
+
+def _fill_defaults(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration with the defaults of the keys that are newer than it."""
+    defaults = Config().to_dict()
+    groups = {key: {**value, **content.get(key, {})} for key, value in defaults.items() if isinstance(value, dict)}
+    return {**defaults, **content, **groups}
 
 
 def stored_config(config: Config) -> Config:

@@ -61,7 +61,12 @@ class FakeCheck:
         words = [STEP, str(self.log), *STEP_NAMES, "--out", str(self.out), "--work", str(folder / "work"), *flags]
         environment = {**os.environ, "HGFAST_TEST_TOKEN": self.token}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", DRIVER, *words],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a job in the background of a shell
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
