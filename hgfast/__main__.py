@@ -17,7 +17,7 @@ VERBS: dict[str, str | dict[str, str]] = {
     "export": {"onnx": "hgfast.export.to_onnx", "torchscript": "hgfast.export.torchscript", "tensorrt": "hgfast.export.trt"},
     "convert": "hgfast.convert",
     "check": "hgfast.pipelines.check",
-    "self_test": "hgfast.pipelines.self_test",
+    "self-test": "hgfast.pipelines.self_test",
     "cache": "hgfast.pipelines.cache",
     "synthetic": "hgfast.pipelines.synthetic",
     "report": "hgfast.report",
@@ -43,7 +43,7 @@ HELP = """usage: hgfast VERB [FLAGS]
   export        export a checkpoint to onnx, torchscript or tensorrt: hgfast export FORMAT CHECKPOINT
   convert       convert another project's weights, or a checkpoint of training, to a checkpoint of hgfast
   check         check the files of a data set
-  self_test     test DALI on this machine's GPU
+  self-test     test DALI on this machine's GPU
   cache         fill the crop cache, which speeds up data loading
   synthetic     write a synthetic data set
   report        write a run as one HTML page

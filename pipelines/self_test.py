@@ -1,6 +1,6 @@
 """Test whether DALI decodes and crops JPEGs of all kinds on this machine as OpenCV does.
 
-hgfast self_test
+hgfast self-test
 
 A child process decodes and crops 64 JPEGs several times, while the device is busy, and compares the crops with OpenCV's. Training
 and evaluation with --loader dali do the same before the first use of a GPU; a pass is remembered in $XDG_CACHE_HOME/hgfast (by
