@@ -36,7 +36,7 @@ def calibration_images(config: ExportConfig, model: StackedHourglass) -> NDArray
     samples = load_split(config, model, "train")
     selected = sample_crops.evenly_spaced(samples, config.calibration)
     normalization = model.meta.normalization if config.spec.normalized else None
-    return sample_crops.load_crops(selected, model.meta.input_size, normalization, config.threads)
+    return sample_crops.load_crops(selected, model.meta.input_size, normalization, config.threads, config.loader)
 
 
 def check_accuracy(config: ExportConfig, model: StackedHourglass, run: RunFn, sidecar: Sidecar, runtime: str) -> dict[str, Any]:

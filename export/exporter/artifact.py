@@ -161,7 +161,7 @@ def verification_images(config: ExportConfig, model: StackedHourglass) -> tuple[
     if config.has_data:
         split = DATASETS[config.dataset].eval_split(config)
         selected = sample_crops.evenly_spaced(usable_samples(config, split), NUM_VERIFICATION_IMAGES)
-        images = sample_crops.load_crops(selected, size, threads=config.threads)
+        images = sample_crops.load_crops(selected, size, threads=config.threads, loader_name=config.loader)
         return images, f"{len(images)} of {config.dataset}, split {split}"
     return render_images(size, NUM_VERIFICATION_IMAGES, is_hand), f"{NUM_VERIFICATION_IMAGES} synthetic images"
 

@@ -60,7 +60,7 @@ class ExportConfig(DataConfig):
     max_loss: Annotated[float, Range(ge=0)] = 1.0
     """int8: maximum loss of PCK on the validation split in percentage points; with a larger loss nothing is written"""
     loader: LoaderName = "dali"
-    """loader of the images on which the accuracy is measured: dali or opencv"""
+    """loader of the images that calibrate and verify the export: dali or opencv"""
     threads: Annotated[int | None, Range(ge=1)] = None
     """CPU threads; none: one per core"""
 
