@@ -34,6 +34,7 @@ PLAN_MAGIC: dict[bytes, TrtLibrary] = {
     b"vtrt": "tensorrt_rtx",
 }  # trtexec's kPLAN_FILE_TAG, and the first bytes of a TensorRT-RTX plan
 HEADER_BYTES = 64  # value of `Runtime.engine_header_size`
+CAPTURE_ATTEMPTS = 2  # another thread may invalidate the first, as DALI does when it frees GPU memory
 MAX_CACHED_SHAPES = 4  # input shapes whose contexts, buffers and graphs an engine keeps
 
 
@@ -373,16 +374,20 @@ class Engine:
             cuda_memory.copy_to_host(host[tensor_name], device[tensor_name], stream)
 
     def _capture(self, shape_context: _ShapeContext) -> None:
-        """Capture the graph of a shape, or add a warning if that fails."""
+        """Capture the graph of a shape, or add a warning if `CAPTURE_ATTEMPTS` fail."""
         context, stream, reason = shape_context.context, self._capture_stream, ""
         if self.name == "tensorrt_rtx" and self._native_graphs:
             if not context.is_stream_capturable(self.stream.handle):
                 reason = f"{self.path} cannot be captured in this stream according to TensorRT-RTX"
         elif self._use_graphs:
-            try:
-                shape_context.graph = cuda_memory.capture_graph(stream, lambda: self._enqueue(shape_context, stream))
-            except HgfastError as error:
-                reason = str(error).rpartition("): ")[0] + ")"  # without the advice for a failed call
+            for _ in range(CAPTURE_ATTEMPTS):
+                try:
+                    shape_context.graph = cuda_memory.capture_graph(stream, lambda: self._enqueue(shape_context, stream))
+                except HgfastError as error:
+                    reason = str(error).rpartition("): ")[0] + ")"  # without the advice for a failed call
+                else:
+                    reason = ""
+                    break
         shape = shape_context.host_buffers[self.input].array.shape
         warning = f"images of shape {shape} run without a CUDA graph: {reason}"
         if reason and warning not in self.warnings:

@@ -319,11 +319,17 @@ private:
 #endif
     }
 #else
-    /// Run once, as TensorRT requires before a capture, then capture. If the capture fails, run without; `about` says so.
+    /// Run once, as TensorRT requires before a capture, then capture. If the capture fails twice, run without; `about` says so.
     void capture(Shape& shape) {
-        const cudaStream_t stream = own_.get();  // the caller's stream may not support capture
-        enqueue(shape, stream);
-        cuda::check(cudaStreamSynchronize(stream), "run the network");
+        enqueue(shape, own_.get());  // the caller's stream may not support capture
+        cuda::check(cudaStreamSynchronize(own_.get()), "run the network");
+        cudaError_t error = try_capture(shape);
+        if (error != cudaSuccess) error = try_capture(shape);  // another thread may have invalidated the first
+        graphs_ = error == cudaSuccess ? "CUDA graphs" : std::string("no CUDA graphs (") + cudaGetErrorString(error) + ")";
+    }
+
+    cudaError_t try_capture(Shape& shape) {
+        const cudaStream_t stream = own_.get();
         cudaGraph_t found = nullptr;
         cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
         if (error == cudaSuccess) {
@@ -340,8 +346,8 @@ private:
         cudaGraphExec_t ready = nullptr;
         if (error == cudaSuccess) error = cudaGraphInstantiateWithFlags(&ready, graph.get(), 0);
         shape.graph.reset(ready);
-        graphs_ = error == cudaSuccess ? "CUDA graphs" : std::string("no CUDA graphs (") + cudaGetErrorString(error) + ")";
         if (error != cudaSuccess) cudaGetLastError();
+        return error;
     }
 #endif
 

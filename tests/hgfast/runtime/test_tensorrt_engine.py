@@ -30,7 +30,7 @@ from hgfast.runtime.cuda_memory import (
     copy_to_host,
 )
 from hgfast.runtime.sidecar import Sidecar, TensorSpec
-from hgfast.runtime.tensorrt_engine import MAX_CACHED_SHAPES, Engine, check_plan_version
+from hgfast.runtime.tensorrt_engine import CAPTURE_ATTEMPTS, MAX_CACHED_SHAPES, Engine, check_plan_version
 from tests.conftest import ROOT
 from tests.hgfast.runtime.test_sidecar import make_sidecar
 
@@ -120,6 +120,7 @@ class FakeCudart:
 
     def _cudaStreamBeginCapture(self, stream: int, mode: Any) -> None:
         assert self.captured is None and stream in self.alive  # never a stream of the caller
+        assert mode == runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads may use CUDA
         self.captured = []
 
     def _cudaStreamEndCapture(self, stream: int) -> int:
@@ -449,7 +450,10 @@ def test_missing_graph_is_reported(run_fake: Callable[..., Engine], monkeypatch:
     library = FakeTensorRT(fails=name)
     engine, cudart, capture = run_fake(library), library.cudart, cuda_memory.capture_graph
 
+    attempts: list[str] = []
+
     def failing_capture(*arguments: Any) -> Any:
+        attempts.append(name)
         cudart.failures |= {name: 700} if name != "capture" else {}
         return capture(*arguments)
 
@@ -462,10 +466,29 @@ def test_missing_graph_is_reported(run_fake: Callable[..., Engine], monkeypatch:
     reason = "the reason: none" if name == "capture" else "cudaErrorIllegalAddress, as CUDA puts it"
     (warning,) = engine.warnings
     assert warning.startswith(f"images of shape (2, {SIDE}, {SIDE}, 3) run without a CUDA graph: {engine.path} ")
-    assert warning.endswith(f"({reason})")
+    assert warning.endswith(f"({reason})") and attempts == [name] * CAPTURE_ATTEMPTS
     library.fails = ""
     check_means(engine, 1)
     assert engine._shape_contexts[some_images(1).shape].graph is not None and len(engine.warnings) == 1
+
+
+@pytest.mark.parametrize("name", [*CAPTURE_CALLS, "capture"])
+def test_failed_capture_is_repeated_once(run_fake: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Another thread may invalidate a capture, as DALI does when it frees memory."""
+    library = FakeTensorRT()
+    engine, cudart, capture = run_fake(library), library.cudart, cuda_memory.capture_graph
+    attempts: list[str] = []
+
+    def capture_that_fails_first(*arguments: Any) -> Any:
+        attempts.append(name)
+        library.fails = "capture" if name == "capture" and len(attempts) == 1 else ""
+        cudart.failures |= {name: 901} if name != "capture" and len(attempts) == 1 else {}
+        return capture(*arguments)
+
+    monkeypatch.setattr(cuda_memory, "capture_graph", capture_that_fails_first)
+    for seed in range(3):
+        check_means(engine, 2, seed)
+    assert len(attempts) == 2 and not engine.warnings and cudart.calls.count("cudaGraphLaunch") == 2
 
 
 def test_interrupted_while_capturing(run_fake: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
