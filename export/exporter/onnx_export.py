@@ -22,7 +22,15 @@ from hgfast.export.exporter.precision_check import model_conv_weights
 from hgfast.export.exporter.quantize import quantize
 from hgfast.export.exporter.verify import Reference, Row, Tolerances, compare_batches
 from hgfast.model import StackedHourglass
-from hgfast.runtime.backends import RUNTIMES_BY_FORMAT, DeviceOptions, is_installed, make_onnxruntime_fn, make_run_fn
+from hgfast.runtime.backends import (
+    CUDA_PROVIDER,
+    RUNTIMES_BY_FORMAT,
+    DeviceOptions,
+    import_or_explain,
+    is_installed,
+    make_onnxruntime_fn,
+    make_run_fn,
+)
 from hgfast.runtime.sidecar import HEATMAPS, INPUT_NAME, KEYPOINTS, OUTPUT_NAMES, BatchRange
 
 EXAMPLE_BATCH = 2  # torch.export specializes a batch size of one
@@ -69,10 +77,17 @@ def make_onnx(config: ExportConfig, model: StackedHourglass, out: Path, for_tens
                 continue
             run = make_run_fn(path, sidecar, runtime, options)
             probe = make_run_fn(full_model.SerializeToString(), sidecar, runtime, options)
-            rows += compare_batches(runtime, run, probe, reference, config.batch_range, limits, spec.outputs)
+            on_gpu = runtime == "onnxruntime" and onnxruntime_finds_gpu()
+            rows += compare_batches(runtime, run, probe, reference, config.batch_range, limits, spec.outputs, on_gpu)
         return rows
 
     return artifact.write_artifact(out, lambda path: onnx.save(output_model, path), sidecar, check, config, model, accuracy)
+
+
+def onnxruntime_finds_gpu() -> bool:
+    """Whether onnxruntime is built for CUDA and torch finds a GPU."""
+    ort = import_or_explain("onnxruntime", "onnxruntime")
+    return torch.cuda.is_available() and CUDA_PROVIDER in ort.get_available_providers()
 
 
 def export_onnx_model(graph: ExportModule, sizes: BatchRange) -> onnx.ModelProto:

@@ -90,7 +90,7 @@ def make_engine(config: TensorRTConfig, model: StackedHourglass, out: Path, back
         if not backend.has_gpu:
             return [{"runtime": built.library, "verdict": NOT_RUN}]
         with trt_builder.explain_undocumented_gpu(backend), Engine(path, sidecar) as engine:
-            return compare_batches(sidecar.export_format, engine, None, reference, sizes, limits, spec.outputs)
+            return compare_batches(sidecar.export_format, engine, None, reference, sizes, limits, spec.outputs, on_gpu=True)
 
     return artifact.write_artifact(out, lambda path: path.write_bytes(built.plan), sidecar, check, config, model, accuracy)
 

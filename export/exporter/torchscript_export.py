@@ -74,7 +74,7 @@ def make_torchscript(config: ExportConfig, model: StackedHourglass, out: Path) -
             probe = run if HEATMAPS in spec.outputs else make_torchscript_fn(file, list(OUTPUT_NAMES), DeviceOptions())
             smallest = BatchRange(*[config.batch_range.min] * 3)
             sizes = smallest if emulates_fp16 else config.batch_range
-            return compare_batches("torch", run, probe, reference, sizes, limits, spec.outputs)
+            return compare_batches("torch", run, probe, reference, sizes, limits, spec.outputs, torch.cuda.is_available())
 
     exported = artifact.write_artifact(out, write, sidecar, check, config, model)
     if emulates_fp16 and exported.rows:

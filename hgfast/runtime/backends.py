@@ -37,6 +37,8 @@ RUNTIMES_BY_FORMAT: Mapping[str, tuple[RuntimeName, ...]] = {
 }
 """Runtimes of each export format, the preferred one first."""
 
+CUDA_PROVIDER = "CUDAExecutionProvider"  # of onnxruntime
+
 
 @dataclass(frozen=True)
 class DeviceOptions:
@@ -164,13 +166,12 @@ def make_onnxruntime_fn(model: Path | bytes, options: DeviceOptions) -> RunFn:
     session_options = ort.SessionOptions()
     session_options.intra_op_num_threads = options.threads or available_cores()
     session_options.log_severity_level = 3
-    cuda_provider = "CUDAExecutionProvider"
     providers: list[Any] = ["CPUExecutionProvider"]
-    if cuda_provider in ort.get_available_providers():
+    if CUDA_PROVIDER in ort.get_available_providers():
         settings = {"device_id": str(options.device), "use_tf32": "0"}  # TF32 has only ten bits of mantissa
         if options.stream is not None:
             settings["user_compute_stream"] = str(options.stream)
-        providers.insert(0, (cuda_provider, settings))
+        providers.insert(0, (CUDA_PROVIDER, settings))
     source = model if isinstance(model, bytes) else str(model)
     try:
         session = ort.InferenceSession(source, session_options, providers=providers, enable_fallback=False)
@@ -178,7 +179,7 @@ def make_onnxruntime_fn(model: Path | bytes, options: DeviceOptions) -> RunFn:
         names = [output.name for output in session.get_outputs()]
     except Exception as error:  # onnxruntime's errors have no common class
         raise _cannot_read(model, "onnxruntime", error) from error
-    if cuda_provider not in session.get_providers():  # not installed, or no GPU was found
+    if CUDA_PROVIDER not in session.get_providers():  # not installed, or no GPU was found
         _check_cpu("onnxruntime without CUDA", options)
     return lambda images: dict(zip(names, session.run(names, {model_input.name: images})))
 

@@ -20,7 +20,16 @@ from hgfast.export.exporter import artifact, verify
 from hgfast.export.exporter.artifact import load_network
 from hgfast.export.exporter.export_module import ExportModule
 from hgfast.export.exporter.options import ExportConfig, ExportSpec
-from hgfast.export.exporter.verify import Reference, Row, Tolerances, batch_sizes_to_check, compare, tolerances_for
+from hgfast.export.exporter.verify import (
+    Reference,
+    Row,
+    Tolerances,
+    batch_sizes_to_check,
+    compare,
+    compare_batches,
+    gpu_tolerances,
+    tolerances_for,
+)
 from hgfast.heatmaps import render
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
@@ -194,6 +203,8 @@ def test_deep_networks_may_round_more() -> None:
         5e-3, 2**-11, 0.1
     )
     assert tolerances_for("fp32", 8) == tolerances_for("fp32", 1) == Tolerances(1e-5, 1e-5, 0.01)
+    assert gpu_tolerances(tolerances_for("fp32", 1)) == Tolerances(5e-5, 5e-5, 0.01)
+    assert gpu_tolerances(tolerances_for("fp16", 1)) == tolerances_for("fp16", 1) and gpu_tolerances(None) is None
 
 
 def test_large_batches_repeat_images(sure: Reference) -> None:
@@ -318,6 +329,22 @@ def says(**row: Any) -> artifact.CompareFn:
         return [{"runtime": "onnxruntime", "batch": 1, "verdict": "ok"}, {"runtime": "openvino", "batch": 3, **row}]
 
     return check
+
+
+@pytest.mark.parametrize(
+    "error, on_cpu, on_gpu", [(2e-6, "ok", "ok"), (3e-5, "heatmaps differ", "ok"), (4e-4, "", "heatmaps differ")]
+)
+def test_fp32_limits_of_a_gpu(sure: Reference, error: float, on_cpu: str, on_gpu: str) -> None:
+    """Sums in another order pass on a GPU, products in TF32 do not."""
+    size = error * float(np.abs(sure.heatmaps).max())
+
+    def run(images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        return {"heatmaps": sure.heatmaps[np.resize(np.arange(COUNT), len(images))] + np.float32(size)}
+
+    for is_gpu, verdict in ((False, on_cpu), (True, on_gpu)):
+        sizes = BatchRange(COUNT, COUNT, COUNT)
+        (row,) = compare_batches("torch", run, None, sure, sizes, tolerances_for("fp32", 1), ("heatmaps",), is_gpu)
+        assert row["verdict"].startswith(verdict) and ("limits" in row) == is_gpu
 
 
 def interrupted(path: Path, reference: Reference, limits: Tolerances | None) -> list[Row]:
