@@ -6,6 +6,7 @@
 ## make test-docs        every command of README.md and docs/
 ## make test-robustness  malicious files, full disks, dead ranks, a long run
 ## make test-install     a plain installation in a fresh environment
+## make test-lowest    the tests with the lowest versions that setup.py admits, in an environment of its own
 ## make coverage         the tests with line coverage
 ## make lint             ruff and mypy
 ## make format           ruff
@@ -20,10 +21,12 @@ BIN := $(VENV)/bin
 WITNESSES := $(VENV)/witnesses/installed
 GPU_PYTHON ?= python3
 GPU_VENV := .venv-gpu
+LOWEST := .venv-lowest
+LOWEST_TORCH ?= torch==2.11.0
 DEMO_HANDS := 4000
 DEMO_DATA := data/drawn-hands-$(DEMO_HANDS)
 
-.PHONY: help demo test test-fast test-slow test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check gpu-kit clean
+.PHONY: help demo test test-fast test-lowest test-slow test-docs test-robustness test-install coverage torch-cpu lint format bench-quick gpu-check gpu-kit clean
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +83,18 @@ test-slow: $(VENV)/installed $(WITNESSES)
 test-robustness: $(VENV)/installed
 	$(PYTEST) tests/robustness
 
+# LOWEST_TORCH=torch==2.13.0+cpu takes another torch; UV_FIND_LINKS names the folder of a wheel that no index has.
+$(LOWEST)/lowest: setup.py constraints.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --disable-pip-version-check uv
+	echo "$(LOWEST_TORCH)" > $(LOWEST)/torch.txt
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct --override $(LOWEST)/torch.txt \
+		--editable ".[train,export,rtx,bench,dev]"
+	@touch $@ $(LOWEST)/installed
+
+test-lowest: $(LOWEST)/lowest
+	$(MAKE) test VENV=$(LOWEST)
+
 # All tests but those of the docs and of the installation, with line coverage, child processes included; has a lower limit.
 coverage: $(VENV)/installed $(WITNESSES)
 	$(PYTEST) -m "not install and not docs" --cov --cov-report term:skip-covered
@@ -122,4 +137,4 @@ gpu-kit: $(VENV)/installed
 	$(BIN)/python bench/gpu_kit.py $(GPU_KIT)
 
 clean:
-	rm -rf $(VENV) $(GPU_VENV) $(DEMO_DATA) exp/demo
+	rm -rf $(VENV) $(GPU_VENV) $(LOWEST) $(DEMO_DATA) exp/demo

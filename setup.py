@@ -9,8 +9,8 @@ BASE = [  # what Session and `hgfast predict` need for an exported network
     "docstring-parser>=0.16",
     "jsonargparse[signatures]>=4.49",
     "jsonschema>=4.20",
-    "numpy>=1.26",
-    "opencv-python-headless>=4.9",
+    "numpy>=2",  # as OpenCV requires
+    "opencv-python-headless>=4.13",  # older ones map floating-point images to 8 bits with a tone curve
     "PyYAML>=6",
     "tqdm>=4.66",
 ]
@@ -27,14 +27,14 @@ TRAIN = [
     "tabulate>=0.9",
     "tensorboard>=2.18",
 ]
-EXPORT = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.6", "openvino>=2025.0"]
+EXPORT = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.6", "openvino>=2026.0"]  # OpenVINO 2025 fails on a free batch size
 TENSORRT = ["cuda-bindings>=12.6; sys_platform == 'linux'"]  # without TensorRT: its version must match the engine's
 RTX = [
     "cuda-bindings>=12.6; sys_platform == 'linux'",
     "tensorrt-rtx-cu13-bindings>=1.7; sys_platform == 'linux'",
     "tensorrt-rtx-cu13-libs>=1.7; sys_platform == 'linux'",
 ]
-BENCH = ["matplotlib>=3.10", "pillow>=11"]
+BENCH = ["matplotlib>=3.10.7", "pillow>=11"]
 DEV = [
     "flask>=3",
     "hypothesis>=6.130",
