@@ -197,7 +197,7 @@ def driver_version() -> str | None:
 class Records:
     """The records of the check: the steps, the verification of exports, and the curves of training runs.
 
-    Rows of other steps stay if this revision wrote them on this machine.
+    Earlier rows of steps that have not run now stay if this revision wrote them on this machine.
     """
 
     def __init__(self, settings: GpuCheckSettings, machine: Row) -> None:
@@ -215,16 +215,17 @@ class Records:
     def write(self, results: Sequence[StepResult]) -> None:
         """Write the records of the results so far."""
         done = [result.step for result in results if result.state in ("ok", "rehearsed")]
+        ran = {result.step.name for result in results if result.state != "not run"}
+        kept = {name: [row for row in rows if row["step"] not in ran] for name, rows in self._earlier.items()}
+        known = {row["step"] for row in kept["gpu-check"]}
         rows = {
-            "gpu-check": [make_row(result) for result in results],
+            "gpu-check": [make_row(result) for result in results if result.step.name not in known],
             "export": [row for step in done if step.is_artifact for row in verification_rows(step)],
             "training": [row for step in done if step.is_training for row in training_rows(step)],
         }
-        names = {result.step.name for result in results}
         for name, path in self._paths.items():
-            kept = [row for row in self._earlier[name] if row["step"] not in names]
-            if kept or rows[name]:
-                save_record(make_record([*kept, *rows[name]], self._machine, PACKAGES), path)
+            if kept[name] or rows[name]:
+                save_record(make_record([*kept[name], *rows[name]], self._machine, PACKAGES), path)
 
 
 def make_row(result: StepResult) -> Row:
