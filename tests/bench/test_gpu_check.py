@@ -21,12 +21,20 @@ import torch
 
 from hgfast.bench import gpu_check, gpu_install
 from hgfast.bench.gpu import step_runner
-from hgfast.bench.gpu.steps import NO_BACKEND_PATTERN, NO_DALI_PATTERN, GpuCheckSettings, Step, gpu_check_steps
+from hgfast.bench.gpu.steps import (
+    NO_BACKEND_PATTERN,
+    NO_DALI_PATTERN,
+    NO_RUNTIME_PATTERN,
+    GpuCheckSettings,
+    Step,
+    gpu_check_steps,
+)
 from hgfast.bench.gpu_install import InstallError
 from hgfast.cli import Parser
 from hgfast.errors import HgfastError, run_main
 from hgfast.export.exporter import trt_builder
 from hgfast.pipelines.loaders.dali import import_dali
+from hgfast.runtime.backends import import_or_explain
 from tests.conftest import ROOT, Command, ErrorOf
 
 Install = Callable[..., list[tuple[str, str]]]
@@ -251,6 +259,12 @@ def test_missing_dali_message_matches_the_pattern(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(HgfastError, match=NO_DALI_PATTERN):
         import_dali()
     assert {step.name for step in STEPS if step.missing_pattern == NO_DALI_PATTERN} >= {"dali-self-test-0.65", "loader-mpii"}
+
+
+def test_missing_runtime_message_matches_the_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(HgfastError, match=NO_RUNTIME_PATTERN):
+        import_or_explain("openvino", "openvino")
 
 
 @pytest.mark.parametrize("backend", ["tensorrt_rtx", "torch_tensorrt", "auto"])
