@@ -32,7 +32,7 @@ class SynchronizingCopy(RuntimeError):
 class _RefuseCopiesToHost(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+        if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.to, torch.ops.aten.copy_):  # `to` in inference mode
             source = args[1] if func is torch.ops.aten.copy_.default else args[0]
             if source.device.type == "cuda" and result.device.type == "cpu":
                 raise SynchronizingCopy(f"{func} copies {tuple(source.shape)} values from {source.device} to the host")
