@@ -27,7 +27,7 @@ TRAIN = [
     "tabulate>=0.9",
     "tensorboard>=2.18",
 ]
-EXPORT = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.6", "openvino>=2026.1"]  # 2025 fails on a free batch size, 2026.0 aborts on some broken files
+EXPORT = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.6", "openvino>=2026.1"]  # older: free batch sizes fail, aborts
 TENSORRT = ["cuda-bindings>=12.6; sys_platform == 'linux'"]  # without TensorRT: its version must match the engine's
 RTX = [
     "cuda-bindings>=12.6; sys_platform == 'linux'",
