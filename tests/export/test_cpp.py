@@ -21,7 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from hgfast import load_model
-from hgfast.export.exporter.artifact import ExportedArtifact
+from hgfast.errors import HgfastError
+from hgfast.export.exporter.artifact import ExportedArtifact, load_network
+from hgfast.export.exporter.options import TensorRTConfig
+from hgfast.export.exporter.tensorrt_export import export_engine
 from hgfast.geometry import crop_matrices, warp
 from hgfast.runtime.boxes import crop_squares
 from hgfast.runtime.session import Session
@@ -461,6 +464,26 @@ def test_tensorrt_compiles(words: tuple[str, ...], rtx: Path | None) -> None:
     strict = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
     done = shell("c++", *strict, *words, *(f"-I{place}" for place in places), SOURCE / "src/tensorrt.cpp")
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.gpu
+def test_engine_equals_python(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """An engine of TensorRT gives the same points in C++ and in Python."""
+    root = Path(os.environ.get("HGFAST_TENSORRT_ROOT", ""))
+    if not (root / "include/NvInfer.h").exists():
+        pytest.skip("HGFAST_TENSORRT_ROOT names no folder of TensorRT with include/NvInfer.h and lib")
+    config = TensorRTConfig(checkpoint=checkpoint, batch="1:2:8", backend="tensorrt")
+    try:
+        path = export_engine(config, load_network(config), tmp_path / "net.engine").path
+    except HgfastError as error:
+        pytest.skip(str(error))
+    tool, image = make(folder / "tensorrt", f"-DHGFAST_TENSORRT_ROOT={root}") / "hgfast_cli", random_image(200, 150)
+    with Session(path) as session:
+        for boxes in (None, BOXES[:3]):
+            (found,) = parse_people(shell(tool, path, *write_raw(image, tmp_path / "raw"), *flags(boxes)))
+            expected = session(image, boxes)
+            np.testing.assert_allclose(found[..., :2], expected.keypoints, rtol=0, atol=SAME_PIXELS)
+            np.testing.assert_allclose(found[..., 2], expected.scores, rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow

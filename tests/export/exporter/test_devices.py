@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from hgfast.config import AugmentConfig
+from hgfast.errors import HgfastError
 from hgfast.export.exporter.artifact import ExportedArtifact, load_network
 from hgfast.export.exporter.export_module import ExportModule
-from hgfast.export.exporter.options import ExportConfig
+from hgfast.export.exporter.options import ExportConfig, TensorRTConfig
+from hgfast.export.exporter.tensorrt_export import export_engine
 from hgfast.export.exporter.torchscript_export import make_torchscript
 from hgfast.export.exporter.verify import gpu_tolerances, tolerances_for
+from hgfast.normalization import Normalization
+from hgfast.pipelines.batch_plan import BatchPlan
+from hgfast.pipelines.loaders.dali import DaliLoader
+from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime.backends import Artifact
 from hgfast.runtime.session import Session
@@ -73,3 +84,50 @@ def test_session_in_the_callers_stream(on_device: torch.device, tiny_checkpoint:
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=0.02)
     assert torch.allclose(product, torch.full_like(product, 1 / 2048), rtol=1e-3)
+
+
+@contextmanager
+def loading_in_background(hands: Path, device: torch.device) -> Iterator[None]:
+    """Load batches with DALI in another thread, which frees the memory of each while the next is decoded."""
+    plan = BatchPlan(read_freihand(hands, "train", ["gs"]), 64, 8, augment=AugmentConfig(), seed=0)
+    loader, stop, errors = DaliLoader(plan, device, 1, Normalization()), Event(), list[Exception]()
+
+    def load() -> None:
+        try:
+            for epoch in count():
+                for _ in loader.epoch(epoch):
+                    if stop.is_set():
+                        return
+        except Exception as error:
+            errors.append(error)
+
+    thread = Thread(target=load)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not errors, errors
+
+
+@pytest.mark.dali
+@pytest.mark.parametrize("device", DEVICES)
+def test_network_beside_dali(
+    on_device: torch.device, hands: Path, tiny_checkpoint: Path, tiny_onnx: ExportedArtifact, tmp_path: Path
+) -> None:
+    """An exported network, on a GPU an engine that captures a CUDA graph for each batch size, is right while DALI decodes."""
+    path, images = tiny_onnx.path, render_images(64, 4, False)
+    expected = Artifact(path)(images)["keypoints"]
+    if on_device.type == "cuda":
+        config = TensorRTConfig(checkpoint=tiny_checkpoint, batch="1:2:4", outputs="keypoints,heatmaps")
+        try:
+            path = export_engine(config, load_network(config), tmp_path / "net.engine").path
+        except HgfastError as error:
+            pytest.skip(str(error))
+    with loading_in_background(hands, on_device):
+        network = Artifact(path)
+        for number in (1, 2, 3, 4) * 5:
+            found = network(images[:number])["keypoints"]
+            assert np.isfinite(found).all()
+            assert np.median(np.abs(found[..., :2] - expected[:number, :, :2])) < 0.1
