@@ -9,6 +9,7 @@ stream; CUDA events around a batch measure the time there, copies included.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import count
@@ -28,7 +29,7 @@ from hgfast.geometry import crop_matrices, transform_points, warp
 from hgfast.normalization import Normalization, apply_color_affine, normalization_affine
 from hgfast.runtime.backends import Artifact, DeviceOptions
 from hgfast.runtime.sidecar import KEYPOINTS
-from hgfast.runtime.torch_predictor import decode_keypoints, forward_heatmaps
+from hgfast.runtime.torch_predictor import decode_keypoints, forward_heatmaps, no_tf32
 from hgfast.training.amp import autocast, resolve_amp
 from hgfast.training.distributed import configure_cudnn
 
@@ -165,7 +166,7 @@ def torch_predictor(variant: LatencyVariant) -> Predictor:
     @torch.no_grad()
     def predict(images: Images) -> NDArray[Any]:
         inputs = normalize(torch.from_numpy(images).to(normalizes_on), affine).to(device)
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=allow_tf32), autocast(amp, device):
+        with nullcontext() if allow_tf32 else no_tf32(), autocast(amp, device):
             heatmaps = forward_heatmaps(model, inputs, variant.flip_test)
         return decode_keypoints(model, heatmaps.float()).cpu().numpy()
 

@@ -221,6 +221,8 @@ def _openvino_core(ov: Any) -> Any:
 def make_torchscript_fn(path: Path, names: list[str], options: DeviceOptions) -> RunFn:
     """Run TorchScript on a GPU if torch finds one, else on the CPU."""
     torch = import_or_explain("torch", "torch")
+    from hgfast.runtime.torch_predictor import no_tf32  # here, because it needs torch
+
     on_gpu = torch.cuda.is_available()
     device = f"cuda:{options.device}" if on_gpu else "cpu"
     if not on_gpu:
@@ -234,8 +236,7 @@ def make_torchscript_fn(path: Path, names: list[str], options: DeviceOptions) ->
         raise _cannot_read(path, "torch.jit.load", error) from error
 
     def run(images: NDArray[Any]) -> Outputs:
-        no_tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.inference_mode(), no_tf32, torch.cuda.stream(stream):  # None has no effect
+        with torch.inference_mode(), no_tf32(), torch.cuda.stream(stream):  # None has no effect
             outputs = script(torch.from_numpy(images).to(device))
             return {name: value.cpu().numpy() for name, value in zip(names, outputs)}
 

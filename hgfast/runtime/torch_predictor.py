@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +34,13 @@ def forward_heatmaps(model: StackedHourglass, images: Tensor, flip_test: bool = 
     if flip_test:
         heatmaps = (heatmaps + flipped[:, list(model.meta.skeleton.flip_indices)]) / 2
     return heatmaps
+
+
+def no_tf32() -> AbstractContextManager[None]:
+    """Return a context in which convolutions of float32 compute in float32: torch's default on a GPU is TF32, whose factors have
+    ten bits of mantissa. The other settings of cuDNN stay."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
 
 
 def check_flip_pairs(skeleton: Skeleton) -> None:
@@ -67,7 +76,8 @@ def predict_crops(
     crops, matrices = crop_image(image, center, side, meta.input_size)
     device = next(model.parameters()).device
     images = normalize_images(torch.from_numpy(crops).to(device), meta.normalization)
-    heatmaps = forward_heatmaps(model, images, flip_test)
+    with no_tf32():
+        heatmaps = forward_heatmaps(model, images, flip_test)
     decoded = decode_keypoints(model, heatmaps).cpu().double().numpy()
     points = transform_points(decoded[..., :2], np.linalg.inv(matrices)) + meta.shift
     return np.concatenate([points, decoded[..., 2:]], -1), crops, heatmaps.float().cpu().numpy()

@@ -18,7 +18,7 @@ from hgfast.geometry import transform_points
 from hgfast.model import StackedHourglass
 from hgfast.normalization import UNNORMALIZED, Normalization, to_float32, to_uint8
 from hgfast.runtime.sidecar import Sidecar
-from hgfast.runtime.torch_predictor import decode_keypoints, forward_heatmaps
+from hgfast.runtime.torch_predictor import decode_keypoints, forward_heatmaps, no_tf32
 from hgfast.skeletons import Skeleton
 from hgfast.training.amp import AmpMode, autocast
 from hgfast.training.batch import Batch
@@ -109,7 +109,7 @@ def predict(
     """Predict a split's keypoints as `collect_predictions` returns them. Leaves the model, including its mode, unchanged."""
 
     def predict_batch(batch: Batch) -> NDArray[np.float64]:
-        with autocast(amp, ranks.device):
+        with no_tf32(), autocast(amp, ranks.device):
             heatmaps = forward_heatmaps(model, batch.images, flip_test)
         return decode_keypoints(model, heatmaps).cpu().double().numpy()
 

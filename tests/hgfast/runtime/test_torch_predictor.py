@@ -109,6 +109,25 @@ def test_flip_test_exchanges_left_and_right() -> None:
     assert torch.allclose(forward_heatmaps(hand, images, True), plain, atol=1e-6)  # type: ignore[arg-type]
 
 
+def test_fp32_is_not_tf32() -> None:
+    """Convolutions of a checkpoint in fp32 do not use TF32; afterwards cuDNN's settings are as before."""
+
+    class Watching(DotDetector):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark))
+            return super().forward(images)
+
+    seen: list[tuple[bool, bool]] = []
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
+        predict_crops(Watching(), image, *crop_squares(image))  # type: ignore[arg-type]
+        assert seen == [(False, True)] and torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = before
+
+
 def test_flip_test_of_a_network_that_overwrites_its_result() -> None:
     """As with CUDA graphs: every call returns the same memory."""
 
