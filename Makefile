@@ -6,7 +6,7 @@
 ## make test-docs        every command of README.md and docs/
 ## make test-robustness  malicious files, full disks, dead ranks, a long run
 ## make test-install     a plain installation in a fresh environment
-## make test-lowest    the tests with the lowest versions that setup.py admits, in an environment of its own
+## make test-lowest      the tests with the lowest versions that setup.py admits, in an environment of its own
 ## make coverage         the tests with line coverage
 ## make lint             ruff and mypy
 ## make format           ruff

@@ -143,14 +143,14 @@ def test_checkpoint(old_run: Path) -> None:
 
 
 def test_run_is_resumed(old_run: Path) -> None:
-    """Two more steps, as 537f7d0 does them."""
+    """Two more steps, as 537f7d0 does them; versions of OpenCV draw the hands differently in a few pixels."""
     generate_freihand(Path("hands"), 16, seed=5, evaluation=8, workers=1)
     config = parse_config(["-c", "old", "-m", "0.006"])
     train(config, Ranks.single(torch.device("cpu")))
     lines = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
-    assert lines[-1]["loss"] == pytest.approx(14.79403305053711, rel=1e-4)
-    assert lines[-1]["valid"]["epe_px"] == pytest.approx(90.66611021010816, rel=1e-3)
+    assert lines[-1]["loss"] == pytest.approx(14.79403305053711, rel=2e-3)
+    assert lines[-1]["valid"]["epe_px"] == pytest.approx(90.66611021010816, rel=2e-3)
     assert yaml.safe_load((old_run / "config.yaml").read_text())["format"] == CONFIG_FORMAT
     assert {path.name for path in old_run.glob("checkpoint*.pt")} == {"checkpoint.pt", "checkpoint-00000004.pt"}
 
