@@ -26,7 +26,8 @@ DECODED = list(product(HEATMAP_KINDS, DECODERS))
 SPECS = [(False, False, False), (True, True, False), (False, True, True)]  # fp16, flip_test, normalized
 GRAPHS = [("tiny", *decoded, *SPECS[1]) for decoded in DECODED]
 GRAPHS += [("tiny", "logits", "dark", *spec) for spec in SPECS if spec != SPECS[1]]
-GRAPHS += [(preset, "logits", "dark", True, False, False) for preset in PRESETS if preset != "tiny"]
+GRAPHS += [("hg2", "logits", "dark", True, False, False)]
+SLOW = [pytest.param(preset, "logits", "dark", True, False, False, marks=pytest.mark.slow) for preset in ("small", "hg1", "hg8")]
 
 
 def make_model(preset: str, kind: str, decoder: str) -> StackedHourglass:
@@ -34,7 +35,7 @@ def make_model(preset: str, kind: str, decoder: str) -> StackedHourglass:
     return checkpoints.build_model(arch, Meta(BODY16, Normalization(), arch.input_size, kind, decoder, 0.0)).eval()
 
 
-@pytest.mark.parametrize("preset, kind, decoder, fp16, flip_test, normalized", GRAPHS)
+@pytest.mark.parametrize("preset, kind, decoder, fp16, flip_test, normalized", [*GRAPHS, *SLOW])
 def test_exported_graph(preset: str, kind: str, decoder: str, fp16: bool, flip_test: bool, normalized: bool) -> None:
     graph = ExportModule(make_model(preset, kind, decoder), ExportSpec(fp16, flip_test, normalized, OUTPUT_NAMES))
     side = graph.meta.input_size
