@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 from hgfast.bench.gpu.step_runner import relative_to_root
 from hgfast.bench.gpu.steps import GpuCheckSettings, Step, gpu_check_steps
+from hgfast.bench.gpu_install import normalized
 from hgfast.bench.harness.record import ROOT, require_checkout
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run_main
@@ -102,10 +103,6 @@ def pinned_versions(python: str) -> dict[str, str]:
         if relation is None or is_older == (relation == "<"):
             versions[normalized(name)] = version
     return versions
-
-
-def normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def requirements(group: str, python: str, pinned: bool) -> list[str]:

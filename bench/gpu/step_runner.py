@@ -34,12 +34,9 @@ from hgfast.validation import Range
 GRACE_S = 5.0  # seconds between SIGTERM and SIGKILL
 GUARD_TIMEOUT_S = 30.0  # seconds after `GRACE_S` in which the guard must have ended a step
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-StepState = Literal["ok", "rehearsed", "failed", "not possible", "not run"]
-
-
 GUARD = Path(__file__).with_name("process_guard.py")
 POLL_S = 0.05  # seconds between checks whether a step has ended
-
+StepState = Literal["ok", "rehearsed", "failed", "not possible", "not run"]
 StepNames = list[str]  # `list` is a flag inside StepsConfig
 
 

@@ -56,10 +56,8 @@ def check_accuracy(config: ExportConfig, model: StackedHourglass, run: RunFn, si
         )
     samples = load_split(config, model, split)
     metric, scale = dataset.metric.joint[0], 100 / dataset.metric.full
-    ranks, inference = (
-        Ranks.single(select_device("cpu")),
-        InferenceConfig(batch_size=32, loader=config.loader, threads=config.threads),
-    )
+    ranks = Ranks.single(select_device("cpu"))
+    inference = InferenceConfig(batch_size=32, loader=config.loader, threads=config.threads)
     normalization, input_images = input_adapter(sidecar)
 
     def predict_batch(batch: Batch) -> NDArray[np.floating]:
