@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_origin
 
 import docstring_parser
 import jsonargparse
@@ -52,8 +53,9 @@ class Parser(jsonargparse.ArgumentParser):
 
     def normalize_argv(self, argv: Sequence[str], flag_aliases: Mapping[str, str] | None = None) -> list[str]:
         """Return the words in jsonargparse's form: positional words, `--config`, which the others override, then `--batch_size=8`
-        for `--batch-size 8` and `--overwrite=true` for `--overwrite`."""
+        for `--batch-size 8`, `--overwrite=true` for `--overwrite` and `--category=["cat", "dog"]` for `--category cat dog`."""
         bool_flags = {o for a in self._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
+        list_flags = {o for a in self._actions if get_origin(getattr(a, "_typehint", None)) is list for o in a.option_strings}
         valueless_flags = {o for a in self._actions if a.nargs in (0, "?") for o in a.option_strings} - bool_flags  # --help
         positionals: list[str] = []
         flags: list[str] = []
@@ -71,6 +73,10 @@ class Parser(jsonargparse.ArgumentParser):
             name = "--" + name[2:].replace("-", "_")
             if not equals and name in bool_flags and following not in ("true", "false"):
                 equals, value = "=", "true"
+            elif not equals and name in list_flags and following is not None and not following.startswith(("-", "[")):
+                end = next((n for n, word in enumerate(remaining) if word.startswith("-")), len(remaining))
+                equals, value = "=", json.dumps(remaining[:end], ensure_ascii=False)
+                del remaining[:end]
             elif not equals and name not in valueless_flags and following is not None and not following.startswith("--"):
                 equals, value = "=", remaining.pop(0)
             flags.append(name + equals + value)

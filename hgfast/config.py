@@ -20,6 +20,10 @@ AmpSetting = Literal["auto", "bf16", "fp16", "off"]
 DatasetName = Literal["freihand", "mpii", "coco"]
 """Each has a module of this name in `pipelines/readers/`."""
 LoaderName = Literal["dali", "opencv"]
+AllowedProblem = Literal[
+    "normalized", "percent", "box-format", "box-size", "outside-box", "outside-image", "image-size", "sides",
+]  # fmt: skip
+"""Problems of a whole annotation file that are errors unless `--allow` names them."""
 SplitName = Literal["train", "valid", "test", "all", "evaluation"]
 
 CONFIG_FILE, METRICS_FILE, EVENTS_FOLDER = "config.yaml", "metrics.jsonl", "events"
@@ -207,6 +211,21 @@ class DataConfig:
     """COCO: reference length of PCK: box, its longer side, or the distance of two joints such as left_shoulder,right_hip"""
     padding: float = 1.25
     """COCO: side of the square crop over the longer side of the box"""
+    category: list[str] = field(default_factory=list)
+    """COCO: names or ids of the categories to use, such as cat dog; none: all whose joints are the same"""
+    box_size: Annotated[float | None, Range(gt=0)] = None
+    """COCO: side in pixels of the box around an annotation whose box and joints have no extent, such as a single point"""
+    box_format: Literal["xywh", "xyxy", "cxcywh"] = "xywh"
+    """COCO: numbers of a box: x, y, width, height as COCO defines, two corners, or the center, width and height"""
+    exif: Literal["apply", "ignore"] = "apply"
+    """COCO: whether the points are of the image as its EXIF orientation rotates it (apply) or as it is stored (ignore)"""
+    valid_fraction: Annotated[float | None, Range(gt=0, lt=1)] = None
+    """COCO: fraction of the images of --annotations to validate on, instead of --valid-annotations"""
+    group_by: str | None = None
+    """COCO: regular expression in the file names, such as video[0-9]+; images for which its first group, or else its whole match,
+    is the same stay together in train or valid"""
+    allow: list[AllowedProblem] = field(default_factory=list)
+    """problems of annotations that only cause a warning; each error that can be allowed names its word"""
     versions: list[str] = field(default_factory=lambda: ["gs", "hom", "sample", "auto"])
     """FreiHAND: background versions of each hand to use"""
     single_person: bool = False

@@ -20,7 +20,8 @@ class Samples:
     (N,) length that normalizes errors. group: (N,) int, equal for samples that must stay in one split. row: (N,) int, number of
     the sample in the data set's own files, as the reader defines it; leaving other samples out does not change it.
     pixel_offset: offset that was added to the files' coordinates to reach the convention. skipped: number of samples left out
-    because their image is missing; unreadable: because the file check or the crop cache found their image to be bad.
+    because their image is missing; unreadable: because the file check or the crop cache found their image to be bad. notes: one
+    warning per element, about everything in the files that may be wrong.
     """
 
     paths: NDArray[np.str_]
@@ -35,6 +36,7 @@ class Samples:
     pixel_offset: float
     skipped: int = 0
     unreadable: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         num_samples, k = len(self.paths), len(self.skeleton.joints)

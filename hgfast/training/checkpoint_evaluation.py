@@ -59,6 +59,8 @@ def evaluate(
     if data_set.skeleton is not None:  # before the files are read
         check_skeleton(data_set.skeleton)
     samples = usable_samples(config, split)
+    for note in samples.notes:
+        print(f"warning: {note}", file=sys.stderr, flush=True)
     check_skeleton(samples.skeleton)
     if needs_truth and not samples.labeled.any():
         raise HgfastError(f"the split {split} has no annotations: use --predictions FILE alone")

@@ -25,6 +25,7 @@ from hgfast.normalization import Normalization
 from hgfast.pipelines.crop_cache.builder import use_cache
 from hgfast.pipelines.datasets import DATASETS, figures, open_loader, usable_samples
 from hgfast.pipelines.samples import Samples
+from hgfast.skeletons import Skeleton
 from hgfast.training import distributed
 from hgfast.training.amp import slow_precision
 from hgfast.training.distributed import Ranks
@@ -59,8 +60,7 @@ def train(config: Config, ranks: Ranks) -> Path:
     arch = initial.arch if initial else config.model.make_architecture()
     normalization = initial.meta.normalization if initial else Normalization()
     train_samples, valid_samples = (_labeled_samples(config, split) for split in (config.train.split, config.train.valid_split))
-    if train_samples.skeleton != valid_samples.skeleton:
-        raise HgfastError(f"the splits {config.train.split} and {config.train.valid_split} have different joints or edges")
+    _check_same_joints(config, train_samples.skeleton, valid_samples.skeleton)
     if config.cache is not None:
         train_samples = use_cache(train_samples, config.cache, config.augment, arch.input_size)
     open_split = partial(open_loader, input_size=arch.input_size, normalization=normalization, ranks=ranks)
@@ -106,6 +106,8 @@ def train(config: Config, ranks: Ranks) -> Path:
             f"({trainer.total_steps / len(train_loader):.1f} epochs){limit}, files in {folder}",
             flush=True,
         )
+        for note in dict.fromkeys(train_samples.notes + valid_samples.notes):
+            print(f"warning: {note}", file=sys.stderr, flush=True)
         if warning := slow_precision(trainer.amp, ranks.device):
             print(f"warning: --train.amp {trainer.amp}: {warning}", file=sys.stderr, flush=True)
     trainer.fit()
@@ -121,6 +123,20 @@ def _labeled_samples(config: Config, split: str) -> Samples:
     if not samples.labeled.any():
         raise HgfastError(f"the split {split} has no annotations: nothing can be learned from it or measured on it")
     return samples
+
+
+def _check_same_joints(config: Config, train: Skeleton, valid: Skeleton) -> None:
+    """Raise `HgfastError` that names the first difference between the joints of two splits. Their edges may differ."""
+    names = f"{config.train.split} and {config.train.valid_split}"
+    if len(train.joints) != len(valid.joints):
+        counts = f"{len(train.joints)} and {len(valid.joints)}"
+        raise HgfastError(f"the splits {names} have {counts} joints: give annotations of the same joints")
+    for number, (first, second) in enumerate(zip(train.joints, valid.joints), 1):
+        if first != second:
+            raise HgfastError(
+                f"joint {number} is {first!r} in the split {config.train.split} and {second!r} in {config.train.valid_split}: "
+                "list the keypoints of both files in one order"
+            )
 
 
 def _copy_weights(config: Config, initial: StackedHourglass, model: StackedHourglass, is_main: bool) -> None:

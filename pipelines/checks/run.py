@@ -214,6 +214,7 @@ def report(config: CheckConfig, findings: CheckFindings, folder: Path) -> dict[s
         "bad": len(findings.bad),
         "missing": relative_names(findings.missing, folder),
         "splits": findings.table,
+        "notes": {split.name: list(split.samples.notes) for split in findings.splits if split.samples and split.samples.notes},
         "refused": {split.name: split.refused for split in findings.splits if split.refused},
         "annotations": [
             {
@@ -239,6 +240,9 @@ def format_report(config: CheckConfig, findings: CheckFindings) -> list[str]:
     lines = [f"{path}: {reason}" for path, reason in findings.bad.items()]
     lines += [f"{path}: is missing" for path in findings.missing]
     lines += [f"split {split.name}: {split.refused}" for split in findings.splits if split.refused]
+    lines += [
+        f"warning: split {split.name}: {note}" for split in findings.splits if split.samples for note in split.samples.notes
+    ]
     for (split, kind), issues in findings.suspicious.items():
         lines += [
             f"warning: {describe_row(config, split, issue.row)} ({Path(issue.image).name}): {issue.detail}"

@@ -76,6 +76,8 @@ CONFIG = Config(
 
 def old_keys(content: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration without the keys that are newer than the old files."""
+    newer = {"category", "box_size", "box_format", "exif", "valid_fraction", "group_by", "allow"}
+    content = {key: value for key, value in content.items() if key not in newer}
     return {**content, "train": {key: value for key, value in content["train"].items() if key != "deterministic"}}
 
 
