@@ -149,3 +149,11 @@ def _pnm(data: memoryview, pam: bool) -> tuple[int, int] | None:
     first = PNM_NUMBER.match(data, 2)
     second = PNM_NUMBER.match(data, first.end()) if first else None
     return (int(first[1]), int(second[1])) if first and second else None
+
+
+def exif_orientation(data: memoryview) -> int:
+    match = re.search(rb"Exif\0\0MM\0\*\0\0\0\x08\0.\x01\x12\0\x03\0\0\0\x01\0(.)", bytes(data), re.DOTALL)
+    if match:
+        return match[1][0]
+    match = re.search(rb"Exif\0\0II\*\0\x08\0\0\0.\0.*?\x12\x01\x03\0\x01\0\0\0(.)", bytes(data), re.DOTALL)
+    return match[1][0] if match and 1 <= match[1][0] <= 8 else 1

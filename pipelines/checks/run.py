@@ -36,6 +36,7 @@ from hgfast.pipelines.checks.result import (
 )
 from hgfast.pipelines.datasets import DATASETS, open_samples
 from hgfast.pipelines.readers.base import DataSet
+from hgfast.pipelines.readers.image_headers import read_headers
 from hgfast.pipelines.readers.image_paths import MissingImages
 from hgfast.pipelines.samples import Samples
 from hgfast.system_info import available_cores
@@ -116,7 +117,13 @@ def check(config: CheckConfig) -> CheckFindings:
     for split_name, samples in readable.items():
         for path, (width, height) in data_set.image_sizes(config, split_name, samples).items():
             outcome = outcomes.get(path, "")
-            if not isinstance(outcome, str) and outcome != (width, height):
+            if (
+                not isinstance(outcome, str)
+                and outcome != (width, height)
+                and not (
+                    outcome == (height, width) and read_headers([path])[1][0] > 1  # the file gives the size before its rotation
+                )
+            ):
                 bad[path] = f"is {outcome[0]} x {outcome[1]} pixels, wanted {width} x {height}"
     suspicious: dict[tuple[str, str], list[AnnotationIssue]] = {}
     for split_name, samples in readable.items():

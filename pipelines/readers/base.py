@@ -41,7 +41,7 @@ class DataSet:
 
     For the file check: numbering: the array of `Samples` that numbers the annotations. describe_row: (config, split, number) ->
     location of an annotation. image_sizes: (config, split, samples) -> path -> width and height of images that must have this
-    size. hands: (config, splits) -> joints in space, to find hands that are in two splits.
+    size when they are upright. hands: (config, splits) -> joints in space, to find hands that are in two splits.
     """
 
     read: Callable[[DataConfig, str], Samples]

@@ -40,7 +40,7 @@ from hgfast.pipelines.crop_cache.builder import build as build_cache
 from hgfast.pipelines.crop_cache.builder import use_cache
 from hgfast.pipelines.loaders.dali import DaliLoader
 from hgfast.pipelines.loaders.opencv import OpenCVLoader
-from hgfast.pipelines.readers.coco import read_coco
+from hgfast.pipelines.readers.coco import CocoOptions, read_coco
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
 from hgfast.pipelines.readers.mpii_mat import read_mpii_mat, valid_names, valid_people
@@ -229,7 +229,7 @@ def open_coco(path: Path, folder: Path, rng: random.Random) -> object:
     real = path.read_bytes()[:4000].find(b"00000355") >= 0 and SHARED.is_dir()
     images = SHARED / "freihand_coco/images" if real else folder / "coco/images"
     normalize = rng.choice(("box", "box", "left_wrist,right_wrist"))
-    return read_coco(path, images, normalize=normalize, skip_missing=rng.random() < 0.5)
+    return read_coco(path, images, CocoOptions(normalize=normalize, skip_missing=rng.random() < 0.5))
 
 
 def open_hands(path: Path, folder: Path, rng: random.Random) -> object:

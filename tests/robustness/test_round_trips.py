@@ -23,7 +23,7 @@ from hgfast.cli import parse
 from hgfast.config import Config
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
-from hgfast.pipelines.readers.coco import read_coco
+from hgfast.pipelines.readers.coco import CocoOptions, read_coco
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
 from hgfast.pipelines.readers.mpii_mat import read_mpii_mat, valid_names, valid_people
@@ -69,7 +69,7 @@ def test_coco(data: st.DataObject, skeleton: Skeleton, count: int, offset: float
     with TemporaryDirectory() as folder:
         create_files(Path(folder) / "images", images)
         (Path(folder) / "points.json").write_text(json.dumps(content))
-        samples = read_coco(Path(folder) / "points.json", Path(folder) / "images", pixel_offset=offset, padding=1.5)
+        samples = read_coco(Path(folder) / "points.json", Path(folder) / "images", CocoOptions(pixel_offset=offset, padding=1.5))
         assert [Path(path).relative_to(Path(folder) / "images").as_posix() for path in samples.paths] == images
     assert np.array_equal(samples.keypoints, keypoints + offset) and np.array_equal(samples.labeled, visibility > 0)
     assert np.array_equal(samples.center, low + size / 2) and np.array_equal(samples.side, 1.5 * size.max(1))

@@ -14,7 +14,7 @@ import pytest
 from hgfast.errors import HgfastError
 from hgfast.metrics import pck, pck_metrics
 from hgfast.pipelines.baselines import mean_pose
-from hgfast.pipelines.readers.coco import CocoSamples, read_coco
+from hgfast.pipelines.readers.coco import CocoOptions, CocoSamples, read_coco
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.readers.image_paths import AllowedRoots, find_images
 from hgfast.skeletons import BODY16, CENTER_COLOR, HAND21, LEFT_COLOR, RIGHT_COLOR
@@ -55,7 +55,7 @@ def read(root: Path, file: Any, skeleton: Any = None, **options: Any) -> CocoSam
     if skeleton is not None:
         (root / "face.yaml").write_text(skeleton)
         options["skeleton"] = root / "face.yaml"
-    return read_coco(root / "points.json", root / "images", **options)
+    return read_coco(root / "points.json", root / "images", CocoOptions(**options))
 
 
 def test_conventions(tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_rows_are_the_ids_of_the_annotations(tmp_path: Path) -> None:
     file["annotations"].insert(1, person(7, 7, iscrowd=1))
     assert read(tmp_path, file).row.tolist() == [100, 101, 102]
     (tmp_path / "images/a.jpg").unlink()
-    assert read_coco(tmp_path / "points.json", tmp_path / "images", skip_missing=True).row.tolist() == [101]
+    assert read_coco(tmp_path / "points.json", tmp_path / "images", CocoOptions(skip_missing=True)).row.tolist() == [101]
 
 
-@pytest.mark.parametrize("ids", [[100, "7", 8, 9], [100, None, 8, 9], [100, 8, 8, 9], [100, 7.5, 8, 9], [1, 2, 3, 2**70]])
+@pytest.mark.parametrize("ids", [[100, "x7", 8, 9], [100, None, 8, 9], [100, 8, 8, 9], [100, 7.5, 8, 9], [1, 2, 3, 2**70]])
 def test_rows_are_positions_if_ids_are_unusable(tmp_path: Path, ids: list[Any]) -> None:
     file = content()
     file["annotations"].insert(1, person(0, 7, iscrowd=1))
@@ -119,24 +119,30 @@ def test_excluded_annotations_are_counted(tmp_path: Path) -> None:
         person(2, 7, iscrowd=1, keypoints=None),
         person(3, 7, num_keypoints=0, keypoints=[0] * 9),
         person(4, 7, keypoints=[5, 5, 0] * 3),
-        person(5, 7, bbox=[3, 4, 0, 7]),
+        person(5, 7, keypoints=[]),
         person(6, 7, bbox=None, keypoints=[5, 5, 2, *[0] * 6]),  # the box of a single point
     ]
     samples = read(tmp_path, file)
     assert len(samples) == 3
     assert samples.excluded == {
-        "of other categories": 1,
+        "of other categories (category_id 2)": 1,
         "crowds": 1,
+        "without keypoints": 1,
         "without a labeled joint": 2,
-        "without a box that has an area": 2,
+        "without an extent": 1,
     }
     assert samples.summary == (
-        "3 samples; left out: 1 of other categories, 1 crowds, 2 without a labeled joint, 2 without a box that has an area"
+        "3 samples; left out: 1 of other categories (category_id 2), 1 crowds, 1 without keypoints, 2 without a labeled joint, "
+        "1 without an extent"
     )
-    file["annotations"] = [person(3, 7, num_keypoints=0), person(5, 7, bbox=[3, 4, 0, 7])]
-    with pytest.raises(
-        HgfastError, match=r"no annotation to use \(1 without a labeled joint, 1 without a box that has an area\)"
-    ):
+    with_box = read(tmp_path, file, box_size=20)
+    assert len(with_box) == 4 and (with_box.center[3].tolist(), with_box.side[3]) == ([5.5, 5.5], 25)
+    assert "1 annotations whose box and joints have no extent have a box of 20 pixels" in with_box.notes
+    file["annotations"] = [person(3, 7, keypoints=[5, 5, 0] * 3), person(6, 7, bbox=None, keypoints=[5, 5, 2, *[0] * 6])]
+    with pytest.raises(HgfastError, match=r"to use \(1 without a labeled joint, 1 without an extent\): give --box-size"):
+        read(tmp_path, file)
+    del file["annotations"][1]
+    with pytest.raises(HgfastError, match="all v are 0: set those of labeled joints to 2"):
         read(tmp_path, file)
 
 
@@ -154,7 +160,7 @@ def test_missing_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["/etc/passwd", "../a.jpg", "train/../../a.jpg", "train/../a.jpg", "", "a.jpg/", "train//b", ".", "..\\a", "a\0", "\ud800"],
+    ["/etc/passwd", "../a.jpg", "train/../../a.jpg", "", "a.jpg/", ".", "..\\a", "a\0", "\ud800"],
 )
 def test_image_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None:
     file = content()
@@ -231,7 +237,7 @@ def test_known_skeletons_are_recognized(tmp_path: Path, known: Any) -> None:
     file = content()
     file["categories"][0].update(keypoints=list(known.joints), skeleton=[[1, 2]])
     for annotation in file["annotations"]:
-        annotation["keypoints"] = [1, 2, 2] * len(known.joints)
+        annotation.update(keypoints=[20, 30, 2] * len(known.joints), bbox=[10, 20, 40, 20])
     assert read(tmp_path, file).skeleton is known
 
 
@@ -239,9 +245,13 @@ def test_of_several_categories_the_one_in_use(tmp_path: Path) -> None:
     file = content()
     file["categories"].insert(0, {"id": 5, "name": "hand", "keypoints": ["wrist"], "skeleton": []})
     assert read(tmp_path, file).skeleton.name == "face"
-    file["annotations"].append(person(1, 7, category_id=5, keypoints=[1, 2, 2]))
-    with pytest.raises(HgfastError, match=r"several categories have keypoints \(hand, face\): keep the annotations of one"):
+    file["annotations"].append(person(1, 7, category_id=5, keypoints=[20, 30, 2]))
+    sentence = r"different joints \(hand with 1 joints, face with 3 joints\): choose one with --category hand"
+    with pytest.raises(HgfastError, match=sentence):
         read(tmp_path, file)
+    assert len(read(tmp_path, file, category=["face"])) == 3 and len(read(tmp_path, file, category=["5"])) == 1
+    with pytest.raises(HgfastError, match=r"no category 'fase' \(did you mean face\?\) with keypoints"):
+        read(tmp_path, file, category=["fase"])
 
 
 YAML = """
@@ -270,7 +280,7 @@ def test_with_yaml_the_file_need_not_name_joints(tmp_path: Path) -> None:
     assert len(read(tmp_path, file, YAML)) == 3
     del file["categories"]
     assert len(read(tmp_path, file, YAML)) == 3
-    with pytest.raises(HgfastError, match="no category has keypoints: add their names to the file, or give a skeleton file"):
+    with pytest.raises(HgfastError, match="no category has keypoints: add their names to the file, or name a file"):
         read(tmp_path, file)
 
 
@@ -325,7 +335,7 @@ BAD: list[tuple[Callable[[Content], Any], str]] = [
     (lambda _: [], "is not a COCO annotation file: wanted a mapping"),
     (lambda file: {**file, "annotations": {}}, "annotations must be a list of mappings"),
     (lambda file: {**file, "images": [1]}, "images must be a list of mappings"),
-    (lambda file: {**file, "annotations": []}, "has no annotation to use: choose"),
+    (lambda file: {**file, "annotations": []}, "has no annotation to use: label joints in it"),
     (lambda file: {key: file[key] for key in ("annotations", "categories")}, "has no 'images'"),
     (with_change("categories", 0, keypoints=[]), "no category has keypoints"),
     (with_change("categories", 0, keypoints="nose"), "'face': keypoints must be a list of names"),
@@ -335,20 +345,21 @@ BAD: list[tuple[Callable[[Content], Any], str]] = [
     (with_change("categories", 0, skeleton=[[0, 1]]), "'face': skeleton must hold pairs of joint numbers from 1 to 3"),
     (with_change("categories", 0, skeleton=[[1, 2, 3]]), "skeleton must hold pairs"),
     (with_change("categories", 0, id=...), "the category 'face' has no id"),
-    (with_change("categories", 0, id=4), r"no annotation to use \(3 of other categories\)"),
-    (with_change("annotations", 1, category_id=...), "annotation 101 has no category_id; add it"),
+    (with_change("categories", 0, id=4), r"no annotation to use \(3 of other categories \(category_id 1\)\)"),
     (with_change("annotations", 1, image_id=3), "annotation 101 belongs to image 3, which is not listed"),
     (with_change("annotations", 1, image_id=...), "annotation 101 has no image_id that is"),
     (with_change("annotations", 1, image_id=[9]), "annotation 101 has no image_id that is"),
-    (with_change("annotations", 1, keypoints=...), "keypoints of annotation 101 is missing, wanted x, y, v of 3 joints"),
-    (with_change("annotations", 1, keypoints=..., id=...), "keypoints of annotation number 1 is missing"),
+    (with_change("annotations", 1, keypoints="x", id=...), "keypoints of annotation number 1 is no list"),
     (with_change("annotations", 1, keypoints="x"), "keypoints of annotation 101 is no list"),
-    (with_change("annotations", 1, keypoints=[1, 2, 2] * 2), "annotation 101 holds 6 numbers, wanted 9: x, y, v of 3 joints"),
+    (
+        with_change("annotations", 1, keypoints=[1, 2, 2] * 2),
+        r"6 numbers \(x and y of each joint without v\?\), wanted 9",
+    ),
     (with_keypoints(float("nan"), 1, 2), "keypoints of annotation 101 holds NaN, which is not a finite number of pixels"),
     (with_keypoints(float("inf"), 1, 2), "annotation 101 holds Infinity"),
     (with_keypoints(10**400, 1, 2), "annotation 101 holds 1000"),
     (with_keypoints(-(2**63), 1, 2), "annotation 101 holds -922"),
-    (with_keypoints("1", 1, 2), 'annotation 101 holds "1", which is not a finite number'),
+    (with_keypoints("one", 1, 2), 'annotation 101 holds "one", which is not a finite number'),
     (with_keypoints(None, 1, 2), "annotation 101 holds null"),
     (with_keypoints([1], 1, 2), r"annotation 101 holds \[1\]"),
     (with_keypoints(True, 1, "2"), "annotation 101 holds true"),
@@ -362,7 +373,7 @@ BAD: list[tuple[Callable[[Content], Any], str]] = [
     (with_change("images", 1, id=...), "image number 1 has no id that is"),
     (with_change("images", 1, id={}), "image number 1 has no id that is"),
     (with_change("images", 1, file_name=...), "image 9 has no file_name; add it"),
-    (with_change("images", 1, file_name=3), "image 9 has no file_name; add it"),
+    (with_change("images", 1, file_name=3), "the file_name of image 9 is 3, not text; correct it"),
 ]
 
 
@@ -388,7 +399,7 @@ def test_absent_files_and_bad_numbers(tmp_path: Path) -> None:
     with pytest.raises(HgfastError, match=r"there is no file of COCO annotations .*x\.json: name the JSON file"):
         read_coco(tmp_path / "x.json", tmp_path)
     with pytest.raises(HgfastError, match=r"the skeleton .*x\.yaml cannot be read: No such file"):
-        read(tmp_path, content()) and read_coco(tmp_path / "points.json", tmp_path, skeleton=tmp_path / "x.yaml")
+        read(tmp_path, content()) and read_coco(tmp_path / "points.json", tmp_path, CocoOptions(skeleton=tmp_path / "x.yaml"))
     for options in ({"padding": 0}, {"padding": float("nan")}, {"pixel_offset": float("inf")}):
         with pytest.raises(HgfastError, match="must be above 0 and the pixel offset"):
             read(tmp_path, content(), **options)
@@ -397,7 +408,7 @@ def test_absent_files_and_bad_numbers(tmp_path: Path) -> None:
 @pytest.mark.real_data
 def test_the_same_real_hands_as_the_freihand_reader() -> None:
     root = shared_path("fixtures/freihand_coco")
-    hands = read_coco(root / "keypoints.json", root / "images", pixel_offset=0)
+    hands = read_coco(root / "keypoints.json", root / "images", CocoOptions(pixel_offset=0))
     official = read_freihand(shared_path("fixtures/FreiHAND_pub_v2_mini"), "all")
     assert hands.skeleton is official.skeleton and hands.excluded == {}
     numbers = [int(Path(path).stem) for path in hands.paths]  # the mini set has two ids instead of 32560
@@ -412,7 +423,8 @@ def test_the_same_real_hands_as_the_freihand_reader() -> None:
 def test_real_people() -> None:
     root = shared_path("fixtures/lspet_coco")
     train, valid = (
-        read_coco(root / f"{split}.json", root / "images", normalize="left_shoulder,right_hip") for split in ("train", "val")
+        read_coco(root / f"{split}.json", root / "images", CocoOptions(normalize="left_shoulder,right_hip"))
+        for split in ("train", "val")
     )
     assert (len(train), len(valid), len(train.skeleton.joints), train.excluded, valid.excluded) == (3600, 400, 14, {}, {})
     assert train.skeleton == valid.skeleton
