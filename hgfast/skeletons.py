@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import colorsys
-import re
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from hgfast.joint_sides import find_pairs, find_side, find_unpaired
 
 Color = tuple[int, int, int]
 RIGHT_COLOR, LEFT_COLOR, CENTER_COLOR = (255, 128, 0), (0, 255, 0), (51, 153, 255)  # RGB: orange, green, blue, as in mmpose
@@ -102,7 +104,7 @@ def make_skeleton(
     """Create a skeleton; missing parts are derived from the names and the edges.
 
     Args:
-        flip_pairs: joints that a horizontal flip swaps; by default `infer_flip_pairs` of the names.
+        flip_pairs: joints that a horizontal flip swaps; by default `find_pairs` of the names.
         colors: one per edge; by default `default_edge_colors`.
 
     Raises:
@@ -110,7 +112,7 @@ def make_skeleton(
     """
     if not joints or len(set(joints)) < len(joints):
         raise ValueError(f"skeleton {name}: it needs joints with distinct names")
-    flip_pairs = infer_flip_pairs(joints) if flip_pairs is None else tuple(flip_pairs)
+    flip_pairs = find_pairs(joints) if flip_pairs is None else tuple(flip_pairs)
     paired = [joint for pair in flip_pairs for joint in pair]
     if len(set(paired)) < len(paired) or not set(paired) <= set(range(len(joints))):
         raise ValueError(f"skeleton {name}: flip_pairs must name its joints, each once")
@@ -124,18 +126,39 @@ def anonymous_skeleton(num_joints: int) -> Skeleton:
     return make_skeleton(f"{ANONYMOUS_PREFIX}{num_joints}", [f"point{n}" for n in range(num_joints)])
 
 
-# left, right, and a single l or r: left_eye, Right Eye, l_eye, eye.R; LEye and leftEye after `_split_words`.
-_SIDE_PATTERN = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")
-_OPPOSITE_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
+def describe_flip(skeleton: Skeleton, max_pairs: int = 12) -> str:
+    """Return one line that says which joints a horizontal flip swaps and which stay."""
+    pairs, unpaired = _names_by_flip(skeleton)
+    if not pairs:
+        return f"a mirrored image swaps no joints of {skeleton.name}"
+    swapped = ", ".join(f"{first}/{second}" for first, second in pairs[:max_pairs])
+    more = f" and {len(pairs) - max_pairs} more pairs" if len(pairs) > max_pairs else ""
+    stay = f"; not {', '.join(unpaired[:max_pairs])}" + f" and {len(unpaired) - max_pairs} more" * (len(unpaired) > max_pairs)
+    return f"a mirrored image swaps {swapped}{more}{stay if unpaired else ''}"
 
 
-def infer_flip_pairs(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Return pairs of joint numbers whose names differ only in left and right, in any spelling; the lower number first."""
-    words = [_split_words(joint) for joint in joints]
-    mirrored = [_SIDE_PATTERN.sub(lambda side: _OPPOSITE_SIDE[side[0]], name) for name in words]
-    number = {name: joint for joint, name in enumerate(words)}
-    pairs = [(joint, number.get(name, joint)) for joint, name in enumerate(mirrored)]
-    return tuple((first, second) for first, second in pairs if first < second and number.get(mirrored[second]) == first)
+def find_sides_problem(skeleton: Skeleton) -> str:
+    """Return why a horizontal flip mislabels joints: a name tells a side, and no pair has the joint. "" if there is none.
+
+    The sentence contains the `flip_pairs` to complete in a YAML file of the skeleton.
+    """
+    joints = skeleton.joints
+    lonely = [joints[joint] for joint in find_unpaired(joints) if skeleton.flip_indices[joint] == joint]
+    if not lonely:
+        return ""
+    pairs = json.dumps(_names_by_flip(skeleton)[0], ensure_ascii=False)
+    names = ", ".join(map(repr, lonely[:5])) + " and others" * (len(lonely) > 5)
+    return (
+        f"the names of the joints {names} tell a side, but no pair that a mirrored image swaps has them: correct the names, or "
+        f"complete 'flip_pairs: {pairs}' in a --skeleton FILE.yaml that also lists the joints, or train with --augment.flip 0"
+    )
+
+
+def _names_by_flip(skeleton: Skeleton) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the pairs of joints that a horizontal flip swaps, and the others."""
+    joints, flipped = skeleton.joints, skeleton.flip_indices
+    pairs = [(joints[joint], joints[other]) for joint, other in enumerate(flipped) if joint < other]
+    return pairs, [joints[joint] for joint, other in enumerate(flipped) if joint == other]
 
 
 def default_edge_colors(
@@ -151,8 +174,7 @@ def default_edge_colors(
         return tuple((round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in hues)
     joint_colors = {}
     for first, second in pairs:
-        match = _SIDE_PATTERN.search(_split_words(joints[first]))
-        is_right = match is not None and match[0].startswith("r")
+        is_right = find_side(joints[first]) == "right"
         joint_colors[first], joint_colors[second] = (RIGHT_COLOR, LEFT_COLOR) if is_right else (LEFT_COLOR, RIGHT_COLOR)
     edge_colors = [{joint_colors[joint] for joint in edge if joint in joint_colors} for edge in edges]
     return tuple(colors.pop() if len(colors) == 1 else CENTER_COLOR for colors in edge_colors)
@@ -165,12 +187,6 @@ def _to_tuples(value: Any, depth: int = 3) -> Any:
     if not depth:
         raise ValueError("its lists are nested deeper than a skeleton's")
     return tuple(_to_tuples(item, depth - 1) for item in value)
-
-
-def _split_words(name: str) -> str:
-    """Return a name in lower case with single spaces between its words."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", " ", name)
-    return re.sub(r"[\W_]+", " ", spaced).strip().lower()
 
 
 _FINGERS = ("thumb", "index", "middle", "ring", "pinky")
