@@ -22,6 +22,7 @@ from hgfast.fileio.files import writing
 from hgfast.losses import HEATMAP_KIND_OF_LOSS
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
+from hgfast.pipelines.checks.shared_images import MAX_IMAGES, shared_images
 from hgfast.pipelines.crop_cache.builder import use_cache
 from hgfast.pipelines.datasets import DATASETS, figures, open_loader, usable_samples
 from hgfast.pipelines.samples import Samples
@@ -106,7 +107,9 @@ def train(config: Config, ranks: Ranks) -> Path:
             f"({trainer.total_steps / len(train_loader):.1f} epochs){limit}, files in {folder}",
             flush=True,
         )
-        for note in dict.fromkeys(train_samples.notes + valid_samples.notes):
+        same_split = config.train.split == config.train.valid_split  # on purpose, to see a network overfit
+        shared = [] if same_split else shared_images(train_samples, valid_samples, MAX_IMAGES)
+        for note in dict.fromkeys([*train_samples.notes, *valid_samples.notes, *shared]):
             print(f"warning: {note}", file=sys.stderr, flush=True)
         if warning := slow_precision(trainer.amp, ranks.device):
             print(f"warning: --train.amp {trainer.amp}: {warning}", file=sys.stderr, flush=True)

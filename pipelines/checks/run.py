@@ -34,6 +34,7 @@ from hgfast.pipelines.checks.result import (
     result_file,
     write_result,
 )
+from hgfast.pipelines.checks.shared_images import shared_images
 from hgfast.pipelines.datasets import DATASETS, open_samples
 from hgfast.pipelines.readers.base import DataSet
 from hgfast.pipelines.readers.image_headers import read_headers
@@ -66,7 +67,7 @@ class CheckFindings:
     """Results of a check.
 
     bad: path -> reason, without missing images. suspicious: (split, kind) -> samples with suspicious annotations, the worst
-    first. duplicates: pairs of hands that may be the same. decoded: number of images that this check decoded.
+    first. shared: warnings about images that are in two splits. duplicates: pairs of hands that may be the same. decoded: number of images that this check decoded.
     """
 
     splits: list[CheckedSplit]
@@ -74,6 +75,7 @@ class CheckFindings:
     bad: dict[str, str]
     suspicious: dict[tuple[str, str], list[AnnotationIssue]]
     duplicates: list[DuplicateHand]
+    shared: list[str]
     decoded: int
 
     @property
@@ -129,8 +131,9 @@ def check(config: CheckConfig) -> CheckFindings:
     for split_name, samples in readable.items():
         suspicious |= find_suspicious(data_set, split_name, samples, {**outcomes, **bad})
     hands = data_set.hands(config, list(readable))
+    shared = shared_images(readable["train"], readable["valid"]) if {"train", "valid"} <= readable.keys() else []
     bad = {path: bad[path] for path in paths if path in bad}
-    findings = CheckFindings(splits, states, bad, suspicious, find_duplicate_hands(hands), decoded)
+    findings = CheckFindings(splits, states, bad, suspicious, find_duplicate_hands(hands), shared, decoded)
     other_entries = {name: entry for name, entry in old.bad.items() if name not in set(names.values())}
     new_entries = {names[path]: (states[path], reason) for path, reason in bad.items()}
     write_result(replace(old, bad=other_entries | new_entries, report=report(config, findings, folder)), result_path)
@@ -222,6 +225,7 @@ def report(config: CheckConfig, findings: CheckFindings, folder: Path) -> dict[s
         "missing": relative_names(findings.missing, folder),
         "splits": findings.table,
         "notes": {split.name: list(split.samples.notes) for split in findings.splits if split.samples and split.samples.notes},
+        "shared": findings.shared,
         "refused": {split.name: split.refused for split in findings.splits if split.refused},
         "annotations": [
             {
@@ -250,6 +254,7 @@ def format_report(config: CheckConfig, findings: CheckFindings) -> list[str]:
     lines += [
         f"warning: split {split.name}: {note}" for split in findings.splits if split.samples for note in split.samples.notes
     ]
+    lines += [f"warning: {text}" for text in findings.shared]
     for (split, kind), issues in findings.suspicious.items():
         lines += [
             f"warning: {describe_row(config, split, issue.row)} ({Path(issue.image).name}): {issue.detail}"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
 from hgfast.geometry import FloatArray
-from hgfast.pipelines.readers.base import read_json
+from hgfast.pipelines.readers.foreign_formats import describe_foreign_file
 
 MAX_COORDINATE = 1e9
 """Pixels; a larger number means a broken file."""
@@ -55,13 +55,16 @@ def read_coco_file(path: Path) -> CocoFile:
     """Read the file. Raises `HgfastError` if it is missing or broken, or of another format."""
     if not path.is_file():
         raise HgfastError(f"there is no file of COCO annotations {path}: name the JSON file that lists images and annotations")
-    content = read_json(path, "export it again")
-    if not isinstance(content, dict):
-        raise HgfastError(f"{path} is not a COCO annotation file: wanted a mapping with images, annotations and categories")
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise HgfastError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise HgfastError(describe_foreign_file(path)) from error
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        raise HgfastError(describe_foreign_file(path, content))
     content.setdefault("categories", [])  # a file with a skeleton of its own may lack them
     for key in ("images", "annotations", "categories"):
-        if key not in content:
-            raise HgfastError(f"{path} has no {key!r}: it is not a COCO annotation file, or only a part of one")
         if not isinstance(content[key], list) or not all(isinstance(entry, dict) for entry in content[key]):
             raise HgfastError(f"{path}: {key} must be a list of mappings; export it again")
     annotations, notes = content["annotations"], list[str]()

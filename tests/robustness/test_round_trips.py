@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import h5py
 import numpy as np
@@ -20,7 +20,7 @@ from hgfast import checkpoints, load_model
 from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
 from hgfast.cli import parse
-from hgfast.config import Config
+from hgfast.config import AllowedProblem, Config
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.pipelines.readers.coco import CocoOptions, read_coco
@@ -69,7 +69,8 @@ def test_coco(data: st.DataObject, skeleton: Skeleton, count: int, offset: float
     with TemporaryDirectory() as folder:
         create_files(Path(folder) / "images", images)
         (Path(folder) / "points.json").write_text(json.dumps(content))
-        samples = read_coco(Path(folder) / "points.json", Path(folder) / "images", CocoOptions(pixel_offset=offset, padding=1.5))
+        options = CocoOptions(pixel_offset=offset, padding=1.5, allow=get_args(AllowedProblem))  # the points are arbitrary
+        samples = read_coco(Path(folder) / "points.json", Path(folder) / "images", options)
         assert [Path(path).relative_to(Path(folder) / "images").as_posix() for path in samples.paths] == images
     assert np.array_equal(samples.keypoints, keypoints + offset) and np.array_equal(samples.labeled, visibility > 0)
     assert np.array_equal(samples.center, low + size / 2) and np.array_equal(samples.side, 1.5 * size.max(1))
