@@ -67,7 +67,8 @@ class CheckFindings:
     """Results of a check.
 
     bad: path -> reason, without missing images. suspicious: (split, kind) -> samples with suspicious annotations, the worst
-    first. shared: warnings about images that are in two splits. duplicates: pairs of hands that may be the same. decoded: number of images that this check decoded.
+    first. duplicates: pairs of hands that may be the same. shared: warnings about images that are in two splits. decoded: number
+    of images that this check decoded.
     """
 
     splits: list[CheckedSplit]

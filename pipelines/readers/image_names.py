@@ -58,16 +58,16 @@ def _candidates(name: str, folder: Path, listing: _Listing) -> Iterator[tuple[st
     """Yield what else a name may mean: the kind of difference, and the name of a file."""
     decoded = _plain_name(_percent_decoded(name), folder)
     yield "are percent-encoded", decoded
-    for form in ("NFC", "NFD"):
-        yield "are in another Unicode form", unicodedata.normalize(form, decoded)
     parts, tail = decoded.split("/"), os.path.abspath(folder).split("/")  # noqa: PTH100
-    for count in range(1, len(parts)):
-        if tail[-count:] == parts[:count]:
-            yield "start with the folder of the images itself", "/".join(parts[count:])
-    if decoded.strip() != decoded:
-        yield "have blanks at an end", decoded.strip()
-    if (found := listing.find_ignoring_case(decoded)) is not None:
-        yield OTHER_CASE, found
+    inner = ["/".join(parts[count:]) for count in range(1, len(parts)) if tail[-count:] == parts[:count]]
+    for name_inside in inner:
+        yield "start with the folder of the images itself", name_inside
+    for variant in (decoded, *inner):
+        for form in ("NFC", "NFD"):
+            yield "are in another Unicode form", unicodedata.normalize(form, variant)
+        yield "have blanks at an end", variant.strip()
+        if (found := listing.find_ignoring_case(variant)) is not None:
+            yield OTHER_CASE, found
 
 
 def _percent_decoded(name: str) -> str:
