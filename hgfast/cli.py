@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_origin
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 import docstring_parser
 import jsonargparse
@@ -55,7 +55,7 @@ class Parser(jsonargparse.ArgumentParser):
         """Return the words in jsonargparse's form: positional words, `--config`, which the others override, then `--batch_size=8`
         for `--batch-size 8`, `--overwrite=true` for `--overwrite` and `--category=["cat", "dog"]` for `--category cat dog`."""
         bool_flags = {o for a in self._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
-        list_flags = {o for a in self._actions if get_origin(getattr(a, "_typehint", None)) is list for o in a.option_strings}
+        list_flags = {o for a in self._actions if _is_list(getattr(a, "_typehint", None)) for o in a.option_strings}
         valueless_flags = {o for a in self._actions if a.nargs in (0, "?") for o in a.option_strings} - bool_flags  # --help
         positionals: list[str] = []
         flags: list[str] = []
@@ -81,6 +81,11 @@ class Parser(jsonargparse.ArgumentParser):
                 equals, value = "=", remaining.pop(0)
             flags.append(name + equals + value)
         return positionals + sorted(flags, key=lambda flag: not flag.startswith("--config="))
+
+
+def _is_list(hint: Any) -> bool:
+    """Return True for a list's type, also one that may be None."""
+    return any(get_origin(part) is list for part in (hint, *get_args(hint)))
 
 
 class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -71,7 +71,8 @@ class Problem:
 
 def check_labels(labels: Labels, allow: Collection[AllowedProblem]) -> tuple[str, ...]:
     """Return the notes on what may be wrong. Raises `HgfastError` for a mistake of the whole file that `allow` does not have."""
-    return settle(find_problems(labels), labels.where, allow)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return settle(find_problems(labels), labels.where, allow)
 
 
 def settle(problems: Iterator[Problem], where: str, allow: Collection[AllowedProblem]) -> tuple[str, ...]:
@@ -86,15 +87,14 @@ def settle(problems: Iterator[Problem], where: str, allow: Collection[AllowedPro
 
 def find_problems(labels: Labels) -> Iterator[Problem]:
     """Yield the problems, those that explain others first."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        yield from _normalized(labels)
-        yield from _percent(labels)
-        yield from _box_format(labels)
-        yield from _outside_image(labels)
-        yield from _box_size(labels)
-        yield from _outside_box(labels)
-        yield from _at_origin(labels)
-        yield from _doubled(labels)
+    yield from _normalized(labels)
+    yield from _percent(labels)
+    yield from _box_format(labels)
+    yield from _outside_image(labels)
+    yield from _box_size(labels)
+    yield from _outside_box(labels)
+    yield from _at_origin(labels)
+    yield from _doubled(labels)
 
 
 def _normalized(labels: Labels) -> Iterator[Problem]:

@@ -482,7 +482,7 @@ BAD = [
     ([], "--data DIR is missing"),
     (["--data", "{hands}", "--versions", "[]"], "--versions must name one or more"),
     (["--data", "{hands}", "--versions", "[gs,gs]"], "each once"),
-    (["--data", "{hands}", "--versions", "gs"], "gs is not a list such as"),
+    (["--train.lr-milestones", "soon"], "soon is not a number"),
     (["--data", "{hands}", "--model.stem", "[8,8]"], "[8, 8] is not three whole numbers"),
     (["--data", "{hands}", "--train.lr", "fast"], "fast is not a number"),
     (["--data", "{hands}", "--loss.name", "hinge"], "hinge is not one of cross_entropy, mse"),

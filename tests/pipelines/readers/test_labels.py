@@ -96,7 +96,7 @@ MISTAKES: list[tuple[str, Callable[[Any], Any] | None, Callable[[Any], Any] | No
     ("box-format", None, to_corners, "the boxes look like two corners.*give --box-format xyxy"),
     ("box-format", None, to_center, "the boxes look like their center, width and height.*give --box-format cxcywh"),
     ("outside-image", lambda p: p * 2, lambda b: b * 2, "labeled joints lie outside of their image .*were resized"),
-    ("outside-image", lambda p: p + SIZE, lambda b: b + np.array([WIDTH, HEIGHT, 0, 0]), "48 of 48 labeled joints lie outside of their"),
+    ("outside-image", lambda p: p + SIZE, lambda b: b + np.array([WIDTH, HEIGHT, 0, 0]), "48 of 48 labeled joints lie"),
     ("outside-box", lambda p: (p - SIZE / 2) * [-1, 1] + SIZE / 2, lambda b: b / [1, 1, 4, 4], "outside of the square around"),
     ("box-size", None, lambda b: np.concatenate([b[:2] + b[2:] / 2 - 1, [2, 2]]), "12 of 12 annotations have a bbox of at most"),
     ("box-size", None, lambda b: b * 10, "box|bbox"),
