@@ -18,6 +18,7 @@ from hgfast.config import AugmentConfig
 from hgfast.errors import HgfastError
 from hgfast.geometry import crop_matrices, transform_points
 from hgfast.pipelines.samples import Samples
+from hgfast.skeletons import Skeleton
 
 _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
 _RANDOM_COLUMNS = (
@@ -42,6 +43,11 @@ class PlannedBatch:
     labeled: NDArray[np.bool_]
     color: NDArray[np.float32]
     global_size: int
+
+
+def flip_probability(skeleton: Skeleton, augment: AugmentConfig) -> float:
+    """Return the probability of a horizontal flip, whose default depends on the skeleton."""
+    return 0.5 * skeleton.has_flip_pairs if augment.flip is None else augment.flip
 
 
 class BatchPlan:
@@ -72,7 +78,7 @@ class BatchPlan:
             raise HgfastError(f"{len(samples)} samples cannot be shared among {world_size} ranks: use fewer ranks")
         self.samples, self.input_size, self.augment, self.seed = samples, input_size, augment, seed
         self.rank, self.world_size = rank, world_size
-        self.flip_probability = 0.5 * samples.skeleton.has_flip_pairs if augment is None or augment.flip is None else augment.flip
+        self.flip_probability = flip_probability(samples.skeleton, augment or AugmentConfig())
         # every rank needs a sample, which nearly equal batches may lack if batch_size is close to world_size
         self.steps = min(math.ceil(len(samples) / batch_size), len(samples) // world_size)
         self._equal_size = len(samples) // self.steps // world_size * world_size if equal_sizes else None  # of a global batch

@@ -22,11 +22,12 @@ from hgfast.fileio.files import writing
 from hgfast.losses import HEATMAP_KIND_OF_LOSS
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
+from hgfast.pipelines.batch_plan import flip_probability
 from hgfast.pipelines.checks.shared_images import MAX_IMAGES, shared_images
 from hgfast.pipelines.crop_cache.builder import use_cache
 from hgfast.pipelines.datasets import DATASETS, figures, open_loader, usable_samples
 from hgfast.pipelines.samples import Samples
-from hgfast.skeletons import Skeleton
+from hgfast.skeletons import Skeleton, describe_flip, find_sides_problem
 from hgfast.training import distributed
 from hgfast.training.amp import slow_precision
 from hgfast.training.distributed import Ranks
@@ -62,6 +63,10 @@ def train(config: Config, ranks: Ranks) -> Path:
     normalization = initial.meta.normalization if initial else Normalization()
     train_samples, valid_samples = (_labeled_samples(config, split) for split in (config.train.split, config.train.valid_split))
     _check_same_joints(config, train_samples.skeleton, valid_samples.skeleton)
+    flip = flip_probability(train_samples.skeleton, config.augment)
+    problem = find_sides_problem(train_samples.skeleton) if flip and "sides" not in config.allow else ""
+    if problem:
+        raise HgfastError(f"{problem}; if the names mislead, give --allow sides")
     if config.cache is not None:
         train_samples = use_cache(train_samples, config.cache, config.augment, arch.input_size)
     open_split = partial(open_loader, input_size=arch.input_size, normalization=normalization, ranks=ranks)
@@ -95,11 +100,15 @@ def train(config: Config, ranks: Ranks) -> Path:
         trainer.resume(content, checkpoint)
     if ranks.is_main:
         prepare_run_folder(folder, config)
+        mirrored = (
+            f"images are mirrored with a probability of {flip:g}: {describe_flip(skeleton)}" if flip else "no image is mirrored"
+        )
         limit = f" or {config.train.max_minutes:g} minutes" if config.train.max_minutes else ""
         parameters = sum(p.numel() for p in model.parameters())
         print(
             f"{config.dataset} at {config.data or config.annotations}: {train_samples.summary} to train on, "
             f"{valid_samples.summary} to validate\n"
+            f"{mirrored}\n"
             f"{config.weights or config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, "
             f"{trainer.flops_per_image / 3e9:.2f} GFLOP an image, input {arch.input_size} px, loss {config.loss.name}\n"
             f"{ranks.world_size} rank(s) on {ranks.device_name}, precision {trainer.amp}, "

@@ -40,6 +40,7 @@ from hgfast.pipelines.readers.base import DataSet
 from hgfast.pipelines.readers.image_headers import read_headers
 from hgfast.pipelines.readers.image_paths import MissingImages
 from hgfast.pipelines.samples import Samples
+from hgfast.skeletons import describe_flip, find_sides_problem
 from hgfast.system_info import available_cores
 
 MAX_PRINTED, MAX_SAVED = 5, 1000  # suspicious annotations of a split: on the screen, in the file
@@ -256,6 +257,10 @@ def format_report(config: CheckConfig, findings: CheckFindings) -> list[str]:
         f"warning: split {split.name}: {note}" for split in findings.splits if split.samples for note in split.samples.notes
     ]
     lines += [f"warning: {text}" for text in findings.shared]
+    skeleton = next(split.samples.skeleton for split in findings.splits if split.samples is not None)
+    lines.append(f"{describe_flip(skeleton)} (--augment.flip)")
+    if problem := find_sides_problem(skeleton):
+        lines.append(f"warning: {problem}")
     for (split, kind), issues in findings.suspicious.items():
         lines += [
             f"warning: {describe_row(config, split, issue.row)} ({Path(issue.image).name}): {issue.detail}"

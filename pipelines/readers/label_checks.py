@@ -25,6 +25,7 @@ PERCENT_WARNING_ODDS = 0.02
 CROP_PADDING = 1.25  # joints may lie this far outside of their box: side of the square over the box's longer side
 TINY_BOX = 4  # pixels
 LARGE_BOX = 4  # longer side of the box over that of the joints, if at least half of the joints are labeled
+MIN_BOXES = 3  # boxes from which their format can be guessed
 MARGIN = 1.0  # pixels that joints may lie outside of their image, and boxes' corners for the guess of their format
 
 Mask = NDArray[np.bool_]
@@ -129,7 +130,7 @@ def _box_format(labels: Labels) -> Iterator[Problem]:
     """Compare how the joints lie in the boxes if their four numbers mean something else."""
     bounds, box, size = labels.bounds, labels.box, labels.size
     known = _is_known(box) & _is_known(bounds)
-    if not known.any():
+    if known.sum() < MIN_BOXES:
         return
     bounds, box, size = bounds[known], box[known], size[known]
     low, length = box[:, :2], box[:, 2:]

@@ -624,3 +624,19 @@ def test_training_on_a_gpu(hands: Path, tmp_path: Path, amp: str, loader: str) -
     config.device, config.train.amp, config.loader = "cuda", amp, loader  # type: ignore[assignment]
     records = read_metrics(train(config, distributed.init_distributed("cuda")))
     assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_half_recognized_sides_are_refused_before_training(tmp_path: Path, error_of: ErrorOf) -> None:
+    """A mirrored image would keep the labels of joints whose names tell a side that no partner has."""
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images/a.png"), np.zeros((80, 96, 3), np.uint8))
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 60, 60], "keypoints": [9, 9, 2] * 3}],
+        "categories": [{"id": 1, "name": "cat", "keypoints": ["left_eye", "right_eye", "left_paw"]}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    files = ["--dataset", "coco", "--annotations", tmp_path / "a.json", "--valid-annotations", tmp_path / "a.json"]
+    message = error_of(main, *files, "--images", tmp_path / "images", "--out", tmp_path)
+    assert "the names of the joints 'left_paw' tell a side" in message and '[["left_eye", "right_eye"]]' in message
+    assert "--allow sides" in message
