@@ -83,7 +83,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["hgfast", "hgfast.*"]),  # hgfast/pipelines, hgfast/export and hgfast/bench are symbolic links
-    package_data={"hgfast": ["py.typed"], "hgfast.reporting": ["*.j2"], "hgfast.runtime": ["*.json"]},
+    package_data={
+        "hgfast": ["py.typed"],
+        "hgfast.reporting": ["*.j2"],
+        "hgfast.runtime": ["*.json"],
+        "hgfast.pipelines.readers": ["skeletons/*.yaml"],
+    },
     entry_points={"console_scripts": ["hgfast = hgfast.__main__:main"]},
     install_requires=BASE,
     extras_require={"train": TRAIN, "export": EXPORT, "tensorrt": TENSORRT, "rtx": RTX, "bench": BENCH, "dev": DEV},

@@ -204,7 +204,7 @@ class DataConfig:
     valid_images: Path | None = None
     """COCO: folder of the images to validate on; none: --images"""
     skeleton: Path | None = None
-    """COCO: YAML file with joints, edges, flip_pairs and groups; none: the category in the annotations"""
+    """COCO: YAML file with joints, edges, flip_pairs and groups, or a shipped skeleton such as wflw; none: the category's"""
     pixel_offset: float = 0.5
     """COCO: added to the points; 0.5 for pixel indices from 0, 0 for coordinates from the first pixel's outer corner"""
     normalize: str = "box"

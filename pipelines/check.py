@@ -10,8 +10,8 @@ seen by two cameras at the same instant.
 The result is stored in DIR/hgfast-check.json (or in FILE, with --checked FILE). Training leaves the bad images out, and the next
 check decodes only files that are new or whose size or modification time changed.
 
-Exit code: 0 if every image can be used, 1 if an image cannot be used (missing images count unless --skip-missing is given) or a
-split is broken, 2 if nothing could be checked.
+Exit code: 0 if every image can be used, 1 if an image cannot be used (missing images count unless --skip-missing is given), a
+split is broken, or a joint names a side and has no partner, 2 if nothing could be checked.
 """
 
 from __future__ import annotations

@@ -26,8 +26,9 @@ from hgfast.pipelines.batch_plan import flip_probability
 from hgfast.pipelines.checks.shared_images import MAX_IMAGES, shared_images
 from hgfast.pipelines.crop_cache.builder import use_cache
 from hgfast.pipelines.datasets import DATASETS, figures, open_loader, usable_samples
+from hgfast.pipelines.readers.skeleton_yaml import sides_problem
 from hgfast.pipelines.samples import Samples
-from hgfast.skeletons import Skeleton, describe_flip, find_sides_problem
+from hgfast.skeletons import Skeleton, describe_flip
 from hgfast.training import distributed
 from hgfast.training.amp import slow_precision
 from hgfast.training.distributed import Ranks
@@ -64,7 +65,7 @@ def train(config: Config, ranks: Ranks) -> Path:
     train_samples, valid_samples = (_labeled_samples(config, split) for split in (config.train.split, config.train.valid_split))
     _check_same_joints(config, train_samples.skeleton, valid_samples.skeleton)
     flip = flip_probability(train_samples.skeleton, config.augment)
-    problem = find_sides_problem(train_samples.skeleton) if flip and "sides" not in config.allow else ""
+    problem = sides_problem(train_samples.skeleton, config.skeleton) if flip and "sides" not in config.allow else ""
     if problem:
         raise HgfastError(f"{problem}; if the names mislead, give --allow sides")
     if config.cache is not None:

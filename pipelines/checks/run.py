@@ -39,8 +39,9 @@ from hgfast.pipelines.datasets import DATASETS, open_samples
 from hgfast.pipelines.readers.base import DataSet
 from hgfast.pipelines.readers.image_headers import read_headers
 from hgfast.pipelines.readers.image_paths import MissingImages
+from hgfast.pipelines.readers.skeleton_yaml import sides_problem
 from hgfast.pipelines.samples import Samples
-from hgfast.skeletons import describe_flip, find_sides_problem
+from hgfast.skeletons import describe_flip
 from hgfast.system_info import available_cores
 
 MAX_PRINTED, MAX_SAVED = 5, 1000  # suspicious annotations of a split: on the screen, in the file
@@ -259,7 +260,7 @@ def format_report(config: CheckConfig, findings: CheckFindings) -> list[str]:
     lines += [f"warning: {text}" for text in findings.shared]
     skeleton = next(split.samples.skeleton for split in findings.splits if split.samples is not None)
     lines.append(f"{describe_flip(skeleton)} (--augment.flip)")
-    if problem := find_sides_problem(skeleton):
+    if problem := sides_problem(skeleton, config.skeleton):
         lines.append(f"warning: {problem}")
     for (split, kind), issues in findings.suspicious.items():
         lines += [
@@ -287,4 +288,6 @@ def format_report(config: CheckConfig, findings: CheckFindings) -> list[str]:
 
 def exit_code(config: CheckConfig, findings: CheckFindings) -> int:
     missing = findings.missing and not config.skip_missing
-    return int(bool(findings.bad or missing or any(split.refused for split in findings.splits)))
+    skeletons = [split.samples.skeleton for split in findings.splits if split.samples]
+    is_half_mirrored = "sides" not in config.allow and any(sides_problem(skeleton, config.skeleton) for skeleton in skeletons)
+    return int(bool(findings.bad or missing or is_half_mirrored or any(split.refused for split in findings.splits)))

@@ -39,7 +39,12 @@ from hgfast.pipelines.readers.image_headers import read_headers, upright_points,
 from hgfast.pipelines.readers.image_names import resolve_names
 from hgfast.pipelines.readers.image_paths import FOLDER_ONLY, AllowedRoots, find_images
 from hgfast.pipelines.readers.label_checks import MOST, Labels, Problem, check_labels, settle
-from hgfast.pipelines.readers.skeleton_yaml import joint_index, read_skeleton, skeleton_from_category
+from hgfast.pipelines.readers.skeleton_yaml import (
+    joint_index,
+    read_skeleton,
+    shipped_skeletons,
+    skeleton_from_category,
+)
 from hgfast.pipelines.samples import Samples
 from hgfast.skeletons import Skeleton
 
@@ -118,10 +123,12 @@ def read_coco(annotations: Path, images: Path, options: CocoOptions = CocoOption
     file = read_coco_file(annotations)
     yaml_skeleton = None if options.skeleton is None else read_skeleton(options.skeleton)
     categories = _choose_categories(file, options.category, yaml_skeleton is not None)
-    skeleton = skeleton_from_category(categories[0], annotations) if yaml_skeleton is None else yaml_skeleton
-    if yaml_skeleton is not None:
+    if yaml_skeleton is None:
+        skeleton, skeleton_notes = skeleton_from_category(categories[0], annotations)
+    else:
+        skeleton, skeleton_notes = yaml_skeleton, ()
         for category in categories:
-            _check_skeleton(yaml_skeleton, category, f"the skeleton {options.skeleton}", annotations)
+            _check_skeleton(yaml_skeleton, category, f"the skeleton {options.skeleton}", file)
     normalizing_joints = _normalizing_joints(options.normalize, skeleton)
 
     rows, table, excluded = _labeled_annotations(file, categories, skeleton)
@@ -148,7 +155,7 @@ def read_coco(annotations: Path, images: Path, options: CocoOptions = CocoOption
         describe=lambda n: file.describe(rows[n]),
         where=str(annotations),
     )
-    notes = [*file.notes, *notes, *size_notes, *check_labels(labels, options.allow)]
+    notes = [*skeleton_notes, *file.notes, *notes, *size_notes, *check_labels(labels, options.allow)]
     box, box_notes = _fill_boxes(box, labels.bounds, options.box_size)
     usable = box[:, 2:].max(1) > 0
     if not usable.all():
@@ -183,16 +190,17 @@ def read_coco(annotations: Path, images: Path, options: CocoOptions = CocoOption
 def _choose_categories(file: CocoFile, wanted: Sequence[str], has_yaml_skeleton: bool) -> list[Entry]:
     """Return the categories to read, which have the same joints: those of `wanted`, or all with keypoints that annotations use.
 
-    With `has_yaml_skeleton`, categories need not name their keypoints, and [] is returned if the file has no category.
+    With `has_yaml_skeleton`, categories need not name their keypoints, and [] is returned if no annotation is of a listed category.
     """
     path = file.path
-    if not file.categories and has_yaml_skeleton:
+    listed = {normalize_id(entry.get("id")) for entry in file.categories}
+    if has_yaml_skeleton and not listed & set(file.category_ids):
         return []
     candidates = [category for category in file.categories if category.get("keypoints")]
     if has_yaml_skeleton and not candidates:
         candidates = file.categories
     if not candidates:
-        raise HgfastError(f"{path}: no category has keypoints: add their names to the file, or name a file with --skeleton")
+        raise HgfastError(f"{path}: no category has keypoints: {_advise_skeleton(file)}")
     if (without_id := next((entry for entry in candidates if normalize_id(entry.get("id")) is None), None)) is not None:
         raise HgfastError(f"{path}: the category {without_id.get('name')!r} has no id; add it")
     if wanted:
@@ -217,17 +225,33 @@ def _choose_categories(file: CocoFile, wanted: Sequence[str], has_yaml_skeleton:
     return candidates
 
 
+def _advise_skeleton(file: CocoFile) -> str:
+    """Return how to name the joints of a file without names. The number of joints alone does not tell which ones they are."""
+    rows = (entry["keypoints"] for entry in file.annotations if isinstance(entry.get("keypoints"), list))
+    number = max((len(row) if isinstance(row[0], list) else len(row) // 3 for row in rows if row), default=0)
+    shipped = [f"--skeleton {name}" for name in shipped_skeletons(number)]
+    choice = f", or, if the {number} joints are those of one of these sets, give {' or '.join(shipped)}" if shipped else ""
+    return f"name them in the file, or in the YAML file of --skeleton{choice}"
+
+
 def _category_name(category: Entry) -> str:
     return str(category.get("name", category.get("id")))
 
 
-def _check_skeleton(skeleton: Skeleton, category: Entry, where: str, path: Path) -> None:
-    """Raise `HgfastError` if a skeleton has more or fewer joints than the file's category, or its joints in another order."""
+def _check_skeleton(skeleton: Skeleton, category: Entry, where: str, file: CocoFile) -> None:
+    """Raise `HgfastError` if a skeleton has more or fewer joints than the file's category, or its joints in another order.
+
+    If the annotations have as many joints as the skeleton, and not as many as their category, the category does not count.
+    """
+    path = file.path
     keypoints = category.get("keypoints")
     if not isinstance(keypoints, list) or not keypoints:
         return
     names = [str(name) for name in keypoints]
     if len(names) != len(skeleton.joints):
+        lengths = {len(row) for entry in file.annotations if isinstance(row := entry.get("keypoints"), list) and row}
+        if lengths == {3 * len(skeleton.joints)}:
+            return
         raise HgfastError(f"{where} has {len(skeleton.joints)} joints, {path} has {len(names)}: name them all, in its order")
     if list(skeleton.joints) != names and set(skeleton.joints) == set(names):
         raise HgfastError(f"{where} has the joints of {path} in another order: use the order {', '.join(names)}")

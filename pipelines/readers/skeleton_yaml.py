@@ -1,4 +1,4 @@
-"""Skeletons that users define: a category of a COCO file, or a YAML file.
+"""Skeletons that users define: a category of a COCO file, or a YAML file. Those in the folder `skeletons` are also known by name.
 
 Only `joints` is required in the YAML file:
 
@@ -12,36 +12,89 @@ Only `joints` is required in the YAML file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hgfast.cli import did_you_mean
 from hgfast.errors import HgfastError
 from hgfast.fileio.yaml_file import read_yaml
-from hgfast.skeletons import BUILTIN_SKELETONS, JOINT_ALIASES, Color, Skeleton, canonical_joints, make_skeleton
+from hgfast.skeletons import (
+    BUILTIN_SKELETONS,
+    JOINT_ALIASES,
+    Color,
+    Skeleton,
+    canonical_joints,
+    find_sides_problem,
+    make_skeleton,
+)
 
 KEYS = ("name", "joints", "edges", "flip_pairs", "groups", "colors")
 OLD_KEYS = {"colours": "colors"}
 
 
-def skeleton_from_category(category: Mapping[str, Any], path: Path) -> Skeleton:
+SHIPPED = Path(__file__).parent / "skeletons"
+
+
+def skeleton_from_category(category: Mapping[str, Any], path: Path) -> tuple[Skeleton, tuple[str, ...]]:
     """Return the skeleton of a COCO category (cocodataset.org/#format-data), or that of `BUILTIN_SKELETONS` with its joints.
 
     `keypoints` names the joints, `skeleton` holds pairs of their 1-based numbers; `path` is for messages.
+
+    Returns:
+        The skeleton, and a note if the category's edges are left out because they are not pairs of its joints.
     """
     where = f"{path}: the category {category.get('name', category.get('id'))!r}"
     joints = canonical_joints(_read_joint_names(category.get("keypoints"), f"{where}: keypoints"))
     if known_skeleton := next((known for known in BUILTIN_SKELETONS if known.joints == joints), None):
-        return known_skeleton
-    edges = category.get("skeleton") or []
-    if not isinstance(edges, list) or not all(_is_pair(edge, len(joints)) for edge in edges):
-        raise HgfastError(f"{where}: skeleton must hold pairs of joint numbers from 1 to {len(joints)}; correct it")
-    return _make_skeleton(where, str(category.get("name", "keypoints")), joints, [(a - 1, b - 1) for a, b in edges])
+        return known_skeleton, ()
+    edges, complaint = _read_edges(category.get("skeleton"), joints)
+    others = "".join(f", such as --skeleton {name}" for name in shipped_skeletons(joints)[:1])
+    notes = (
+        (f"{where}: skeleton {complaint}, so the edges are left out; --skeleton FILE.yaml can name them{others}",)
+        if complaint
+        else ()
+    )
+    return _make_skeleton(where, str(category.get("name", "keypoints")), joints, edges), notes
+
+
+def shipped_skeletons(joints: Sequence[str] | int) -> list[str]:
+    """Return the names of the shipped skeletons with these joints, or with this number of joints."""
+    names = []
+    for file in sorted(SHIPPED.glob("*.yaml")):
+        known = read_skeleton(file).joints
+        if len(known) == joints if isinstance(joints, int) else list(known) == list(joints):
+            names.append(file.stem)
+    return names
+
+
+def skeleton_file(path: Path) -> Path:
+    """Return the file of `--skeleton`: a path, or the name of a shipped skeleton where no such path exists."""
+    shipped = SHIPPED / f"{path}.yaml"
+    if path.is_file() or path.name != str(path) or path.suffix:
+        return path
+    if not shipped.exists():
+        names = [file.stem for file in sorted(SHIPPED.glob("*.yaml"))]
+        raise HgfastError(
+            f"there is no skeleton {str(path)!r}{did_you_mean(str(path), names)}: name a YAML file, or one of {', '.join(names)}"
+        )
+    return shipped
+
+
+def sides_problem(skeleton: Skeleton, path: Path | None) -> str:
+    """Return `find_sides_problem` of a skeleton, "" if it is that of a YAML file that states its `flip_pairs`."""
+    content = None if path is None else read_yaml(skeleton_file(path), "the skeleton")
+    has_pairs = isinstance(content, dict) and content.get("flip_pairs") is not None
+    return "" if has_pairs else find_sides_problem(skeleton)
 
 
 def read_skeleton(path: Path) -> Skeleton:
-    """Read the skeleton of a YAML file with the keys of this module's docstring. Raises `HgfastError` if it is broken."""
+    """Read the skeleton of a YAML file with the keys of this module's docstring, or a shipped one by its name.
+
+    Raises `HgfastError` if it is missing or broken.
+    """
+    path = skeleton_file(path)
     content = read_yaml(path, "the skeleton")
     where = f"the skeleton {path}"
     if not isinstance(content, dict):
@@ -85,18 +138,51 @@ def _make_skeleton(where: str, name: str, joints: tuple[str, ...], edges: list[t
 
 
 def _read_joint_names(value: Any, where: str) -> tuple[str, ...]:
+    """Return the names without spaces around them, numbers as text."""
     if not isinstance(value, list) or not value:
         raise HgfastError(f"{where} must be a list of names, one a joint; add it")
-    invalid = next((name for name in value if not isinstance(name, str) or not name.strip()), None)
-    if invalid is not None or None in value:
-        raise HgfastError(f"{where}: {invalid!r} is not a name; names are text, in quotes if YAML reads them as another type")
-    if duplicate := next((name for number, name in enumerate(value) if name in value[:number]), None):
-        raise HgfastError(f"{where}: two joints are called {duplicate!r}; give each a unique name")
-    return tuple(value)
+    names = [str(name).strip() if isinstance(name, str) or type(name) in (int, float) else "" for name in value]
+    if "" in names:
+        invalid = value[names.index("")]
+        raise HgfastError(
+            f"{where}: {invalid!r} is not a name; names are text, in quotes if YAML reads them as another type; correct it, or "
+            "name the joints in a --skeleton FILE.yaml"
+        )
+    if duplicate := next((name for number, name in enumerate(names) if name in names[:number]), None):
+        raise HgfastError(
+            f"{where}: two joints are called {duplicate!r}; give each a unique name, there or in a --skeleton FILE.yaml"
+        )
+    return tuple(names)
 
 
-def _is_pair(edge: Any, count: int) -> bool:
-    return isinstance(edge, list) and len(edge) == 2 and all(type(joint) is int and 1 <= joint <= count for joint in edge)
+def _read_edges(value: Any, joints: Sequence[str]) -> tuple[list[tuple[int, int]], str]:
+    """Return a category's edges as 0-based pairs, or none and the reason why they cannot be trusted.
+
+    Edges are pairs of numbers from 1 or of names. If one is not, the numbers are those of another list of joints, or start at 0:
+    then the others are wrong as well.
+    """
+    if value is None or value == []:
+        return [], ""
+    if not isinstance(value, list):
+        return [], "is not a list of pairs"
+    names, edges = {name: number for number, name in enumerate(joints, 1)}, []
+    for edge in value:
+        pair = [_joint_number(end, names) for end in edge] if isinstance(edge, list) else []
+        if len(pair) != 2 or None in pair:
+            return [], f"holds {json.dumps(edge, ensure_ascii=False)[:40]}, which is not a pair of joints"
+        first, second = (end for end in pair if end is not None)
+        edges.append((first - 1, second - 1))
+    lowest, highest = min(map(min, edges)) + 1, max(map(max, edges)) + 1
+    if lowest < 1 or highest > len(joints):
+        return [], f"names joint {lowest if lowest < 1 else highest}, but the joints are numbered from 1 to {len(joints)}"
+    return edges, ""
+
+
+def _joint_number(end: Any, names: Mapping[str, int]) -> int | None:
+    """Return the number of an edge's end, which may be a name, text, or a whole float; None if it is none."""
+    if isinstance(end, str):
+        return names.get(end.strip()) or (int(end) if end.isascii() and end.strip().isdecimal() and len(end) < 9 else None)
+    return int(end) if type(end) is int or (isinstance(end, float) and end.is_integer()) else None
 
 
 def _pairs(value: Any, joints: tuple[str, ...], where: str) -> list[tuple[int, int]]:

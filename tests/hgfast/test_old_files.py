@@ -225,7 +225,7 @@ def test_hand_joints(joints: tuple[str, ...], tmp_path: Path) -> None:
     assert canonical_joints(joints) == HAND21.joints and canonical_joints(joints[::-1]) == HAND21.joints[::-1]
     for other in (joints[:-1], (*joints[:-1], "claw"), HAND21.joints):
         assert canonical_joints(other) == other
-    assert skeleton_from_category({"name": "hand", "keypoints": list(joints)}, Path("a.json")) == HAND21
+    assert skeleton_from_category({"name": "hand", "keypoints": list(joints)}, Path("a.json")) == (HAND21, ())
     content = {"joints": [*joints], "edges": [["wrist", joints[5]]], "groups": {"tips": [joints[8]]}, "colours": [[1, 2, 3]]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     found = read_skeleton(tmp_path / "mine.yaml")
