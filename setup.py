@@ -34,13 +34,14 @@ RTX = [
     "tensorrt-rtx-cu13-bindings>=1.7; sys_platform == 'linux'",
     "tensorrt-rtx-cu13-libs>=1.7; sys_platform == 'linux'",
 ]
+IMAGES = ["pi-heif>=1", "pillow>=11.3"]  # HEIC and AVIF; the wheels of pi-heif hold libheif and libde265 (LGPL-3.0)
 BENCH = ["matplotlib>=3.10.7", "pillow>=11"]
 DEV = [
     "flask>=3",
     "hypothesis>=6.130",
     "mypy>=1.15",
     "nlohmann-json>=3.11",
-    "pillow>=11",
+    *IMAGES,
     "pytest>=8",
     "pytest-cov>=7",
     "pytest-xdist>=3.6",
@@ -91,5 +92,13 @@ setup(
     },
     entry_points={"console_scripts": ["hgfast = hgfast.__main__:main"]},
     install_requires=BASE,
-    extras_require={"train": TRAIN, "export": EXPORT, "tensorrt": TENSORRT, "rtx": RTX, "bench": BENCH, "dev": DEV},
+    extras_require={
+        "train": TRAIN,
+        "export": EXPORT,
+        "tensorrt": TENSORRT,
+        "rtx": RTX,
+        "images": IMAGES,
+        "bench": BENCH,
+        "dev": DEV,
+    },
 )

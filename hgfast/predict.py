@@ -11,6 +11,7 @@ drawn to the folder --out. Reports images that cannot be read and continues with
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ from hgfast.visualization.draw import (
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
-    ".pnm", ".pxm", ".hdr", ".pic", ".exr", ".sr", ".ras",
+    ".pnm", ".pxm", ".hdr", ".pic", ".exr", ".sr", ".ras", ".jfif", ".pjpeg", ".pjp", ".mpo", ".heic", ".heif", ".hif",
 )  # fmt: skip
 """Suffixes of the images in a folder. A file that is named directly may have any suffix."""
 PREFETCH = 3  # images read ahead of the network
@@ -114,18 +115,24 @@ def parse_boxes(text: str | None) -> FloatArray | None:
 
 
 def list_files(images: Sequence[Path], out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Return the files, with folders replaced by their content and without duplicates, and unreadable folders with the reason."""
+    """Return the files, with folders replaced by their content and without duplicates, and unreadable folders with the reason.
+
+    Prints how many files of a folder are left out, by their suffix.
+    """
     files: list[Path] = []
     unreadable: list[tuple[Path, str]] = []
     for path in images:
         if path.is_dir():
             try:
-                entries = sorted(
-                    entry for entry in path.iterdir() if entry.suffix.lower() in (*IMAGE_SUFFIXES, *video.VIDEO_SUFFIXES)
-                )
+                found = sorted(path.iterdir())
             except OSError as error:
                 unreadable.append((path, f"{path} cannot be read ({error.strerror})"))
                 continue
+            entries = [entry for entry in found if entry.suffix.lower() in (*IMAGE_SUFFIXES, *video.VIDEO_SUFFIXES)]
+            skipped = Counter(entry.suffix or "no suffix" for entry in found if entry not in set(entries) and not entry.is_dir())
+            if skipped:
+                counts = ", ".join(f"{number} {suffix}" for suffix, number in sorted(skipped.items()))
+                print(f"{path}: files that are no images or videos by their suffix are left out: {counts}", file=sys.stderr)
             files += entries
             if not entries:
                 unreadable.append((path, f"{path} is a folder without images"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from hgfast.errors import HgfastError
@@ -16,9 +17,12 @@ MAX_PIXELS = 2**28
 """Largest number of pixels of an image: 16384 x 16384, 0.8 GB in RGB."""
 MAX_FLOAT_PIXELS = MAX_PIXELS // 4
 """Largest number of pixels of a floating-point image, which needs four times the memory."""
+HEADER_BYTES = 2**16
+"""Bytes at the start of a file that hold the size and the orientation of all but rare images."""
 MAX_FILE_BYTES = 2**30
 """Largest size of an image file."""
 PNG_MAGIC, JPEG_MAGIC, HDR_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"#?"
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 J2K_CODESTREAM = re.compile(rb"\xff\x4f\xff\x51")
 HDR_SIZE = re.compile(rb"\n[-+]([XY]) +(\d{1,9}) +[-+][XY] +(\d{1,9})\s")
 PNM_NUMBER = re.compile(rb"(?:\s|#[^\n]*\n)*(\d{1,9})")
@@ -67,8 +71,8 @@ def image_size_from_header(data: memoryview) -> tuple[int, int] | None:
             return abs(width), abs(height)  # a negative height means rows from the top
         if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
             return _webp(data, head[12:16])
-        if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-            return _tiff(data, "<" if head.startswith(b"II") else ">", bigtiff=b"+" in head[2:4])
+        if head.startswith(TIFF_MAGIC):
+            return _tiff(data)
         if head.startswith(b"\x59\xa6\x6a\x95"):
             return _pair(">II", data, 4)
         if head.startswith(HDR_MAGIC):
@@ -88,24 +92,38 @@ def _pair(fmt: str, data: memoryview, offset: int) -> tuple[int, int]:
     return first, second
 
 
-def _jpeg(data: memoryview) -> tuple[int, int] | None:
-    """Read the first frame header (ITU T.81, B.2.2); bytes between segments are skipped, as in libjpeg."""
+def jpeg_segments(data: memoryview) -> Iterator[tuple[int, int]]:
+    """Yield the marker and the offset of the content of a JPEG's segments up to the first scan (ITU T.81, B.1); bytes between
+    segments are skipped, as in libjpeg."""
     offset = 2
     while match := JPEG_MARKER.search(data, offset):
         offset = match.end()
         if offset >= len(data):
-            return None
+            return
         marker = data[offset]
         offset += 1
         if marker in (0, 1) or 0xD0 <= marker <= 0xD7:  # markers without a segment
             continue
-        if marker in (0xD8, 0xD9, 0xDA):  # a second start, the end, or scan data before any frame
-            return None
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = _pair(">HH", data, offset + 3)
-            return width, height
+        if marker in (0xD8, 0xD9):  # a second start, or the end
+            return
+        yield marker, offset + 2
+        if marker == 0xDA:
+            return
         offset += int(struct.unpack_from(">H", data, offset)[0])
+
+
+def _jpeg(data: memoryview) -> tuple[int, int] | None:
+    """Read the first frame header (ITU T.81, B.2.2)."""
+    for marker, offset in jpeg_segments(data):
+        if is_frame(marker):
+            height, width = _pair(">HH", data, offset + 1)
+            return width, height
     return None
+
+
+def is_frame(marker: int) -> bool:
+    """Return whether a JPEG's marker starts a frame header."""
+    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
 
 
 def _webp(data: memoryview, chunk_id: bytes) -> tuple[int, int] | None:
@@ -121,17 +139,27 @@ def _webp(data: memoryview, chunk_id: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _tiff(data: memoryview, order: str, bigtiff: bool) -> tuple[int, int] | None:
-    """Read the tags 256 and 257 of the first directory, which have two, four or, in BigTIFF, eight bytes."""
+def tiff_directory(data: memoryview) -> dict[int, int]:
+    """Return tag -> first value, of two, four or, in BigTIFF, eight bytes, in the first directory of a TIFF file."""
+    order, bigtiff = "<" if bytes(data[:2]) == b"II" else ">", data[2] == 43 or data[3] == 43
     (offset,) = struct.unpack_from(f"{order}Q" if bigtiff else f"{order}I", data, 8 if bigtiff else 4)
     (count,) = struct.unpack_from(f"{order}Q" if bigtiff else f"{order}H", data, offset)
-    offset, entry_size = offset + (8 if bigtiff else 2), 20 if bigtiff else 12
-    sizes: dict[int, int] = {}
+    offset, entry_size, inline = offset + (8 if bigtiff else 2), 20 if bigtiff else 12, 8 if bigtiff else 4
+    values: dict[int, int] = {}
     for entry in range(offset, min(len(data), offset + min(count, 2**16) * entry_size), entry_size):
         tag, field_type = struct.unpack_from(f"{order}HH", data, entry)
-        if tag in (256, 257) and (fmt := {3: "H", 4: "I", 16: "Q"}.get(field_type)):
-            (sizes[tag],) = struct.unpack_from(f"{order}{fmt}", data, entry + (12 if bigtiff else 8))
-    return (sizes[256], sizes[257]) if len(sizes) == 2 else None
+        if fmt := {3: "H", 4: "I", 16: "Q"}.get(field_type):
+            (number,) = struct.unpack_from(f"{order}Q" if bigtiff else f"{order}I", data, entry + 4)
+            at = entry + (12 if bigtiff else 8)
+            if number * struct.calcsize(f"={fmt}") > inline:  # the entry holds where the values are
+                (at,) = struct.unpack_from(f"{order}Q" if bigtiff else f"{order}I", data, at)
+            (values[tag],) = struct.unpack_from(f"{order}{fmt}", data, at)
+    return values
+
+
+def _tiff(data: memoryview) -> tuple[int, int] | None:
+    values = tiff_directory(data)
+    return (values[256], values[257]) if {256, 257} <= values.keys() else None
 
 
 def _radiance(data: memoryview) -> tuple[int, int] | None:
@@ -149,11 +177,3 @@ def _pnm(data: memoryview, pam: bool) -> tuple[int, int] | None:
     first = PNM_NUMBER.match(data, 2)
     second = PNM_NUMBER.match(data, first.end()) if first else None
     return (int(first[1]), int(second[1])) if first and second else None
-
-
-def exif_orientation(data: memoryview) -> int:
-    match = re.search(rb"Exif\0\0MM\0\*\0\0\0\x08\0.\x01\x12\0\x03\0\0\0\x01\0(.)", bytes(data), re.DOTALL)
-    if match:
-        return match[1][0]
-    match = re.search(rb"Exif\0\0II\*\0\x08\0\0\0.\0.*?\x12\x01\x03\0\x01\0\0\0(.)", bytes(data), re.DOTALL)
-    return match[1][0] if match and 1 <= match[1][0] <= 8 else 1

@@ -85,17 +85,18 @@ class Session:
         """Predict the keypoints of one image or of each image in a list.
 
         Args:
-            image: (H, W, 3) uint8 RGB (BGR with `bgr`), gray (H, W), or (H, W, 4), whose alpha channel is ignored.
+            image: (H, W, 3) uint8 RGB (BGR with `bgr`), gray (H, W), or (H, W, 4), whose alpha channel is ignored; or a PIL
+                image, which is rotated by its EXIF orientation. Several images are a list or a tuple.
             boxes: (P, 4) x, y, width, height in pixels, one per person; None: the whole image. For a list of images, a list of
                 boxes. Crops are split into batches that the network accepts.
             padding: side of the square crop divided by the longer side of its box; 1.25 for tight boxes. A whole image is not
                 padded.
 
         Raises:
-            HgfastError: an image has another shape or type, a box is not finite, has no area or lies outside, or the session is
-                closed.
+            HgfastError: an image has another shape or type (a tensor, a file name, None, floating point), a box is not finite,
+                has no area or lies outside, or the session is closed.
         """
-        if isinstance(image, np.ndarray):
+        if not isinstance(image, (list, tuple)):
             return self._predict_images([image], [boxes], padding)[0]
         images = list(image)
         boxes_per_image = [None] * len(images) if boxes is None else list(boxes)
@@ -165,11 +166,37 @@ class Session:
 
     def _to_rgb(self, image: Any) -> Image:
         """Convert an image that a call accepts to (H, W, 3) RGB."""
-        rgb = np.asarray(image)
-        if rgb.ndim == 2:
-            rgb = rgb[..., None]
+        library = type(image).__module__.partition(".")[0]
+        if library == "PIL":
+            from PIL import ImageOps
+
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
+        if not isinstance(image, np.ndarray):
+            raise HgfastError(_describe_wrong_image(image, library))
+        rgb = image[..., None] if image.ndim == 2 else image
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] not in (1, 3, 4) or not rgb.size:
-            raise HgfastError(f"an image must be (H, W, 3), (H, W) or (H, W, 4) uint8, not {np.shape(image)} {rgb.dtype}")
+            advice = ""
+            if rgb.dtype.kind == "f":
+                advice = ": scale its values to 0 to 255 and convert it with .astype(numpy.uint8)"
+            elif rgb.ndim == 4:
+                advice = ": give several images as a list"
+            elif rgb.ndim == 3 and rgb.shape[0] in (1, 3):
+                advice = ": move its channels to the end with .transpose(1, 2, 0)"
+            raise HgfastError(f"an image must be (H, W, 3), (H, W) or (H, W, 4) uint8, not {image.shape} {rgb.dtype}{advice}")
         if rgb.shape[2] == 1:
             return np.repeat(rgb, 3, axis=2)
         return rgb[..., 2::-1] if self._bgr else rgb[..., :3]
+
+
+def _describe_wrong_image(image: Any, library: str) -> str:
+    """Return the sentence for a value that is no array and no PIL image."""
+    if image is None:
+        return "there is no image (None): cv2.imread returns None for a file that it cannot read"
+    if isinstance(image, (str, bytes, Path)):
+        return f"{image!r} is a file name, not an image: read it first, for instance with hgfast.visualization.draw.read_image"
+    if library == "torch":
+        return (
+            "an image is a torch tensor: give an array of uint8 (H, W, 3), for a tensor (3, H, W) from 0 to 1 "
+            "(image * 255).byte().permute(1, 2, 0).cpu().numpy()"
+        )
+    return f"an image must be a numpy array of uint8 (H, W, 3) or a PIL image, not {type(image).__name__}"

@@ -5,6 +5,7 @@ Images are (H, W, 3) uint8 RGB; points are in pixels of the image, corner conven
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hgfast.errors import HgfastError, one_line
 from hgfast.fileio.files import writing
-from hgfast.fileio.image_header import MAX_FILE_BYTES, check_image_size
+from hgfast.fileio.image_format import format_problem, image_kind, undecodable_reason
+from hgfast.fileio.image_header import MAX_FILE_BYTES, MAX_PIXELS, check_image_size, too_large_message
 from hgfast.skeletons import Skeleton
 
 Image = NDArray[np.uint8]
@@ -25,12 +27,18 @@ _SUBPIXEL_BITS = 4  # OpenCV's fixed-point bits: positions are drawn with a reso
 
 
 def read_image(path: str | Path) -> Image:
-    """Read an image in any format of OpenCV as RGB with 8 bits per channel, rotated by its EXIF orientation, without alpha.
+    """Read an image as RGB with 8 bits per channel, rotated by its EXIF orientation, without alpha: any format of OpenCV, AVIF if
+    Pillow is installed, and HEIC if pi-heif is, too.
 
-    Raises `HgfastError` if the file is missing, is not an image, or declares too many pixels (`fileio.image_header`).
+    Raises `HgfastError` if the file is missing, is not an image, declares too many pixels (`fileio.image_header`), or is one that
+    readers see differently (`fileio.image_format`).
     """
     data = read_image_bytes(path)
     check_image_size(data.data, path)
+    if problem := format_problem(data.data):
+        raise HgfastError(f"{path} {problem}")
+    if image_kind(data.data) in ("AVIF", "HEIC"):
+        return _read_with_pillow(data, path)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
         if image is None and len(data):  # floating point, which OpenCV does not convert to 8 bits
@@ -39,8 +47,32 @@ def read_image(path: str | Path) -> Image:
     except cv2.error as error:
         raise HgfastError(f"{path} cannot be decoded ({one_line(error, 200)})") from error
     if image is None:
-        raise HgfastError(f"{path} is not an image that OpenCV can read: replace it or leave it out")
+        raise HgfastError(f"{path} {undecodable_reason(data.data)}")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
+
+
+def _read_with_pillow(data: Image, path: str | Path) -> Image:
+    """Decode an AVIF or HEIC image, whose rotation OpenCV ignores or which it cannot read."""
+    kind = image_kind(data.data)
+    try:
+        from PIL import Image as PillowImage
+        from PIL import ImageOps, UnidentifiedImageError
+
+        if kind == "HEIC":
+            import pi_heif
+
+            pi_heif.register_heif_opener()
+    except ImportError as error:
+        raise HgfastError(f"{path} is an image in {kind}: pip install 'hgfast[images]' to read it, or save it as PNG") from error
+    try:
+        with PillowImage.open(io.BytesIO(data.tobytes())) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise HgfastError(f"{path} {too_large_message(image.width, image.height)}")
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
+    except UnidentifiedImageError as error:  # broken, or a Pillow without this format
+        raise HgfastError(f"{path} is an image in {kind} that Pillow cannot read: save it as PNG") from error
+    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, PillowImage.DecompressionBombError) as error:
+        raise HgfastError(f"{path} cannot be decoded ({one_line(error, 200)})") from error
 
 
 def read_image_bytes(path: str | Path) -> Image:

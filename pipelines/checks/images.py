@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from hgfast.errors import HgfastError
 from hgfast.fileio import image_header
 from hgfast.pipelines.checks.result import DecodeOutcome, FileStamp
-from hgfast.pipelines.loaders.dali import describe_decode_error, import_dali, png_error
-from hgfast.visualization.draw import read_image
+from hgfast.pipelines.loaders.dali import describe_decode_error, file_problem, import_dali
+from hgfast.visualization.draw import read_image, read_image_bytes
 
 BATCH_FILES = 64  # images of a DALI batch, at most
 BATCH_PIXELS = 2**26  # of a DALI batch, unless one image has more
@@ -38,6 +39,25 @@ def file_status(path: str) -> tuple[FileStamp | None, str]:
     if not os.access(path, os.R_OK):
         return stamp, "cannot be read (Permission denied)"
     return stamp, "" if status.st_size else "is empty"
+
+
+def dark_images(paths: Sequence[str]) -> list[str]:
+    """Return the PNG images of 16 bits a channel that use less than an eighth of the range: all readers see them nearly black."""
+    return [path for path in paths if _has_16_bits(path) and _peak(path) < 2**13]
+
+
+def _has_16_bits(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  (see result.file_stamp)
+            head = file.read(25)
+    except OSError:
+        return False
+    return head.startswith(image_header.PNG_MAGIC) and head[24:] == b"\x10"
+
+
+def _peak(path: str) -> float:
+    image = cv2.imdecode(read_image_bytes(path), cv2.IMREAD_UNCHANGED)
+    return np.inf if image is None else float(image.max())
 
 
 def decode(paths: Sequence[str], loader: Literal["dali", "opencv"], threads: int) -> Iterator[tuple[str, DecodeOutcome]]:
@@ -67,7 +87,7 @@ def decode_with_dali(paths: Sequence[str], threads: int) -> Iterator[tuple[str, 
         pixels = 0
         safe_paths = []
         for path in paths[start : start + BATCH_FILES]:
-            if error := png_error(path):
+            if error := file_problem(path):
                 yield path, _without_path(error, path)
             else:
                 safe_paths.append(path)

@@ -21,7 +21,7 @@ from hgfast.pipelines.checks.annotations import (
     find_duplicate_hands,
     joints_outside_image,
 )
-from hgfast.pipelines.checks.images import decode, file_status
+from hgfast.pipelines.checks.images import dark_images, decode, file_status
 from hgfast.pipelines.checks.result import (
     FILE_NAME,
     CheckConfig,
@@ -69,8 +69,8 @@ class CheckFindings:
     """Results of a check.
 
     bad: path -> reason, without missing images. suspicious: (split, kind) -> samples with suspicious annotations, the worst
-    first. duplicates: pairs of hands that may be the same. shared: warnings about images that are in two splits. decoded: number
-    of images that this check decoded.
+    first. duplicates: pairs of hands that may be the same. warnings: on the images as a whole. decoded: number of images that
+    this check decoded.
     """
 
     splits: list[CheckedSplit]
@@ -78,7 +78,7 @@ class CheckFindings:
     bad: dict[str, str]
     suspicious: dict[tuple[str, str], list[AnnotationIssue]]
     duplicates: list[DuplicateHand]
-    shared: list[str]
+    warnings: list[str]
     decoded: int
 
     @property
@@ -134,9 +134,14 @@ def check(config: CheckConfig) -> CheckFindings:
     for split_name, samples in readable.items():
         suspicious |= find_suspicious(data_set, split_name, samples, {**outcomes, **bad})
     hands = data_set.hands(config, list(readable))
-    shared = shared_images(readable["train"], readable["valid"]) if {"train", "valid"} <= readable.keys() else []
+    warnings = shared_images(readable["train"], readable["valid"]) if {"train", "valid"} <= readable.keys() else []
+    if dark := dark_images([path for path in paths if path not in bad]):
+        warnings.append(
+            f"{len(dark)} images of 16 bits use less than an eighth of their range and are nearly black (the first {dark[0]}), "
+            "as those of cameras with 10 or 12 bits; save them with 8 bits"
+        )
     bad = {path: bad[path] for path in paths if path in bad}
-    findings = CheckFindings(splits, states, bad, suspicious, find_duplicate_hands(hands), shared, decoded)
+    findings = CheckFindings(splits, states, bad, suspicious, find_duplicate_hands(hands), warnings, decoded)
     other_entries = {name: entry for name, entry in old.bad.items() if name not in set(names.values())}
     new_entries = {names[path]: (states[path], reason) for path, reason in bad.items()}
     write_result(replace(old, bad=other_entries | new_entries, report=report(config, findings, folder)), result_path)
@@ -228,7 +233,7 @@ def report(config: CheckConfig, findings: CheckFindings, folder: Path) -> dict[s
         "missing": relative_names(findings.missing, folder),
         "splits": findings.table,
         "notes": {split.name: list(split.samples.notes) for split in findings.splits if split.samples and split.samples.notes},
-        "shared": findings.shared,
+        "warnings": findings.warnings,
         "refused": {split.name: split.refused for split in findings.splits if split.refused},
         "annotations": [
             {
@@ -257,7 +262,7 @@ def format_report(config: CheckConfig, findings: CheckFindings) -> list[str]:
     lines += [
         f"warning: split {split.name}: {note}" for split in findings.splits if split.samples for note in split.samples.notes
     ]
-    lines += [f"warning: {text}" for text in findings.shared]
+    lines += [f"warning: {text}" for text in findings.warnings]
     skeleton = next(split.samples.skeleton for split in findings.splits if split.samples is not None)
     lines.append(f"{describe_flip(skeleton)} (--augment.flip)")
     if problem := sides_problem(skeleton, config.skeleton):

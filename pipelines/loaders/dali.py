@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,13 +18,14 @@ from numpy.typing import NDArray
 
 from hgfast.config import LoadingConfig
 from hgfast.errors import HgfastError, one_line
-from hgfast.fileio.image_header import MAX_PIXELS, PNG_MAGIC, check_image_size
+from hgfast.fileio.image_format import dali_problem, image_kind
+from hgfast.fileio.image_header import HEADER_BYTES, MAX_PIXELS, check_image_size
 from hgfast.geometry import EPSILON, crop_regions
 from hgfast.normalization import Normalization
 from hgfast.pipelines.batch_plan import BatchPlan, PlannedBatch
 from hgfast.pipelines.loaders.base import PlannedLoader
 from hgfast.training.batch import Batch
-from hgfast.visualization.draw import read_image_bytes
+from hgfast.visualization.draw import read_image, read_image_bytes
 
 Decode = Literal["image", "region"]
 Warp = Literal["warp_affine", "warp_perspective"]
@@ -176,7 +176,7 @@ class DaliLoader(PlannedLoader):
     def _file_input(self, path: str) -> NDArray[np.uint8]:
         """Return the graph's input for a file: its path as bytes or, if images are held in memory, its content."""
         if path not in self._is_safe:
-            self._is_safe[path] = not png_error(path)
+            self._is_safe[path] = not file_problem(path)
         if not self._is_safe[path]:
             path = os.devnull  # which the decoder refuses, so that the file is reported like any bad file
         if not self._loading.preload_gb:
@@ -274,7 +274,7 @@ def find_undecodable(paths: Sequence[str], device: torch.device, loading: Loadin
     reasons: dict[str, str] = {}
     pipeline = graph()
     for path in paths:
-        if error := image_size_error(path):
+        if error := file_problem(path):
             reasons[path] = error
             continue
         waiting.append(path)
@@ -287,39 +287,41 @@ def find_undecodable(paths: Sequence[str], device: torch.device, loading: Loadin
     return reasons
 
 
-def png_error(path: str) -> str:
-    """Return the problem of a PNG whose chunks claim more than the file holds, which DALI would allocate; "" for other files."""
+def file_problem(path: str) -> str:
+    """Return why DALI must not decode a file, "" if it may: it would see another image than OpenCV, or allocate too much.
+
+    Only the start of the file is read, but all of a PNG or TIFF file, and no pixel is decoded.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return ""
     try:
-        head = os.read(file, len(PNG_MAGIC))
+        head = memoryview(os.read(file, HEADER_BYTES))
     except OSError:
         return ""
     finally:
         os.close(file)
-    return image_size_error(path) if head == PNG_MAGIC else ""
-
-
-def image_size_error(path: str) -> str:
-    """Return the problem of a file that must not be opened or whose header claims too many pixels; "" for others."""
     try:
-        check_image_size(read_image_bytes(path).data, path)
+        data = read_image_bytes(path).data if image_kind(head) in ("PNG", "TIFF") else head
+        check_image_size(data, path)
     except HgfastError as error:
         return str(error)
-    return ""
+    problem = dali_problem(data)
+    return f"{path} {problem}" if problem else ""
 
 
 def describe_decode_error(path: str) -> str:
-    """Describe a file that cannot be decoded."""
+    """Describe a file that DALI cannot decode."""
     try:
-        empty = Path(path).stat().st_size == 0
-        with Path(path).open("rb") as file:
-            file.read(1)
+        if os.stat(path).st_size == 0:  # noqa: PTH116
+            return f"{path} is empty"
+        read_image(path)
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
-    return f"{path} is empty" if empty else f"{path} cannot be decoded: it is no image, or broken"
+    except HgfastError as error:
+        return str(error)
+    return f"{path} cannot be decoded by DALI, but by OpenCV: save it as PNG, or use --loader opencv"
 
 
 def check_gpu(device: torch.device) -> None:

@@ -190,7 +190,7 @@ def read_coco(annotations: Path, images: Path, options: CocoOptions = CocoOption
 def _choose_categories(file: CocoFile, wanted: Sequence[str], has_yaml_skeleton: bool) -> list[Entry]:
     """Return the categories to read, which have the same joints: those of `wanted`, or all with keypoints that annotations use.
 
-    With `has_yaml_skeleton`, categories need not name their keypoints, and [] is returned if no annotation is of a listed category.
+    With `has_yaml_skeleton`, categories need not name their keypoints, and [] is returned if no annotation is of a listed one.
     """
     path = file.path
     listed = {normalize_id(entry.get("id")) for entry in file.categories}

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hgfast.fileio.image_header import exif_orientation, image_size_from_header
+from hgfast.fileio.image_format import exif_orientation, image_kind
+from hgfast.fileio.image_header import HEADER_BYTES, MAX_FILE_BYTES, image_size_from_header
 from hgfast.geometry import FloatArray
 
-HEADER_BYTES = 2**16  # holds the size and the orientation of all but rare files
 THREADS = 8  # they wait for the disk
 
 
@@ -32,6 +32,8 @@ def _read_header(path: str) -> tuple[tuple[int, int] | None, int]:
     try:
         with open(path, "rb") as file:  # noqa: PTH123  (a Path for each of 100 000 files is slower)
             data = memoryview(file.read(HEADER_BYTES))
+            if image_kind(data) in ("TIFF", "WebP"):  # whose directory or EXIF chunk may be at the end
+                data = memoryview(bytes(data) + file.read(MAX_FILE_BYTES))
     except OSError:  # the loader reports it
         return None, 1
     return image_size_from_header(data), exif_orientation(data)

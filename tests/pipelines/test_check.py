@@ -555,8 +555,8 @@ def test_the_command(two_images: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     code, out, err = run()
     assert code == 1, err
     lines = out.splitlines()
-    assert lines[0].startswith(f"{two_images / 'images/cut.jpg'}: cannot be decoded")
-    assert lines[1].startswith(f"{two_images / 'images/text.jpg'}: cannot be decoded")
+    assert lines[0].startswith(f"{two_images / 'images/cut.jpg'}: is a JPEG that is cut off")
+    assert lines[1].startswith(f"{two_images / 'images/text.jpg'}: is not an image")
     assert "2 of 4 images cannot be used" in out and str(two_images / FILE_NAME) in out
     for name in ("cut", "text"):
         (two_images / f"images/{name}.jpg").write_bytes(JPEG)

@@ -132,7 +132,7 @@ def test_truncated_jpegs_are_replaced(tmp_path: Path, device: torch.device, capf
         set(range(len(paths))) - set(truncated)
     )
     stderr = capfd.readouterr().err
-    assert all(stderr.count(f"warning: {paths[number]} cannot be decoded") == 1 for number in truncated)
+    assert all(stderr.count(f"warning: {paths[number]} is a JPEG that is cut off") == 1 for number in truncated)
 
 
 # ---- batches ----
