@@ -196,7 +196,8 @@ class DataConfig:
     data: Path | None = None
     """the data set's root folder; for COCO see --annotations"""
     annotations: Path | None = None
-    """COCO: the JSON file to train on; MPII: the original mpii_human_pose_v1_u12_1.mat instead of annot/*.h5"""
+    """COCO: the JSON file to train on; MPII: the JSON of HRNet and mmpose, or the original
+    mpii_human_pose_v1_u12_1.mat, instead of annot/*.h5"""
     valid_annotations: Path | None = None
     """COCO: the JSON file to validate on; MPII with the .mat: names of the images to validate on, one per line, or a valid.h5"""
     images: Path | None = None

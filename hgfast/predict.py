@@ -284,28 +284,36 @@ def predict_image(
 def predict_video(
     config: PredictConfig, predictor: Predictor, video: VideoReader, boxes: FloatArray | None, name: str
 ) -> dict[str, Any]:
-    """Process a video: one line of NAME.jsonl per frame, and the annotated video. Raises `HgfastError` if that fails."""
+    """Process a video: one line of NAME.jsonl per frame, and the annotated video. Raises `HgfastError` if that fails.
+
+    If the video ends early, the entry has frames_promised, the number of frames that the file promises.
+    """
     if config.heatmaps:
         raise HgfastError(f"{video.path} is a video: --heatmaps requires images")
     entry: dict[str, Any] = {"file": str(video.path), "frames": 0, "frames_per_s": video.fps, "keypoints": f"{name}.jsonl"}
-    overlay_path = config.out / f"{name}.mp4"
+    overlay_path = config.out / f"{name}.webm"
     bar = tqdm(video, total=video.num_frames or None, unit="frame", desc=video.path.name, disable=None, leave=False)
     with (
         writing(config.out, "choose another folder with --out"),
         atomic_write(config.out / entry["keypoints"]) as temp_path,
         temp_path.open("w") as lines,
-        VideoWriter(overlay_path, video.fps) as out,
+        VideoWriter(overlay_path, video.writing_rate() if config.draw else video.fps) as out,
     ):
         for index, image in enumerate(bar):
             poses = predictor.predict_crops(image, boxes, config.padding)[0]
-            line = {"frame": index, "time_s": round(index / video.fps, 4), "people": poses.to_dict}
+            line = {"frame": index, "time_s": round(video.time_s, 4), "people": poses.to_dict}
             lines.write(to_json(line) + "\n")
             if config.draw:
-                out.write(poses.draw(image, config.min_score))
+                out.write(poses.draw(image, config.min_score), video.time_s)
                 entry["drawn"] = overlay_path.name
             entry["frames"] = index + 1
     if not entry["frames"]:
-        raise HgfastError(f"{video.path} is a video without frames: replace it or leave it out")
+        raise HgfastError(
+            f"{video.path} has no frame that this build of OpenCV can decode (codec {video.codec}): convert it, such as with "
+            "'ffmpeg -i IN -c:v libx264 OUT.mp4', or leave it out"
+        )
+    if video.missing_end:
+        entry["frames_promised"] = video.num_frames
     return entry
 
 
@@ -323,10 +331,19 @@ def main() -> None:
     for entry in videos:
         output_files = " and ".join(str(config.out / entry[part]) for part in ("keypoints", "drawn") if part in entry)
         print(f"{entry['frames']} frames of {entry['file']} done: {output_files}", flush=True)
+    broken = [entry for entry in videos if "frames_promised" in entry]
+    for entry in broken:
+        print(
+            f"warning: {entry['file']} is cut short or damaged: {entry['frames']} of the {entry['frames_promised']} frames that "
+            "it promises could be read, and are kept",
+            file=sys.stderr,
+        )
     for entry in failed:
         print(f"failed: {entry['reason']}", file=sys.stderr)
     if failed:
         raise HgfastError(f"{len(failed)} of {len(entries) + len(failed)} images failed, see above")
+    if broken:
+        raise HgfastError(f"{len(broken)} of {len(videos)} videos are incomplete, see above: copy or download them again")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ def write_images(folder: Path) -> None:
         cv2.imwrite(str(folder / f"photos/{number}.jpg"), image[..., ::-1])
     cv2.imwrite(str(folder / "photo.jpg"), images[0][..., ::-1])
     shutil.copy(folder / "photos/1.jpg", folder / "folder/one.jpg")
-    with VideoWriter(folder / "film.mp4", 10) as film:
+    with VideoWriter(folder / "film.webm", 10) as film:
         for image in images:
             film.write(image)
-    shutil.copy(folder / "film.mp4", folder / "video.mp4")
+    for name in ("film.mp4", "video.mp4"):  # the content decides, not the suffix
+        shutil.copy(folder / "film.webm", folder / name)

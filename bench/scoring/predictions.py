@@ -1,8 +1,8 @@
 """Read files of predicted keypoints in the formats of several projects, recognized by content.
 
-- HDF5 (.h5, and .mat of MATLAB 7.3), .mat of earlier versions, .npz: `preds`, or `pos_pred_src` as in detections_our_format.mat;
-  .npy. The shape is n x K x 2 as written by Python, 2 x K x n as written by MATLAB, or K x 2 x n as in *_our_format; 3 instead
-  of 2 (x, y, score) is accepted too.
+- HDF5 (.h5, and .mat of MATLAB 7.3), .mat of earlier versions, .npz: `preds`, `pos_pred_src` as in detections_our_format.mat, or
+  `pred` as in LSP's official predictions (2 x 14 x n); .npy. The shape is n x K x 2 as written by Python, 2 x K x n as written by
+  MATLAB, or K x 2 x n as in *_our_format; 3 instead of 2 (x, y, score) is accepted too.
 - JSON: n x K x 2 nested lists, or the output of hgfast/evaluate.py --predictions: {"dataset", "joints", "pixel_offset",
   "samples": [{"row", "file", "keypoints"}]}, of which only samples and their keypoints are required. A point that is not finite
   is [null, null]. With `row` (row of the annotations, `Samples.row`) samples may be missing and come in any order; without it
@@ -29,7 +29,7 @@ from hgfast.pipelines.readers import h5_file, mat_file, numpy_file
 from hgfast.pipelines.readers.base import READ_ERRORS
 from hgfast.skeletons import canonical_joints
 
-ARRAY_NAMES = ("preds", "pos_pred_src")
+ARRAY_NAMES = ("preds", "pos_pred_src", "pred")
 MAX_ABS_PIXEL = 1e9  # pixels, beyond any image
 FORMATS = "give HDF5, MATLAB (.mat), numpy (.npy, .npz) or JSON"
 

@@ -2,7 +2,7 @@
 
     pip install hgfast onnxruntime opencv-python
     python export/examples/webcam.py best.fp32.onnx
-    python export/examples/webcam.py best.fp32.onnx --source film.mp4 --out drawn.mp4
+    python export/examples/webcam.py best.fp32.onnx --source film.mp4 --out drawn.webm
 
 A thread reads the camera and keeps only the latest frame, so that the display lags by at most one inference. All frames of a
 video file are processed. The window needs opencv-python, because opencv-python-headless has none; --out FILE works with both.
@@ -67,26 +67,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--source", default="0", help="index of a camera, or a video file")
-    parser.add_argument("--out", type=Path, help="write the frames to this file instead of showing them")
+    parser.add_argument("--out", type=Path, help="write the frames to this .webm file instead of showing them")
     parser.add_argument("--frames", type=int, help="stop after this number of frames")
     args = parser.parse_args()
     video = None if args.source.isdigit() else VideoReader(Path(args.source))
     frames, rate = (latest_frames(int(args.source)), 25.0) if video is None else (iter(video), video.fps)
 
-    num_frames, written = 0, 0
+    num_frames = 0
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(Session(args.model))
-        out = stack.enter_context(VideoWriter(args.out, rate)) if args.out else None
+        out = stack.enter_context(VideoWriter(args.out, video.writing_rate() if video else rate)) if args.out else None
         start_time = time.perf_counter()
         try:
             for image in frames:
                 overlay = session(image).draw(image)
                 num_frames += 1
-                # write each frame of a video once, and repeat camera frames to keep the frame rate
-                frames_due = num_frames if video is not None else round((time.perf_counter() - start_time) * rate)
-                while out is not None and written < frames_due:
-                    out.write(overlay)
-                    written += 1
+                if out is not None:  # keep the time of each frame of a video, and the time at which a camera's frame came
+                    out.write(overlay, video.time_s if video is not None else time.perf_counter() - start_time)
                 if (out is None and not show(overlay)) or num_frames == args.frames:
                     break
         except KeyboardInterrupt:

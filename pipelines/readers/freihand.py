@@ -189,7 +189,10 @@ def _read(config: DataConfig, split: str) -> Samples:
 
 
 def _splits(config: DataConfig) -> list[str]:
-    return ["all", *(["evaluation"] if ((config.data or Path()) / "evaluation_xyz.json").exists() else [])]
+    root = config.data or Path()
+    evaluation = (root / "evaluation_xyz.json").exists()
+    only_evaluation = (root / "evaluation_K.json").exists() and not any(root.glob("training*"))
+    return ["evaluation"] if only_evaluation else ["all", *(["evaluation"] if evaluation else [])]
 
 
 def _hands(config: DataConfig, splits: Sequence[str]) -> Hands:
@@ -197,7 +200,10 @@ def _hands(config: DataConfig, splits: Sequence[str]) -> Hands:
     hands: Hands = {}
     for split in splits:
         part = "evaluation" if split == "evaluation" else "training"
-        xyz = np.array(json.loads((config.data or Path()).joinpath(f"{part}_xyz.json").read_bytes()), np.float64)
+        path = (config.data or Path()) / f"{part}_xyz.json"
+        if not path.exists():  # the evaluation set without its annotations
+            continue
+        xyz = np.array(json.loads(path.read_bytes()), np.float64)
         train_end, valid_end = split_bounds(len(xyz), config.split_fractions)
         bounds = {"train": (0, train_end), "valid": (train_end, valid_end), "test": (valid_end, len(xyz))}
         for name, (start, end) in (bounds if part == "training" else {split: (0, len(xyz))}).items():

@@ -199,6 +199,7 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], object]] = {
     "16 x 2 x n in mat": lambda path, p: savemat(
         str(path), {"pos_pred_src": p[..., :2].transpose(1, 2, 0), "jnt_missing": 1.0}, appendmat=False
     ),
+    "2 x 16 x n as LSP's": lambda path, p: savemat(str(path), {"pred": p[..., :2].T}, appendmat=False),
     "n x 16 x 2 in mat 7.3": lambda path, p: matlab73(path, preds=p[..., :2].T),  # MATLAB's files have the axes reversed
     "2 x 16 x n in mat 7.3": lambda path, p: matlab73(path, preds=p[..., :2]),
     "npz": lambda path, p: np.savez(path.open("wb"), preds=p, other=1),
@@ -598,6 +599,26 @@ def test_coco_keypoints(score: RunPckh, tmp_path: Path) -> None:
     words: Sequence[object] = ["--dataset", "coco", "--annotations", folder / "keypoints.json", "--images", folder / "images"]
     found = score("--predictions", tmp_path / "p.npy", *words, "--chart", tmp_path / "c.png")
     assert found["epe_px"] == pytest.approx(2) and found["pck@0.2"] == 1 and found["people"] == len(truth)
+
+
+def test_official_predictions_of_lsp(score: RunPckh, tmp_path: Path) -> None:
+    """The published `pred` is 2 x 14 x n, of joints from right ankle to head top."""
+    truth = np.random.default_rng(0).uniform(10, 90, (5, 14, 2))
+    names = [f"joint{index}" for index in range(14)]
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 100} for n in range(5)]
+    people = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [5, 5, 90, 90], "iscrowd": 0, "keypoints": points.ravel().tolist()}
+        for n, points in enumerate(np.concatenate([truth, np.full((5, 14, 1), 2.0)], 2))
+    ]
+    category = {"id": 1, "name": "person", "keypoints": names, "skeleton": []}
+    (tmp_path / "lsp.json").write_text(json.dumps({"images": images, "annotations": people, "categories": [category]}))
+    (tmp_path / "images").mkdir()
+    for n in range(5):
+        cv2.imwrite(str(tmp_path / f"images/{n}.jpg"), np.zeros((100, 100, 3), np.uint8))
+    savemat(str(tmp_path / "pred.mat"), {"pred": (truth + np.array([3.0, 4.0])).transpose(2, 1, 0)})
+    words = ["--dataset", "coco", "--annotations", tmp_path / "lsp.json", "--images", tmp_path / "images"]
+    found = score("--predictions", tmp_path / "pred.mat", *words)
+    assert found["epe_px"] == pytest.approx(5) and found["people"] == 5
 
 
 def test_scoring_needs_no_images(score: RunPckh, people: Path, tmp_path: Path) -> None:

@@ -269,9 +269,9 @@ def test_summary_names_output_files(
     main()
     assert capsys.readouterr().out.splitlines() == [
         f"1 image done: {out}/keypoints.json, and the annotated images in the same folder (joints with a score of 0.2 or more)",
-        f"3 frames of {tmp_path}/film.avi done: {out}/film.jsonl and {out}/film.mp4",
+        f"3 frames of {tmp_path}/film.avi done: {out}/film.jsonl and {out}/film.webm",
     ]
-    assert (out / "film.jsonl").is_file() and (out / "film.mp4").is_file()
+    assert (out / "film.jsonl").is_file() and (out / "film.webm").is_file()
 
 
 BAD = [

@@ -388,6 +388,21 @@ def test_freihand(hands: Path, tmp_path: Path, loader: Loader) -> None:
     assert not {"00000000.jpg", "00000007.jpg"} & {Path(path).name for path in left.paths}
 
 
+@pytest.mark.parametrize("annotated", [True, False])
+def test_freihands_evaluation_set_alone(hands: Path, tmp_path: Path, annotated: bool) -> None:
+    root = copy_of(hands, tmp_path / "hands")
+    shutil.rmtree(root / "training")
+    for file in root.glob("training*"):
+        file.unlink()
+    if not annotated:
+        (root / "evaluation_xyz.json").unlink()
+    (root / "evaluation/rgb/00000001.jpg").write_text("not an image")
+    config = CheckConfig(dataset="freihand", data=root, loader="opencv", threads=1)
+    findings = check(config)
+    assert [(row["split"], row["bad"], row["missing"]) for row in findings.table] == [("evaluation", 1, 0)]
+    assert exit_code(config, findings) == 1
+
+
 def test_folder_of_other_images_is_refused(hands: Path, tmp_path: Path) -> None:
     root = copy_of(hands, tmp_path / "hands")
     (root / "evaluation_xyz.json").unlink()
