@@ -81,7 +81,9 @@ def _find_array(names: Sequence[str], path: Path) -> str:
         if name in names:
             return name
     content = f"it contains {', '.join(names[:8])}" if names else "it is empty"
-    raise HgfastError(f"{path} has no array {' or '.join(ARRAY_NAMES)} ({content}): rename the predictions")
+    raise HgfastError(
+        f"{path} has no array {', '.join(ARRAY_NAMES[:-1])} or {ARRAY_NAMES[-1]} ({content}): rename the predictions"
+    )
 
 
 def _reorder_axes(array: Any, truth: GroundTruth, name: str) -> FloatArray:

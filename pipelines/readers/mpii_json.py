@@ -57,8 +57,8 @@ def read_mpii_json(path: Path, images: Path, skip_missing: bool, bounds: Allowed
         or not all(isinstance(p, dict) and isinstance(p.get("image"), str) for p in people)
     ):
         raise HgfastError(
-            f"{path} is not a list of people with image, center, scale, joints and joints_vis, as HRNet's and mmpose's MPII files "
-            "are: give such a file, or --dataset coco for COCO keypoints"
+            f"{path} is not a list of people with image, center, scale, joints and joints_vis, as HRNet's and mmpose's MPII "
+            "files are: give such a file, or --dataset coco for COCO keypoints"
         )
     center, scale, joints, visible = (_column(people, name, path) for name in SHAPES)
     if (scale <= 0).any():

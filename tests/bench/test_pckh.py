@@ -290,7 +290,7 @@ BAD: list[tuple[object, str]] = [
     (make_predictions()[..., 0], "the array is 7 x 16, expected"),
     (np.zeros((7, 16, 2), bool), "contains bool, expected numbers"),
     (np.full((7, 16, 2), "x"), "contains <U1, expected numbers"),
-    ({"part": make_predictions()}, "no array preds or pos_pred_src (it contains part)"),
+    ({"part": make_predictions()}, "no array preds, pos_pred_src or pred (it contains part)"),
     (b"", "not a file of predictions of a known format"),
     (b"\x93NUMPY\x01", "cannot be read as numpy's arrays"),
     (b"PK\x03\x04 and more", "cannot be read as numpy's arrays"),
