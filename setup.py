@@ -36,6 +36,7 @@ RTX = [
 ]
 IMAGES = ["pi-heif>=1", "pillow>=11.3"]  # HEIC and AVIF; the wheels of pi-heif hold libheif and libde265 (LGPL-3.0)
 BENCH = ["matplotlib>=3.10.7", "pillow>=11"]
+CONVERT = ["sleap-io>=0.9"]
 DEV = [
     "flask>=3",
     "hypothesis>=6.130",
@@ -99,6 +100,7 @@ setup(
         "rtx": RTX,
         "images": IMAGES,
         "bench": BENCH,
+        "convert": CONVERT,
         "dev": DEV,
     },
 )

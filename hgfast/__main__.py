@@ -41,7 +41,7 @@ HELP = """usage: hgfast VERB [FLAGS]
   evaluate      measure the accuracy of a checkpoint on one split of a data set
   predict       find keypoints in images and videos with a checkpoint or an exported network
   export        export a checkpoint to onnx, torchscript or tensorrt: hgfast export FORMAT CHECKPOINT
-  convert       convert another project's weights, or a checkpoint of training, to a checkpoint of hgfast
+  convert       convert weights to a checkpoint of hgfast, or annotations to COCO keypoints
   check         check the files of a data set
   self-test     test DALI on this machine's GPU
   cache         fill the crop cache, which speeds up data loading

@@ -1,7 +1,11 @@
-"""Convert another project's weights, or a checkpoint of training, to a checkpoint without training state.
+"""Convert another project's weights, or a checkpoint of training, to a checkpoint without training state; or annotations to COCO.
 
 python hgfast/convert.py theirs.pt hourglass.pt
 python hgfast/convert.py theirs.pt eyes.pt --joints [left_eye,right_eye]
+python hgfast/convert.py labels.slp train.json
+
+If OUT ends in .json, IN is a file of annotations: SLEAP (.slp), NWB (.nwb), a table of DeepLabCut (.csv), the YAML file of a YOLO
+pose data set, or Label Studio's JSON export. It is written as COCO keypoints. This needs sleap-io: pip install hgfast[convert].
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hgfast.annotation_converter import convert_annotations
 from hgfast.architectures import Decoder
 from hgfast.cli import parse
 from hgfast.errors import HgfastError, run_main
@@ -22,9 +27,11 @@ class ConvertConfig:
     """One conversion."""
 
     source: Path
-    """another project's file, or a checkpoint of hgfast"""
+    """another project's file, a checkpoint of hgfast, or a file of annotations"""
     out: Path
-    """file to write"""
+    """file to write: a checkpoint, or COCO keypoints (.json)"""
+    split: str = "train"
+    """split of a YOLO data set to convert"""
     input_size: int | None = None
     """side of the network's square input in pixels, which other projects' files do not store; none: 256"""
     joints: list[str] | None = None
@@ -44,11 +51,14 @@ class ConvertConfig:
 
 def convert(config: ConvertConfig) -> None:
     """Write any checkpoint that hgfast reads as a native one without training state, and print its properties."""
+    if config.out.exists() and not config.overwrite:
+        raise HgfastError(f"{config.out} exists: choose another name or add --overwrite")
+    if config.out.suffix.lower() == ".json":
+        print(convert_annotations(config.source, config.out, config.split), flush=True)
+        return
     from hgfast import checkpoints  # imports torch
     from hgfast.normalization import Normalization
 
-    if config.out.exists() and not config.overwrite:
-        raise HgfastError(f"{config.out} exists: choose another name or add --overwrite")
     content = checkpoints.read(config.source)
     family = content.pop("family", "hgfast")
     model = checkpoints.model_from_checkpoint(content, config.source)
