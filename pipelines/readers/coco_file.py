@@ -6,6 +6,7 @@ joints may be null or NaN. What is used although it is odd causes a note, what c
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -55,12 +56,17 @@ def read_coco_file(path: Path) -> CocoFile:
     """Read the file. Raises `HgfastError` if it is missing or broken, or of another format."""
     if not path.is_file():
         raise HgfastError(f"there is no file of COCO annotations {path}: name the JSON file that lists images and annotations")
+    collects = gc.isenabled()
+    gc.disable()  # the collector would visit millions of new objects again and again, for a third of the time
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise HgfastError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     except (ValueError, RecursionError) as error:
         raise HgfastError(describe_foreign_file(path)) from error
+    finally:
+        if collects:
+            gc.enable()
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise HgfastError(describe_foreign_file(path, content))
     content.setdefault("categories", [])  # a file with a skeleton of its own may lack them

@@ -63,8 +63,9 @@ def find_images(
             f"which is no plain name of a file in {folder} or its sub-folders: correct it"
             + (", or give --data-outside" if _is_file_name(invalid) else "")
         )
-    listings = {inner: _list_folder(folder, inner) for inner in {"", *(os.path.split(name)[0] for name in distinct)}}
-    exists = {name: os.path.split(name)[1] in listings[os.path.split(name)[0]] for name in distinct}
+    split = {name: os.path.split(name) for name in distinct}
+    listings = {inner: _list_folder(folder, inner) for inner in {"", *(inner for inner, _ in split.values())}}
+    exists = {name: last in listings[inner] for name, (inner, last) in split.items()}
     if not allowed.outside:
         existing = [name for name in distinct if exists[name]]
         _check_links(folder, existing, listings, allowed, lambda name: describe(list(names).index(name)))
@@ -76,7 +77,8 @@ def find_images(
             + ("" if skip_missing else ", or leave their samples out with --skip-missing"),
             [str(folder / name) for name in missing],
         )
-    return np.array([str(folder / name) for name in names])[mask], mask
+    path_of = {name: str(folder / name) for name in distinct}
+    return np.array([path_of[name] for name in names])[mask], mask
 
 
 def _is_file_name(name: str) -> bool:

@@ -171,13 +171,15 @@ def test_names_never_collide() -> None:
     assert names[2] == "x"
 
 
-def test_folders_and_repetitions(tmp_path: Path) -> None:
+def test_folders_and_repetitions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("b.jpg", "a.PNG", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
     files, bad = list_files([tmp_path, tmp_path / "b.jpg", tmp_path / "notes.txt", tmp_path / "empty"], tmp_path / "out")
     assert [f.name for f in files] == ["a.PNG", "b.jpg", "notes.txt"]
     assert bad == [(tmp_path / "empty", f"{tmp_path / 'empty'} is a folder without images")]
+    skipped = "files that are no images or videos by their suffix are left out: 1 .txt"
+    assert capsys.readouterr().err == f"{tmp_path}: {skipped}\n"
     with pytest.raises(HgfastError, match="might be overwritten"):
         list_files([tmp_path / "b.jpg"], tmp_path / "empty" / "..")
 

@@ -13,6 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+from PIL import Image as PillowImage
 
 from hgfast import load_model
 from hgfast.errors import HgfastError
@@ -95,7 +97,16 @@ def test_lists_are_split_into_batches(session: Session, photo: Any) -> None:
 @pytest.mark.parametrize(
     "image, boxes, words",
     [
-        (np.zeros((4, 4, 3)), None, "an image must be"),
+        (np.zeros((4, 4, 3)), None, "an image must be .* float64: scale its values to 0 to 255 and convert"),
+        (np.zeros((2, 4, 4, 3), np.uint8), None, "give several images as a list"),
+        (np.zeros((3, 40, 40), np.uint8), None, "move its channels to the end"),
+        (None, None, r"there is no image \(None\): cv2.imread returns None"),
+        ([None], None, "there is no image"),
+        (torch.zeros(3, 40, 40), None, "an image is a torch tensor: give an array of uint8"),
+        ([torch.zeros(40, 40, 3, dtype=torch.uint8)], None, "an image is a torch tensor"),
+        ("photo.jpg", None, "'photo.jpg' is a file name, not an image: read it first"),
+        (Path("photo.jpg"), None, "is a file name, not an image"),
+        ({"image": 1}, None, "must be a numpy array of uint8 .* not dict"),
         (np.zeros((4, 4, 2), np.uint8), None, "an image must be"),
         (np.zeros((0, 4, 3), np.uint8), None, "an image must be"),
         (np.zeros((9, 9, 3), np.uint8), [(0, 0, 0, 3)], "has no area"),
@@ -110,6 +121,15 @@ def test_lists_are_split_into_batches(session: Session, photo: Any) -> None:
 def test_invalid_input(session: Session, image: Any, boxes: Any, words: str) -> None:
     with pytest.raises(HgfastError, match=words):
         session(image, boxes)
+
+
+def test_pil_images_are_upright(session: Session, photo: Any) -> None:
+    """A PIL image is taken in its own order of channels and rotated by its EXIF orientation."""
+    expected = session(photo)
+    stored = PillowImage.fromarray(np.rot90(photo))
+    stored.getexif()[0x0112] = 6
+    assert np.array_equal(session(stored).keypoints, expected.keypoints)
+    assert np.array_equal(session([PillowImage.fromarray(photo)])[0].keypoints, expected.keypoints)
 
 
 def test_network_without_keypoints(network: Path, cached_exporter: None, tmp_path: Path) -> None:
