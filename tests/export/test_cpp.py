@@ -275,6 +275,21 @@ def test_real_photographs(cli: Tool, net: Path) -> None:
     assert len(photos) == 200 and same_jpegs(photos, cli, net) <= SAME_JPEG
 
 
+def test_jpegs_that_python_refuses(cli: Tool, net: Path, tmp_path: Path) -> None:
+    """The same files as in Python are refused: cut off, or with two orientations."""
+    jpeg = rotated_jpeg(scene(), 6)
+    for content, words in (
+        (jpeg[:-2], "is a JPEG that is cut off"),
+        (jpeg[: len(jpeg) // 2], "is a JPEG that is cut off"),
+        (jpeg[:2] + exif(1) + jpeg[2:], "has two EXIF orientations"),
+    ):
+        (tmp_path / "x.jpg").write_bytes(content)
+        done = cli(net, tmp_path / "x.jpg")
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+        with pytest.raises(HgfastError, match=words):
+            read_image(tmp_path / "x.jpg")
+
+
 @pytest.mark.parametrize(
     "content",
     [

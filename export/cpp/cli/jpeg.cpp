@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <stdexcept>
 
+#include <jerror.h>
 #include <jpeglib.h>
 
 #include "image_file.hpp"
@@ -18,6 +19,7 @@ struct Errors {
     jpeg_error_mgr base;
     std::jmp_buf back;
     std::array<char, JMSG_LENGTH_MAX> message;
+    bool cut_off;  ///< The data end before the image does.
 };
 
 void jump_back(j_common_ptr info) {
@@ -33,7 +35,9 @@ struct Decoder {
     Decoder() {
         info.err = jpeg_std_error(&errors.base);
         errors.base.error_exit = jump_back;
-        errors.base.output_message = [](j_common_ptr) {};
+        errors.base.emit_message = [](j_common_ptr source, int level) {
+            if (level < 0 && source->err->msg_code == JWRN_JPEG_EOF) reinterpret_cast<Errors*>(source->err)->cut_off = true;
+        };
     }
     ~Decoder() { jpeg_destroy_decompress(&info); }
     Decoder(const Decoder&) = delete;
@@ -48,13 +52,13 @@ bool open(Decoder& decoder, const std::string& bytes) {
     jpeg_save_markers(&decoder.info, static_cast<int>(EXIF), 0xFFFF);
     jpeg_read_header(&decoder.info, TRUE);
     decoder.info.out_color_space = JCS_RGB;
-    jpeg_start_decompress(&decoder.info);
     return true;
 }
 
 /// Decode all rows to `out`. Returns false with a message in `decoder` on an error.
 bool decode(Decoder& decoder, std::uint8_t* out) {
     if (setjmp(decoder.errors.back) != 0) return false;
+    jpeg_start_decompress(&decoder.info);
     const std::size_t row = std::size_t{3} * decoder.info.output_width;
     while (decoder.info.output_scanline < decoder.info.output_height) {
         JSAMPROW at = out + row * decoder.info.output_scanline;
@@ -94,15 +98,21 @@ LoadedImage read_jpeg(const std::string& path) {
         throw std::runtime_error(path + " is not a JPEG that can be read (" + decoder.errors.message.data() + ")");
     };
     if (!open(decoder, bytes)) return fail();
-    const std::size_t count = std::size_t{decoder.info.output_width} * decoder.info.output_height;
+    const std::size_t count = std::size_t{decoder.info.image_width} * decoder.info.image_height;  // before memory is allocated
     if (count == 0 || count > MAX_PIXELS) throw std::runtime_error(path + " has too many pixels");
     LoadedImage image;
-    image.width = static_cast<int>(decoder.info.output_width), image.height = static_cast<int>(decoder.info.output_height);
+    image.width = static_cast<int>(decoder.info.image_width), image.height = static_cast<int>(decoder.info.image_height);
     image.pixels.resize(count * 3);
     int turn = 0;
-    for (const jpeg_marker_struct* marker = decoder.info.marker_list; marker != nullptr && turn == 0; marker = marker->next)
-        if (marker->marker == EXIF) turn = orientation(marker->data, marker->data_length);
+    for (const jpeg_marker_struct* marker = decoder.info.marker_list; marker != nullptr; marker = marker->next) {
+        const int found = marker->marker == EXIF ? orientation(marker->data, marker->data_length) : 0;
+        if (found != 0 && turn != 0 && found != turn)
+            throw std::runtime_error(path + " has two EXIF orientations, of which readers take different ones: save it anew");
+        if (turn == 0) turn = found;
+    }
     if (!decode(decoder, image.pixels.data())) return fail();
+    if (decoder.errors.cut_off)
+        throw std::runtime_error(path + " is a JPEG that is cut off: copy it again, or open it elsewhere and save it anew");
     return oriented(image, turn);
 }
 
