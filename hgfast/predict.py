@@ -307,11 +307,11 @@ def predict_video(
                 out.write(poses.draw(image, config.min_score), video.time_s)
                 entry["drawn"] = overlay_path.name
             entry["frames"] = index + 1
-    if not entry["frames"]:
-        raise HgfastError(
-            f"{video.path} has no frame that this build of OpenCV can decode (codec {video.codec}): convert it, such as with "
-            "'ffmpeg -i IN -c:v libx264 OUT.mp4', or leave it out"
-        )
+        if not entry["frames"]:
+            raise HgfastError(
+                f"{video.path} has no frame that this build of OpenCV can decode (codec {video.codec}): convert it, such as with "
+                "'ffmpeg -i IN -c:v libx264 OUT.mp4', or leave it out"
+            )
     if video.missing_end:
         entry["frames_promised"] = video.num_frames
     return entry

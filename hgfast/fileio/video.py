@@ -64,7 +64,8 @@ class VideoReader:
     def missing_end(self) -> bool:
         """Return whether fewer frames were read than the file promises, after all were read.
 
-        MP4 and AVI files count their frames; for others OpenCV computes the number from the duration, which may be inexact.
+        MP4 and AVI files count their frames, including those that an edit list cuts off, so a film that was trimmed without
+        encoding it again also counts as incomplete. For other files, OpenCV computes the number from the duration.
         """
         with self.path.open("rb") as file:
             head = file.read(12)

@@ -128,6 +128,22 @@ def test_a_broken_end_keeps_its_frames(
     assert f"{count} of the {FRAMES} frames" in capsys.readouterr().err
 
 
+def test_a_film_that_cannot_be_decoded_names_its_codec(
+    checkpoint: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    film = gray_film(tmp_path / "film.avi", "MJPG")
+    monkeypatch.setattr(VideoReader, "__iter__", lambda _: iter(()))  # OpenCV opens AV1, and decodes no frame of it
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(checkpoint), str(film), "--out", str(out)])
+    with pytest.raises(HgfastError, match="1 of 1 images failed"):
+        main()
+    assert "can decode (codec MJPG): convert it" in capsys.readouterr().err
+    assert not (out / "film.jsonl").exists()
+
+
 def test_suffixes_of_any_case_are_found_in_folders(tmp_path: Path) -> None:
     names = [f"{index}{suffix.upper()}" for index, suffix in enumerate(VIDEO_SUFFIXES)]
     for name in names:
