@@ -135,7 +135,7 @@ def read_coco(annotations: Path, images: Path, options: CocoOptions = CocoOption
     names, notes = resolve_names(images, image_names(file, rows))
     advice = "put them there, or name the folder that file_name is relative to"
     paths, exists = find_images(
-        images, names, options.skip_missing, advice, options.bounds, lambda n: f"{file.describe(rows[n])} of {annotations}"
+        images, names, options.skip_missing, advice, options.bounds, lambda n: f"{file.annotation_name(rows[n])} of {annotations}"
     )
     group = np.unique(names, return_inverse=True)[1].astype(np.int64)[exists]
     rows, table = [row for row, keep in zip(rows, exists) if keep], table[exists]
@@ -152,7 +152,7 @@ def read_coco(annotations: Path, images: Path, options: CocoOptions = CocoOption
         pixel_offset=options.pixel_offset,
         joints=skeleton.joints,
         image=group,
-        describe=lambda n: file.describe(rows[n]),
+        describe=lambda n: file.annotation_name(rows[n]),
         where=str(annotations),
     )
     notes = [*skeleton_notes, *file.notes, *notes, *size_notes, *check_labels(labels, options.allow)]
@@ -286,7 +286,7 @@ def _labeled_annotations(
     if len(file.categories) == 1:
         wanted.add(None)  # an annotation without category_id can be of no other
     elif categories and None in file.category_ids:
-        raise HgfastError(f"{file.path}: {file.describe(file.category_ids.index(None))} has no category_id; add it")
+        raise HgfastError(f"{file.path}: {file.annotation_name(file.category_ids.index(None))} has no category_id; add it")
     of_category = [row for row, key in enumerate(file.category_ids) if not categories or key in wanted]
     not_crowd = [row for row in of_category if not is_crowd(file, row)]
     with_points = [row for row in not_crowd if file.annotations[row].get("keypoints") not in (None, [])]
@@ -310,8 +310,8 @@ def _labeled_annotations(
         first = next(row for row in rows if normalize_id(file.annotations[row].get("num_keypoints")) == 0)
         labeled = int((table[rows.index(first), :, 2] > 0).sum())
         file.notes.append(
-            f"{count} annotations have num_keypoints 0 although joints are labeled ({file.describe(first)}: {labeled} by their "
-            "v); their v counts"
+            f"{count} annotations have num_keypoints 0 although joints are labeled ({file.annotation_name(first)}: {labeled} by "
+            "their v); their v counts"
         )
     return rows, table[has_labeled_joint], excluded
 
@@ -333,11 +333,11 @@ def _own_boxes(file: CocoFile, rows: Sequence[int], box_format: str) -> FloatArr
     if (negative := (table[:, 2:] < 0).any(1)).any():
         row = with_box[int(np.argmax(negative))]
         raise HgfastError(
-            f"{file.path}: the bbox of {file.describe(row)} has a negative size; correct or remove it, or give its --box-format"
+            f"{file.path}: the bbox of {file.annotation_name(row)} has a negative size; correct it, or give its --box-format"
         )
     flat = (table[:, 2:] == 0).any(1)
     if flat.any():
-        first = file.describe(with_box[int(np.argmax(flat))])
+        first = file.annotation_name(with_box[int(np.argmax(flat))])
         file.notes.append(f"{int(flat.sum())} annotations have a bbox without an area ({first}); that of their joints is used")
     table[flat] = np.nan
     box = np.full((len(rows), 4), np.nan)

@@ -46,7 +46,7 @@ class CocoFile:
     category_ids: list[Id | None]
     notes: list[str] = field(default_factory=list)
 
-    def describe(self, row: int) -> str:
+    def annotation_name(self, row: int) -> str:
         """Return the name of an annotation in messages."""
         number = self.annotations[row].get("id")
         return f"annotation number {row}" if number is None else f"annotation {number}"
@@ -77,7 +77,7 @@ def read_coco_file(path: Path) -> CocoFile:
     file = CocoFile(path, {}, content["categories"], annotations, [], [], notes)
     _read_images(content["images"], file)
     image_ids = [normalize_id(entry.get("image_id")) for entry in annotations]
-    _require_ids(image_ids, file.describe, "image_id", path)
+    _require_ids(image_ids, file.annotation_name, "image_id", path)
     file.image_ids.extend(value for value in image_ids if value is not None)
     file.category_ids.extend(normalize_id(entry.get("category_id")) for entry in annotations)
     return file
@@ -133,7 +133,7 @@ def image_names(file: CocoFile, rows: Sequence[int]) -> list[str]:
         key = file.image_ids[row]
         if key not in file.images:
             raise HgfastError(
-                f"{file.path}: {file.describe(row)} belongs to image {key!r}, which is not listed; "
+                f"{file.path}: {file.annotation_name(row)} belongs to image {key!r}, which is not listed; "
                 "add the image or remove the annotation"
             )
         name = file.images[key][0]
@@ -150,7 +150,7 @@ def is_crowd(file: CocoFile, row: int) -> bool:
         return CROWD_VALUES[value.lower() if isinstance(value, str) else value]
     except (KeyError, TypeError):
         shown = json.dumps(value)[:40]
-        raise HgfastError(f"{file.path}: iscrowd of {file.describe(row)} is {shown}, wanted 0 or 1; correct it") from None
+        raise HgfastError(f"{file.path}: iscrowd of {file.annotation_name(row)} is {shown}, wanted 0 or 1; correct it") from None
 
 
 def annotation_ids(file: CocoFile, rows: Sequence[int]) -> NDArray[np.int64]:
@@ -173,14 +173,14 @@ def keypoint_table(file: CocoFile, rows: Sequence[int], joints: int) -> FloatArr
     v[np.isnan(table).all(-1)] = 0  # a joint without any value
     if (invalid := ~np.isin(v, (0, 1, 2)).all(1)).any():
         row = int(np.argmax(invalid))
-        raise HgfastError(f"{file.path}: {file.describe(rows[row])} has a v that is not 0, 1 or 2; correct or remove it")
+        raise HgfastError(f"{file.path}: {file.annotation_name(rows[row])} has a v that is not 0, 1 or 2; correct or remove it")
     unusable = ~(np.abs(table[..., :2]) <= MAX_COORDINATE)
     if (labeled := unusable.any(-1) & (v > 0)).any():
         row = int(np.argmax(labeled.any(1)))
         column = int(np.argmax((unusable[row] & (v[row] > 0)[:, None]).ravel()))
         value = _flatten(file.annotations[rows[row]]["keypoints"])[column // 2 * 3 + column % 2]
         raise HgfastError(
-            f"{file.path}: keypoints of {file.describe(rows[row])} holds {json.dumps(value)[:40]}, which is not a finite "
+            f"{file.path}: keypoints of {file.annotation_name(rows[row])} holds {json.dumps(value)[:40]}, which is not a finite "
             "number of pixels, for a labeled joint (v above 0); correct or remove it"
         )
     table[..., :2][unusable] = 0
@@ -194,8 +194,8 @@ def box_table(file: CocoFile, rows: Sequence[int]) -> FloatArray:
         row = int(np.argmax(unusable))
         value = file.annotations[rows[row]]["bbox"][int(np.argmax(~(np.abs(table[row]) <= MAX_COORDINATE)))]
         raise HgfastError(
-            f"{file.path}: bbox of {file.describe(rows[row])} holds {json.dumps(value)[:40]}, which is not a finite number of "
-            "pixels; correct or remove it"
+            f"{file.path}: bbox of {file.annotation_name(rows[row])} holds {json.dumps(value)[:40]}, which is not a finite "
+            "number of pixels; correct or remove it"
         )
     return table
 
@@ -216,7 +216,7 @@ def _number_table(file: CocoFile, rows: Sequence[int], key: str, width: int, mea
     for number, (row, values) in enumerate(zip(rows, lists)):
         numbers = _number_list(values, width, meaning)
         if isinstance(numbers, str):
-            raise HgfastError(f"{file.path}: {key} of {file.describe(row)} {numbers}; correct or remove it")
+            raise HgfastError(f"{file.path}: {key} of {file.annotation_name(row)} {numbers}; correct or remove it")
         result[number] = numbers
     return result
 

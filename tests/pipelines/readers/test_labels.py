@@ -23,8 +23,8 @@ Content = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("image_folder")
     rng = np.random.default_rng(0)
     for number in range(12):
         cv2.imwrite(str(folder / f"{number}.jpg"), rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
@@ -55,9 +55,9 @@ def animals() -> Content:
     }
 
 
-def read(root: Path, pictures: Path, content: Content, **options: Any) -> CocoSamples:
+def read(root: Path, image_folder: Path, content: Content, **options: Any) -> CocoSamples:
     (root / "points.json").write_text(json.dumps(content))
-    return read_coco(root / "points.json", pictures, CocoOptions(**options))
+    return read_coco(root / "points.json", image_folder, CocoOptions(**options))
 
 
 def map_points(content: Content, change: Callable[[Any], Any], rows: slice = slice(None)) -> None:
@@ -72,8 +72,8 @@ def map_boxes(content: Content, change: Callable[[Any], Any], rows: slice = slic
         entry["bbox"] = np.asarray(change(np.array(entry["bbox"]))).tolist()
 
 
-def test_right_labels_cause_no_note(tmp_path: Path, pictures: Path) -> None:
-    samples = read(tmp_path, pictures, animals())
+def test_right_labels_cause_no_note(tmp_path: Path, image_folder: Path) -> None:
+    samples = read(tmp_path, image_folder, animals())
     assert samples.notes == () and len(samples) == 12
 
 
@@ -105,7 +105,7 @@ MISTAKES: list[tuple[str, Callable[[Any], Any] | None, Callable[[Any], Any] | No
 
 @pytest.mark.parametrize(("name", "points", "boxes", "sentence"), MISTAKES)
 def test_a_mistake_of_the_whole_file_is_an_error(
-    name: str, points: Any, boxes: Any, sentence: str, tmp_path: Path, pictures: Path
+    name: str, points: Any, boxes: Any, sentence: str, tmp_path: Path, image_folder: Path
 ) -> None:
     content = animals()
     if points is not None:
@@ -113,59 +113,59 @@ def test_a_mistake_of_the_whole_file_is_an_error(
     if boxes is not None:
         map_boxes(content, boxes)
     with pytest.raises(HgfastError, match=sentence) as error:
-        read(tmp_path, pictures, content)
+        read(tmp_path, image_folder, content)
     assert "points.json" in str(error.value) and "if that is right, give --allow" in str(error.value)
     every = ("normalized", "percent", "box-format", "box-size", "outside-box", "outside-image")
-    samples = read(tmp_path, pictures, content, allow=every)
+    samples = read(tmp_path, image_folder, content, allow=every)
     assert len(samples) == 12 and samples.notes
 
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)))
-def test_a_mistake_of_one_annotation_is_named(number: int, tmp_path: Path, pictures: Path) -> None:
+def test_a_mistake_of_one_annotation_is_named(number: int, tmp_path: Path, image_folder: Path) -> None:
     _, points, boxes, _ = MISTAKES[number]
     content = animals()
     if points is not None:
         map_points(content, points, slice(3, 4))
     if boxes is not None:
         map_boxes(content, boxes, slice(3, 4))
-    notes = " ".join(read(tmp_path, pictures, content).notes)
+    notes = " ".join(read(tmp_path, image_folder, content).notes)
     # a single box in another format may still hold its joints, and percent of one annotation may be pixels
     assert "annotation 13" in notes or (points is None and "corners" in MISTAKES[number][3]) or MISTAKES[number][0] == "percent"
 
 
 @pytest.mark.parametrize(("name", "change"), [("xyxy", to_corners), ("cxcywh", to_center)])
-def test_other_box_formats(name: str, change: Callable[[Any], Any], tmp_path: Path, pictures: Path) -> None:
-    expected = read(tmp_path, pictures, animals())
+def test_other_box_formats(name: str, change: Callable[[Any], Any], tmp_path: Path, image_folder: Path) -> None:
+    expected = read(tmp_path, image_folder, animals())
     content = animals()
     map_boxes(content, change)
-    samples = read(tmp_path, pictures, content, box_format=name)
+    samples = read(tmp_path, image_folder, content, box_format=name)
     assert np.allclose(samples.center, expected.center) and np.allclose(samples.side, expected.side) and samples.notes == ()
 
 
-def test_missing_joints_at_the_origin_and_repeated_annotations(tmp_path: Path, pictures: Path) -> None:
+def test_missing_joints_at_the_origin_and_repeated_annotations(tmp_path: Path, image_folder: Path) -> None:
     content = animals()
     for entry in content["annotations"][:2]:
         entry["keypoints"][:3] = [0, 0, 2]
     content["annotations"].append({**content["annotations"][4], "id": 99})
-    notes = read(tmp_path, pictures, content).notes
+    notes = read(tmp_path, image_folder, content).notes
     assert any(note.startswith("2 labeled joints lie at exactly (0, 0)") for note in notes)
     assert any("1 of 13 annotations repeat" in note and "(annotation 99 that of annotation 14)" in note for note in notes)
 
 
-def test_images_of_another_size_than_the_file_gives(tmp_path: Path, pictures: Path) -> None:
+def test_images_of_another_size_than_the_file_gives(tmp_path: Path, image_folder: Path) -> None:
     content = animals()
     content["images"][3].update(width=640, height=480)
-    (note,) = read(tmp_path, pictures, content).notes
+    (note,) = read(tmp_path, image_folder, content).notes
     assert (
         note.startswith("1 of 12 images are not of the size that the file gives") and "320 x 240, in the file 640 x 480" in note
     )
     for image in content["images"]:
         image.update(width=640, height=480)
     with pytest.raises(HgfastError, match=r"12 of 12 images are not of the size.*--allow image-size"):
-        read(tmp_path, pictures, content)
+        read(tmp_path, image_folder, content)
     for image in content["images"]:
         image.update(width="0", height=None)  # unknown
-    assert read(tmp_path, pictures, content).notes == ()
+    assert read(tmp_path, image_folder, content).notes == ()
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -216,11 +216,11 @@ def test_labels_of_images_whose_exif_rotation_the_tool_ignored(orientation: int,
         ("images\\sub\\cafe\u0301%201.JPG", "another case"),
     ],
 )
-def test_names_of_images_are_resolved(name: str, note: str, tmp_path: Path, pictures: Path) -> None:
+def test_names_of_images_are_resolved(name: str, note: str, tmp_path: Path, image_folder: Path) -> None:
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     target = folder / "sub/caf\u00e9 1.jpg"
-    shutil.copy(pictures / "0.jpg", target)
+    shutil.copy(image_folder / "0.jpg", target)
     content = animals()
     content["images"], content["annotations"] = content["images"][:1], content["annotations"][:1]
     content["images"][0]["file_name"] = name.format(folder=folder.resolve())
@@ -229,10 +229,10 @@ def test_names_of_images_are_resolved(name: str, note: str, tmp_path: Path, pict
     assert (len(samples.notes), note in " ".join(samples.notes)) == (bool(note), True)
 
 
-def test_another_case_is_not_taken_for_a_file_of_another_image(tmp_path: Path, pictures: Path) -> None:
+def test_another_case_is_not_taken_for_a_file_of_another_image(tmp_path: Path, image_folder: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    shutil.copy(pictures / "0.jpg", folder / "a.jpg")
+    shutil.copy(image_folder / "0.jpg", folder / "a.jpg")
     content = animals()
     content["images"], content["annotations"] = content["images"][:2], content["annotations"][:2]
     content["images"][0]["file_name"], content["images"][1]["file_name"] = "a.jpg", "A.jpg"
@@ -243,8 +243,8 @@ def test_another_case_is_not_taken_for_a_file_of_another_image(tmp_path: Path, p
 # ---- shapes of entries ----
 
 
-def test_entries_as_tools_write_them(tmp_path: Path, pictures: Path) -> None:
-    expected = read(tmp_path, pictures, animals())
+def test_entries_as_tools_write_them(tmp_path: Path, image_folder: Path) -> None:
+    expected = read(tmp_path, image_folder, animals())
     content = animals()
     first, second, third, fourth, fifth = content["annotations"][:5]
     first["keypoints"] = np.array(first["keypoints"]).reshape(-1, 3).tolist()
@@ -254,7 +254,7 @@ def test_entries_as_tools_write_them(tmp_path: Path, pictures: Path) -> None:
     del fifth["category_id"]
     content["images"][5]["id"] = 5.0
     content["images"].append(dict(content["images"][6]))
-    samples = read(tmp_path, pictures, content)
+    samples = read(tmp_path, image_folder, content)
     assert np.array_equal(samples.keypoints, expected.keypoints) and np.array_equal(samples.side, expected.side)
     assert samples.row.tolist() == expected.row.tolist() and samples.paths.tolist() == expected.paths.tolist()
     assert samples.notes == (
@@ -264,43 +264,43 @@ def test_entries_as_tools_write_them(tmp_path: Path, pictures: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 1e300])
-def test_coordinates_of_unlabeled_joints_may_be_anything(value: Any, tmp_path: Path, pictures: Path) -> None:
+def test_coordinates_of_unlabeled_joints_may_be_anything(value: Any, tmp_path: Path, image_folder: Path) -> None:
     content = animals()
     content["annotations"][0]["keypoints"][3:6] = [value, value, 0]
     content["annotations"][1]["keypoints"][3:6] = [None, None, None]
-    samples = read(tmp_path, pictures, content)
+    samples = read(tmp_path, image_folder, content)
     assert not samples.labeled[0, 1] and not samples.labeled[1, 1] and samples.labeled.sum() == 46 and samples.notes == ()
     content["annotations"][0]["keypoints"][5] = 2
     with pytest.raises(HgfastError, match=r"keypoints of annotation 10 holds .* for a labeled joint"):
-        read(tmp_path, pictures, content)
+        read(tmp_path, image_folder, content)
 
 
-def test_an_unclear_crowd_is_refused(tmp_path: Path, pictures: Path) -> None:
+def test_an_unclear_crowd_is_refused(tmp_path: Path, image_folder: Path) -> None:
     content = animals()
     content["annotations"][2]["iscrowd"] = "perhaps"
     with pytest.raises(HgfastError, match='iscrowd of annotation 12 is "perhaps", wanted 0 or 1; correct it'):
-        read(tmp_path, pictures, content)
+        read(tmp_path, image_folder, content)
 
 
-def test_flat_boxes_are_those_of_the_joints(tmp_path: Path, pictures: Path) -> None:
+def test_flat_boxes_are_those_of_the_joints(tmp_path: Path, image_folder: Path) -> None:
     content = animals()
     for entry, size in zip(content["annotations"], ([0, 0], [0, 50], [50, 0])):
         entry["bbox"][2:] = size
-    samples = read(tmp_path, pictures, content)
+    samples = read(tmp_path, image_folder, content)
     points = np.array([entry["keypoints"] for entry in content["annotations"][:3]]).reshape(3, 4, 3)[..., :2] + 0.5
     assert np.allclose(samples.center[:3], (points.min(1) + points.max(1)) / 2)
     assert np.allclose(samples.side[:3], 1.25 * (points.max(1) - points.min(1)).max(1))
     assert samples.notes == ("3 annotations have a bbox without an area (annotation 10); that of their joints is used",)
 
 
-def test_categories_with_the_same_joints_are_read_together(tmp_path: Path, pictures: Path) -> None:
+def test_categories_with_the_same_joints_are_read_together(tmp_path: Path, image_folder: Path) -> None:
     content = animals()
     content["categories"].append({"id": 2, "name": "dog", "keypoints": JOINTS, "skeleton": [[1, 3]]})
     for entry in content["annotations"][::2]:
         entry["category_id"] = 2
-    samples = read(tmp_path, pictures, content)
+    samples = read(tmp_path, image_folder, content)
     assert len(samples) == 12 and samples.summary == "12 samples of cat, dog"
-    dogs = read(tmp_path, pictures, content, category=["dog"])
+    dogs = read(tmp_path, image_folder, content, category=["dog"])
     assert dogs.row.tolist() == list(range(10, 22, 2)) and dogs.excluded == {"of other categories (category_id 1)": 6}
 
 
@@ -329,11 +329,11 @@ def test_a_fraction_of_the_images_to_validate_on() -> None:
             validation_mask(names, 0.2, pattern)
 
 
-def test_images_of_two_splits(tmp_path: Path, pictures: Path) -> None:
+def test_images_of_two_splits(tmp_path: Path, image_folder: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-    shutil.copytree(pictures, tmp_path / "images")
-    shutil.copy(pictures / "2.jpg", tmp_path / "images/copy.jpg")
+    shutil.copytree(image_folder, tmp_path / "images")
+    shutil.copy(image_folder / "2.jpg", tmp_path / "images/copy.jpg")
     content = animals()
     train = read(tmp_path / "one", tmp_path / "images", {**content, "annotations": content["annotations"][:6]})
     content["images"][8]["file_name"] = "copy.jpg"
