@@ -43,6 +43,7 @@ DEV = [
     "mypy>=1.15",
     "nlohmann-json>=3.11",
     *IMAGES,
+    "sleap-io>=0.9; python_version >= '3.11'",  # CONVERT; not tried with Python 3.10
     "pytest>=8",
     "pytest-cov>=7",
     "pytest-xdist>=3.6",

@@ -142,7 +142,7 @@ def read_coco(annotations: Path, images: Path, options: CocoOptions = CocoOption
     xy, labeled = table[..., :2] + options.pixel_offset, table[..., 2] > 0
     box = _own_boxes(file, rows, options.box_format)
     size = np.array([file.images[file.image_ids[row]][1:] for row in rows], np.float64).reshape(-1, 2)
-    xy, box, size, upright, size_notes = _match_images(file, paths, xy, box, size, options)
+    xy, box, size, upright, rotated, size_notes = _match_images(file, paths, xy, box, size, options)
 
     labels = Labels(
         keypoints=xy,
@@ -152,6 +152,7 @@ def read_coco(annotations: Path, images: Path, options: CocoOptions = CocoOption
         pixel_offset=options.pixel_offset,
         joints=skeleton.joints,
         image=group,
+        rotated=rotated,
         describe=lambda n: file.annotation_name(rows[n]),
         where=str(annotations),
     )
@@ -360,12 +361,12 @@ def _fill_boxes(box: FloatArray, bounds: FloatArray, box_size: float | None) -> 
 
 def _match_images(
     file: CocoFile, paths: NDArray[np.str_], xy: FloatArray, box: FloatArray, size: FloatArray, options: CocoOptions
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, tuple[str, ...]]:
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, bool, tuple[str, ...]]:
     """Compare the sizes (N, 2) of the images' entries with the images' headers; with `exif` ignore, rotate labels with images.
 
     Returns:
         Keypoints (N, K, 2), boxes (N, 4) and the entries' sizes (N, 2) in the upright images, the best known sizes (N, 2) of
-        these, NaN if unknown, and notes on what differs.
+        these, NaN if unknown, whether EXIF rotates some of the images, and notes on what differs.
     """
     distinct, first, index = np.unique(paths, return_index=True, return_inverse=True)
     examined = np.arange(len(distinct))
@@ -409,7 +410,7 @@ def _match_images(
             )
         )
     known = np.where(np.isnan(upright[index]), size, upright[index])
-    return xy, box, size, known, settle(iter(problems), str(file.path), options.allow)
+    return xy, box, size, known, bool(turned_images.any()), settle(iter(problems), str(file.path), options.allow)
 
 
 def _format_counts(numbers: dict[str, int]) -> str:

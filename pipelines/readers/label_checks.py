@@ -25,6 +25,7 @@ PERCENT_WARNING_ODDS = 0.02
 CROP_PADDING = 1.25  # joints may lie this far outside of their box: side of the square over the box's longer side
 TINY_BOX = 4  # pixels
 LARGE_BOX = 4  # longer side of the box over that of the joints, if at least half of the joints are labeled
+BOX_MARGIN = 0.1  # fraction of the image by which boxes may reach beyond it
 MIN_BOXES = 3  # boxes from which their format can be guessed
 MARGIN = 1.0  # pixels that joints may lie outside of their image, and boxes' corners for the guess of their format
 
@@ -37,8 +38,8 @@ class Labels:
 
     keypoints: (N, K, 2). labeled: (N, K). box: (N, 4) as x, y, width, height, NaN for annotations without a usable box of their
     own. size: (N, 2) width and height of the image, NaN if unknown. pixel_offset: what was added to the file's coordinates.
-    joints: the K names. image: (N,) int, equal for annotations of one image. describe: row -> name of the annotation. where: name
-    of the file.
+    joints: the K names. image: (N,) int, equal for annotations of one image. rotated: whether EXIF rotates some images. describe:
+    row -> name of the annotation. where: name of the file.
     """
 
     keypoints: FloatArray
@@ -48,6 +49,7 @@ class Labels:
     pixel_offset: float
     joints: tuple[str, ...]
     image: NDArray[np.int64]
+    rotated: bool
     describe: Callable[[int], str]
     where: str
 
@@ -94,6 +96,7 @@ def find_problems(labels: Labels) -> Iterator[Problem]:
     yield from _outside_image(labels)
     yield from _box_size(labels)
     yield from _outside_box(labels)
+    yield from _box_outside_image(labels)
     yield from _at_origin(labels)
     yield from _doubled(labels)
 
@@ -167,7 +170,8 @@ def _outside_image(labels: Labels) -> Iterator[Problem]:
     overshoot = np.maximum(-labels.keypoints, labels.keypoints - labels.size[:, None]).max(-1)
     outside = labels.labeled & (overshoot > MARGIN)
     known = labels.labeled & _is_known(labels.size)[:, None]
-    advice = "check whether the images were resized or rotated after labeling"
+    exif = " or whether they are of the stored images (--exif ignore)," * labels.rotated
+    advice = f"check whether the images were resized or rotated after labeling,{exif}".removesuffix(",")
     yield from _share_of_joints(labels, outside, known, QUARTER, "outside-image", "outside of their image", advice)
 
 
@@ -196,6 +200,13 @@ def _box_size(labels: Labels) -> Iterator[Problem]:
         advice = "check whether it is in other units, or of the whole image"
         name = "box-size" if (large & beyond).mean() >= HALF else None
         yield from _share(labels, large, MOST if name else np.inf, "box-size", text, advice)
+
+
+def _box_outside_image(labels: Labels) -> Iterator[Problem]:
+    low, high = labels.box[:, :2], labels.box[:, :2] + labels.box[:, 2:]
+    far = np.asarray((np.maximum(-low, high - labels.size) > BOX_MARGIN * labels.size).any(1), np.bool_)
+    advice = "check whether it is in another format (--box-format)"
+    yield from _share(labels, far, np.inf, "box-format", "a bbox that reaches more than a tenth beyond its image", advice)
 
 
 def _at_origin(labels: Labels) -> Iterator[Problem]:
