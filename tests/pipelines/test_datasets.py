@@ -63,7 +63,7 @@ def test_one_file_and_one_line_add_a_data_set(lines: Path, tmp_path: Path, monke
     (lines / "valid.csv").write_text((lines / "valid.csv").read_text() + "\nvalid0.png,10,10,20,20,80,30")
     check_config = parse(CheckConfig, flags)
     report = "\n".join(format_report(check_config, check(check_config)))
-    assert "train3.png: cannot be decoded" in report
+    assert "train3.png: is not an image" in report
     assert "warning: valid, row 4 (valid0.png): nose, 10.5 px outside" in report
     assert {path.name for _, path in input_files(check_config)} == {"train.csv", "valid.csv"}
     with pytest.raises(HgfastError, match=r"test.csv cannot be read"):
