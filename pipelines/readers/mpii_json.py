@@ -11,12 +11,12 @@ valid.h5 who have both, within 0.75 px for 99.5 %). `Samples.row` is the person'
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from hgfast.errors import HgfastError
 from hgfast.pipelines.readers.base import read_json
@@ -34,8 +34,8 @@ HEAD_PER_DISTANCE = 0.75
 def read_mpii_json(path: Path, images: Path, skip_missing: bool, bounds: AllowedRoots) -> Samples:
     """Read the people of one file, one sample each.
 
-    For a person without upper neck or head top, the head size is estimated from the scale, with the median ratio of the others,
-    and a warning tells how many there are.
+    The file has no head boxes, so the head size is derived from the joints, and for a person without upper neck or head top from
+    the scale, with the median ratio of the others. A note says so.
 
     Args:
         images: the folder of the images.
@@ -65,19 +65,21 @@ def read_mpii_json(path: Path, images: Path, skip_missing: bool, bounds: Allowed
         row = int(np.argmax(scale <= 0))
         raise HgfastError(f"{path}: scale of person {row} is {scale[row]:g}, must be above 0: correct or remove that person")
     labeled = visible != 0
-    return build_samples(
+    reference, note = _head_sizes(joints, labeled, scale, path)
+    samples = build_samples(
         images,
         [person["image"] for person in people],
         center=center + np.stack([np.zeros_like(scale), CENTER_OFFSET_Y * scale], 1),
         scale=SCALE_FACTOR * scale,
         points=np.where(labeled[..., None], joints, 0),
         labeled=labeled,
-        reference=_head_sizes(joints, labeled, scale, path),
+        reference=reference,
         row=np.arange(len(people)),
         skip_missing=skip_missing,
         bounds=bounds,
         describe=lambda row: f"person {row} of {path}",
     )
+    return replace(samples, notes=(*samples.notes, note))
 
 
 def _column(people: list[dict[str, Any]], name: str, path: Path) -> NDArray[np.float64]:
@@ -97,15 +99,15 @@ def _column(people: list[dict[str, Any]], name: str, path: Path) -> NDArray[np.f
 
 def _head_sizes(
     joints: NDArray[np.float64], labeled: NDArray[np.bool_], scale: NDArray[np.float64], path: Path
-) -> NDArray[np.float64]:
-    """Return the head sizes (N,) that PCKh divides by, in pixels."""
+) -> tuple[NDArray[np.float64], str]:
+    """Return the head sizes (N,) that PCKh divides by, in pixels, and a note on how they are found."""
     size = HEAD_PER_DISTANCE * np.hypot(*(joints[:, HEAD_TOP] - joints[:, UPPER_NECK]).T)
     known = labeled[:, UPPER_NECK] & labeled[:, HEAD_TOP] & (size > 0)
     if not known.any():
         raise HgfastError(f"{path}: no person has upper neck and head top, from which PCKh needs the head size: give annot/*.h5")
-    if not known.all():
-        tqdm.write(
-            f"warning: {path} has no head boxes, and {(~known).sum()} of {len(known)} people lack upper neck or head top: their "
-            "head size for PCKh is estimated from their scale; for the official figures, use annot/valid.h5"
-        )
-    return np.where(known, size, scale * np.median(size[known] / scale[known]))
+    others = f", of {(~known).sum()} of {len(known)} people without these joints from their scale" if not known.all() else ""
+    note = (
+        f"{path} has no head boxes: the head size for PCKh is derived from upper neck and head top{others}; for the official "
+        "figures, use annot/valid.h5"
+    )
+    return np.where(known, size, scale * np.median(size[known] / scale[known])), note
