@@ -18,6 +18,7 @@ Pairs = tuple[tuple[int, int], ...]
 _TOKEN = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
 _SIDE = re.compile("left|right")
 _OPPOSITE = {"left": "right", "right": "left", "l": "r", "r": "l"}
+_ABBREVIATIONS = {"l": "left", "r": "right", "lft": "left", "rgt": "right"}
 _NOT_SIDES = {"cleft", "leftover", "bright", "fright", "upright", "outright", "wright"}
 _CODES = {
     "lf", "rf", "lh", "rh", "lb", "rb", "lm", "rm", "lr", "rr", "fl", "fr", "hl", "hr", "bl", "br", "ml", "mr", "tl", "tr",
@@ -96,7 +97,7 @@ def _read_all(joints: Sequence[str]) -> list[list[_Reading]]:
 
 def _read(joint: str) -> Iterator[_Reading]:
     tokens = [token.lower() for token in _TOKEN.findall(joint.replace("左", " left ").replace("右", " right "))]
-    words = [{"l": "left", "r": "right"}.get(token, token) for token in tokens]
+    words = [_ABBREVIATIONS.get(token, token) for token in tokens]
     key = " ".join(_SIDE.sub(r" \g<0> ", " ".join(words)).split())  # lefteye, left_eye and l_eye become left eye
     sides = _SIDE.findall(key)
     if sides:

@@ -27,6 +27,7 @@ TINY_BOX = 4  # pixels
 LARGE_BOX = 4  # longer side of the box over that of the joints, if at least half of the joints are labeled
 BOX_MARGIN = 0.1  # fraction of the image by which boxes may reach beyond it
 MIN_BOXES = 3  # boxes from which their format can be guessed
+MIN_SHIFTED_BOXES = 6  # boxes from which the place of the joints in them is no chance
 MARGIN = 1.0  # pixels that joints may lie outside of their image, and boxes' corners for the guess of their format
 
 Mask = NDArray[np.bool_]
@@ -145,7 +146,8 @@ def _box_format(labels: Labels) -> Iterator[Problem]:
     as_corners: Mask = _inside(bounds, low, length) & ordered
     leaves_image = np.asarray((low + length > size + MARGIN).any(1), np.bool_)
     shift = ((bounds[:, :2] + bounds[:, 2:]) / 2 - (low + length / 2)) / length  # joints lie up and left in too large boxes
-    if as_corners.mean() >= 0.97 and low.any() and (leaves_image.mean() >= QUARTER or (np.median(shift, 0) < -0.1).all()):
+    is_shifted = len(box) >= MIN_SHIFTED_BOXES and (np.median(shift, 0) < -0.1).all()
+    if as_corners.mean() >= 0.97 and low.any() and (leaves_image.mean() >= QUARTER or is_shifted):
         yield _box_format_problem("two corners", "xyxy", as_corners, as_is & ~leaves_image)
 
 

@@ -1023,8 +1023,9 @@ def _no_joint_names(case: Case) -> Expectation:
 
 @kind("joints: sides that are half recognized")
 def _half_sides(case: Case) -> Expectation:
-    """A mirrored image would swap the eyes and not the paws, whose names tell their sides in another way."""
-    names = ["left_eye", "right_eye", *(f"{word}_paw" for word in case.rng.choice((("LF", "RF"), ("L1", "R1"), ("lft", "rgt"))))]
+    """A mirrored image would swap the eyes and not the paws, whose names differ in more than the side."""
+    paws = case.rng.choice((("left_paw", "right_forepaw"), ("LF_paw", "RH_paw"), ("pawLeft", "paw2Right")))
+    names = ["left_eye", "right_eye", *paws]
     names += [f"joint{n}" for n in range(case.joints - 4)]
     set_joints(case, names)
     return Expectation(warned="mirror|swap|flip", refused="mirror|swap|flip", needs_warning=True)
