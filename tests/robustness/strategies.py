@@ -27,7 +27,7 @@ def points(shape: tuple[int, ...], low: float = -2000, high: float = 4000) -> st
 @st.composite
 def skeletons(draw: Any) -> Skeleton:
     """Draw a skeleton with any joint names and edges, and optional flip pairs, groups and colors."""
-    joints = draw(st.lists(texts, min_size=2, max_size=9, unique=True))
+    joints = draw(st.lists(texts.map(str.strip), min_size=2, max_size=9, unique=True))  # readers strip names
     numbers = st.integers(0, len(joints) - 1)
     edges = draw(st.lists(st.tuples(numbers, numbers), max_size=6))
     order = draw(st.permutations(range(len(joints))))
