@@ -50,12 +50,10 @@ def skeleton_from_category(category: Mapping[str, Any], path: Path) -> tuple[Ske
     if known_skeleton := next((known for known in BUILTIN_SKELETONS if known.joints == joints), None):
         return known_skeleton, ()
     edges, complaint = _read_edges(category.get("skeleton"), joints)
-    others = "".join(f", such as --skeleton {name}" for name in shipped_skeletons(joints)[:1])
-    notes = (
-        (f"{where}: skeleton {complaint}, so the edges are left out; --skeleton FILE.yaml can name them{others}",)
-        if complaint
-        else ()
-    )
+    notes: tuple[str, ...] = ()
+    if complaint:
+        others = "".join(f", such as --skeleton {name}" for name in shipped_skeletons(joints)[:1])
+        notes = (f"{where}: skeleton {complaint}, so the edges are left out; --skeleton FILE.yaml can name them{others}",)
     return _make_skeleton(where, str(category.get("name", "keypoints")), joints, edges), notes
 
 
