@@ -39,7 +39,7 @@ BROKEN_FILES: list[tuple[bytes, str, str]] = [
     (b'{"images": [1, 2, ], "annotations": []}', "comma before ']'", "remove"),
     (str(COCO).encode(), "single quotes", "json.dump"),
     (TEXT.encode("gbk"), "not in UTF-8 (byte 36 is 0xd5)", "iconv"),
-    (gzip.compress(TEXT.encode(, mtime=0)), "gzip", "gunzip"),
+    (gzip.compress(TEXT.encode(), mtime=0), "gzip", "gunzip"),
     (pickle.dumps(COCO), "pickle", "annotation-formats.md"),
     (b"<?xml version='1.0'?><annotations><track/></annotations>", "CVAT", "COCO Keypoints 1.0"),
     (b"<annotation><folder/></annotation>", "VOC", "export"),
