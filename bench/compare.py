@@ -47,7 +47,8 @@ from hgfast.bench.harness.record import (
     write_record,
 )
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 
 PRINCETON = "seed_style"  # the baseline's name in rows
 MAX_LISTED_ROWS = 12

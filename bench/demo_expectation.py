@@ -16,7 +16,8 @@ import numpy as np
 import yaml
 
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.system_info import cpu_features, describe_machine, describe_system
 
 RUNS = ((38_000, 0.775), (58_000, 0.830), (96_000, 0.878), (124_000, 0.889), (193_000, 0.920))

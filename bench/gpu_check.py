@@ -51,8 +51,10 @@ from hgfast.bench.harness.record import (
 )
 from hgfast.cli import parse
 from hgfast.config import METRICS_FILE, LoaderName
-from hgfast.errors import HgfastError, SignalReceived, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.files import prepare_folder
+from hgfast.shutdown import SignalReceived
 from hgfast.system_info import available_cores
 from hgfast.validation import Range
 

@@ -24,7 +24,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
@@ -37,8 +36,9 @@ from hgfast.bench.gpu.steps import GpuCheckSettings, Step, gpu_check_steps
 from hgfast.bench.gpu_install import normalized
 from hgfast.bench.harness.record import ROOT, require_checkout
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
-from hgfast.fileio.files import prepare_folder
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
+from hgfast.fileio.files import prepare_folder, temporary_folder
 
 JOIN_SCRIPT = ROOT / "bench" / "gpu" / "kit_join.py"
 PIECE_BYTES = 20_000_000
@@ -255,8 +255,8 @@ def write_calls(out: Path, calls: Sequence[Call]) -> None:
 def rehearse(commands: Sequence[str], python: Path) -> int:
     """Run the commands on this machine with `python` as python3 and without an index; print the times and return the number of
     those that failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "python3"  # not a link, from which Python would not find its environment
+    with temporary_folder() as folder:
+        script = folder / "python3"  # not a link, from which Python would not find its environment
         script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(python.absolute()))} "$@"\n')
         script.chmod(0o755)
         variables = {"PATH": f"{folder}:{os.environ['PATH']}", "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from hgfast.bench.harness.config import LatencyConfig
 from hgfast.cli import parse
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 
 
 def main() -> None:

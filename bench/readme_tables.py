@@ -20,7 +20,8 @@ from hgfast.bench.harness.metric_specs import is_number
 from hgfast.bench.harness.record import RESULTS_DIR, ROOT, SCRIPTS, Row, command_of, machine_words, read_record, rows_of
 from hgfast.bench.tables.columns import format_number, format_percent, markdown_table, unmeasured_lines
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.files import write_text
 
 MARKER = re.compile(r"(?P<begin><!-- bench: (?P<name>[^>]*?) -->\n)(?P<text>.*?)(?P<end><!-- /bench -->)", re.DOTALL)

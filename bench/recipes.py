@@ -25,7 +25,8 @@ from hgfast.bench.harness.config import Positive, check_outputs
 from hgfast.bench.harness.record import Row, machine_info, make_record, require_checkout, write_record
 from hgfast.cli import parse
 from hgfast.config import DataConfig
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 
 RECIPES: dict[str, list[str]] = {
     "princeton": [

@@ -49,8 +49,10 @@ from hgfast.bench.tables.page import BenchResult, render_page
 from hgfast.bench.tables.ratio_checks import CHECK_COLUMNS, CheckResult, run_checks
 from hgfast.cli import parse
 from hgfast.config import DataConfig
-from hgfast.errors import HgfastError, SignalReceived, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.files import prepare_folder, write_text
+from hgfast.shutdown import SignalReceived
 from hgfast.system_info import available_cores
 from hgfast.validation import Range
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from hgfast.geometry import crop_matrices, transform_points
 from hgfast.model import STRIDE
 from hgfast.pipelines.readers import coco, mpii_h5

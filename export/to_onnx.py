@@ -9,7 +9,7 @@ The file runs in onnxruntime and OpenVINO. Its sidecar is FILE.json; the file's 
 from __future__ import annotations
 
 from hgfast.cli import parse
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from hgfast.export.exporter.options import ExportConfig
 
 

@@ -11,7 +11,8 @@ has deprecated TorchScript since 2.13.
 from __future__ import annotations
 
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.export.exporter.options import ExportConfig
 
 

@@ -10,7 +10,7 @@ engine is verified too. The ONNX file stays in the engine's folder, even if no i
 from __future__ import annotations
 
 from hgfast.cli import parse
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from hgfast.export.exporter.options import TensorRTConfig
 
 

@@ -86,7 +86,7 @@ def main() -> None:
         print(f"error: {error.args[0]}", file=sys.stderr)
         raise SystemExit(2) from None
     sys.argv = [f"hgfast {' '.join(words[: len(words) - len(rest)])}", *rest]
-    from hgfast.errors import run_main
+    from hgfast.entry_point import run_main
 
     run_main(lambda: import_module(module_name).main())
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
-from hgfast.fileio.files import atomic_write, writing
+from hgfast.fileio.files import atomic_write, temporary_folder, writing
 from hgfast.fileio.yaml_file import read_yaml
 from hgfast.geometry import FloatArray
 
@@ -79,8 +78,8 @@ def _load(source: Path, kind: str, split: str) -> Any:
     if not isinstance(tasks, list) or not all(isinstance(task, dict) and "annotations" in task for task in tasks):
         raise HgfastError(f"{source} is not Label Studio's JSON export, a list of tasks with annotations; export it as JSON")
     tasks = [_local_task(task, source) for task in tasks if any(entry.get("result") for entry in task["annotations"])]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "tasks.json"
+    with temporary_folder() as folder:
+        file = folder / "tasks.json"
         file.write_text(json.dumps(tasks), "utf-8")
         return sio.load_labelstudio(str(file))
 

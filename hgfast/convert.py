@@ -17,7 +17,8 @@ from typing import Any
 from hgfast.annotation_converter import convert_annotations
 from hgfast.architectures import Decoder
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.files import prepare_file
 from hgfast.skeletons import Skeleton, make_skeleton
 

@@ -16,7 +16,8 @@ from tabulate import tabulate
 
 from hgfast.cli import parse
 from hgfast.config import AmpSetting, InferenceConfig
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.files import check_distinct_paths, prepare_file
 
 IMAGE_SUFFIXES, CHART_SUFFIXES = (".jpg", ".png"), (".png", ".svg", ".pdf")

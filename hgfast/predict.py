@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from hgfast.architectures import Decoder
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio import video
 from hgfast.fileio.files import atomic_write, format_json, prepare_folder, to_json, write_text, writing
 from hgfast.fileio.video import VideoReader, VideoWriter

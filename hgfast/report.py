@@ -20,7 +20,8 @@ from typing import Any
 
 from hgfast.cli import parse
 from hgfast.config import DataConfig, InferenceConfig
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.files import check_distinct_paths, prepare_file, write_text
 from hgfast.reporting.records import RecordFinder, find_json_files, format_size
 

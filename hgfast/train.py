@@ -15,7 +15,8 @@ import sys
 
 from hgfast.cli import parse
 from hgfast.config import CONFIG_FILE, FLAG_ALIASES, Config
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 
 
 def parse_config(argv: list[str]) -> Config:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from hgfast.cli import parse
 from hgfast.config import FLAG_ALIASES, Config
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 
 MAX_LISTED = 20
 """Number of unreadable images that the command lists."""

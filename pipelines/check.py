@@ -17,7 +17,7 @@ split is broken, or a joint names a side and has no partner, 2 if nothing could 
 from __future__ import annotations
 
 from hgfast.cli import parse
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from hgfast.pipelines.checks.result import CheckConfig
 
 

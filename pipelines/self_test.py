@@ -16,7 +16,7 @@ from typing import Annotated
 
 from hgfast.cli import parse
 from hgfast.config import LoadingConfig
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from hgfast.validation import Range
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from hgfast.cli import dispatch
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from hgfast.pipelines.synthetic_data.hand.freihand_layout import generate_freihand
 from hgfast.pipelines.synthetic_data.people.coco_layout import generate_coco
 from hgfast.pipelines.synthetic_data.people.mpii_layout import generate_mpii

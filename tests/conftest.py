@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from hgfast.pipelines.synthetic import generate_freihand, generate_mpii
 from hgfast.system_info import cpu_features
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("few", max_examples=20, deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("many", max_examples=2000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("few")  # --hypothesis-profile many: a hundred times as many random examples
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background; commands leave an ignored signal ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

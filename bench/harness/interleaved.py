@@ -28,7 +28,6 @@ from typing import Any, NamedTuple, Protocol
 from tqdm import tqdm
 
 from hgfast.errors import HgfastError, one_line
-from hgfast.training.shutdown import raise_on_sigterm
 
 ROUNDS_MISSING = "the run has not ended; the rows contain the rounds so far"
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -192,7 +191,7 @@ def run_interleaved(
     def results() -> list[Result]:
         return [Result(startup, list(done), error) for startup, done, error in zip(startup_costs, trials, errors)]
 
-    with raise_on_sigterm(), bar, closing(WorkerPool(threads, settings.quick)) as pool:  # on SIGTERM the pool ends its processes
+    with bar, closing(WorkerPool(threads, settings.quick)) as pool:  # on SIGTERM the pool ends its processes
         for index, variant in enumerate(variants):
             startup_costs[index] = request(index, variant) or startup_costs[index]
         for number in range(rounds):

@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hgfast.errors import HgfastError
+from hgfast.fileio.files import write_bytes
 from hgfast.geometry import to_opencv_matrix, transform_points
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
@@ -100,7 +101,7 @@ def make_images(layout: str, statistics: ImageStatistics, folder: Path, count: i
     placed = [(str(path), matrix, size) for path, matrix, size in zip(synthetic.paths, matrices, sizes)]
     for path, content in zip(map(Path, paths), encode_to_density(placed, statistics, workers)):
         if not path.exists() or path.read_bytes() != content:  # the crop cache identifies images by their modification time
-            path.write_bytes(content)
+            write_bytes(path, content)
     bytes_per_pixel = file_statistics(paths).bytes_per_pixel
     if abs(bytes_per_pixel / statistics.bytes_per_pixel - 1) > TOLERANCE:
         raise HgfastError(

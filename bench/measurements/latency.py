@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -25,6 +24,7 @@ from hgfast.bench.tables.columns import print_rows
 from hgfast.bench.variants.latency import TORCH_METHODS, LatencyVariant
 from hgfast.checkpoints import load_model
 from hgfast.errors import HgfastError
+from hgfast.fileio.files import temporary_folder
 from hgfast.model import StackedHourglass
 from hgfast.pipelines import sample_crops
 from hgfast.pipelines.datasets import DATASETS, usable_samples
@@ -44,8 +44,8 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-
 def run(config: LatencyConfig) -> None:
     """Measure, print a table for each network, and write the record."""
     machine, rows, conclusions, results = machine_info(), list[Row](), list[str](), list[Result]()
-    with tempfile.TemporaryDirectory(prefix="hgfast-latency-") as folder:
-        networks = open_networks(config, Path(folder))
+    with temporary_folder() as folder:
+        networks = open_networks(config, folder)
         for network in networks:
             if not network.variants:
                 for row in network.unavailable:
@@ -59,7 +59,7 @@ def run(config: LatencyConfig) -> None:
             save_record(record, config.json)
 
         for network in networks:
-            network_rows, network_conclusions, network_results = measure(config, network, rates, Path(folder), save)
+            network_rows, network_conclusions, network_results = measure(config, network, rates, folder, save)
             print_rows(network_rows, "latency")
             print("\n".join(network_conclusions), flush=True)
             rows += network_rows

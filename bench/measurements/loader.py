@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,6 +20,7 @@ from hgfast.bench.tables.charts import draw_chart
 from hgfast.bench.tables.columns import print_rows
 from hgfast.bench.variants.loader import LoaderVariant
 from hgfast.config import AugmentConfig, DataConfig
+from hgfast.fileio.files import temporary_folder
 from hgfast.pipelines.crop_cache.builder import build, use_cache
 from hgfast.pipelines.datasets import open_samples
 from hgfast.pipelines.samples import Samples
@@ -78,14 +78,14 @@ COMPARISONS = (
 def run(config: LoaderConfig) -> None:
     """Measure, print the tables, and write the record and the chart."""
     machine = machine_info()
-    temp_dir = tempfile.TemporaryDirectory(prefix="hgfast-loader-") if config.work is None else nullcontext(str(config.work))
+    temp_dir = temporary_folder() if config.work is None else nullcontext(config.work)
     packages = ["matplotlib"] if config.chart else []
 
     def save(measured: list[LoaderResult]) -> None:
         save_record(make_record(make_rows(measured), machine, packages, incomplete=ROUNDS_MISSING), config.json)
 
     with temp_dir as folder:
-        measured = measure(config, open_sources(config, Path(folder)), save)
+        measured = measure(config, open_sources(config, folder), save)
         rows = make_rows(measured)
     results = {key_of(entry.variant): entry for entry in measured}
     texts = [summarize_bottleneck(results, layout, cached) for layout in config.layouts for cached in (False, True)]

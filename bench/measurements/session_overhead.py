@@ -6,7 +6,6 @@ import gc
 import json
 import multiprocessing
 import subprocess
-import tempfile
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from hgfast.bench.harness.noise import relative_noise
 from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
 from hgfast.bench.tables.columns import print_rows
 from hgfast.errors import HgfastError
+from hgfast.fileio.files import temporary_folder
 from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime.backends import RUNTIMES_BY_FORMAT, Artifact, DeviceOptions, RuntimeName
 from hgfast.runtime.session import Session
@@ -55,8 +55,8 @@ def run(config: SessionOverheadConfig) -> None:
     with closing(Exports(config.work, 8, quick=config.quick)) as exports:
         files = [exports.find_or_export(checkpoint, export) for export in (ONNX, ONNX_HEATMAPS)]
         tiny_onnx = exports.find_or_export(untrained_checkpoint("tiny", config.work), ONNX)
-    with tempfile.TemporaryDirectory(prefix="hgfast-session-") as folder:
-        rows = [*measure_times(config, *files), *measure_leaks(config, tiny_onnx, Path(folder))]
+    with temporary_folder() as folder:
+        rows = [*measure_times(config, *files), *measure_leaks(config, tiny_onnx, folder)]
     verdicts = conclusions(rows)
     print_rows(rows, "embedding")
     print("\n".join(verdicts), flush=True)

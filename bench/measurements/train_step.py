@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from hgfast.bench.harness.roofline import DeviceRates, measure_rates, step_traff
 from hgfast.bench.measurements.loader import EPOCH_LENGTH, open_images
 from hgfast.bench.tables.columns import print_rows
 from hgfast.bench.variants.train_step import INPUT_SIZE, Phase, TrainVariant, repeat_samples
+from hgfast.fileio.files import temporary_folder
 from hgfast.pipelines.samples import Samples
 from hgfast.skeletons import BODY16, HAND21
 from hgfast.training.amp import resolve_amp
@@ -47,9 +47,9 @@ def run(config: TrainStepConfig) -> None:
     """Measure, print the table and the conclusions, and write the record, that of the results so far after every round."""
     device, machine, rows, conclusions = select_device(config.device), machine_info(), list[Row](), list[str]()
     results = list[Result]()
-    temp_dir = tempfile.TemporaryDirectory(prefix="hgfast-train-") if config.work is None else nullcontext(str(config.work))
+    temp_dir = temporary_folder() if config.work is None else nullcontext(config.work)
     with temp_dir as folder:
-        samples = {layout: open_samples(config, layout, Path(folder)) for layout in config.layouts}
+        samples = {layout: open_samples(config, layout, folder) for layout in config.layouts}
         rates = measure_rates(device, config.threads)
 
         def save(network_rows: Sequence[Row]) -> None:

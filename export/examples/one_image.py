@@ -10,7 +10,7 @@ sees the whole image.
 import argparse
 from pathlib import Path
 
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from hgfast.fileio.files import check_distinct_paths
 from hgfast.runtime import Session
 from hgfast.visualization.draw import read_image, write_image

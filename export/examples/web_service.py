@@ -21,7 +21,8 @@ import numpy as np
 from flask import Flask, Response, abort, request
 from waitress import serve
 
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.runtime import Session
 
 MAX_BYTES, MAX_PIXELS, MAX_BOXES, THREADS = 20_000_000, int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]), 32, 4

@@ -19,7 +19,8 @@ from typing import Any
 
 import cv2
 
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.video import VideoReader, VideoWriter
 from hgfast.runtime import Session
 

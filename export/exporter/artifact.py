@@ -25,7 +25,6 @@ from hgfast.runtime import sidecar as sidecars
 from hgfast.runtime.sidecar import INPUT_NAME, ExportFormat, Sidecar, sha256_of
 from hgfast.skeletons import HAND21
 from hgfast.system_info import git_revision, package_versions
-from hgfast.training.shutdown import raise_on_sigterm
 
 RECORDED_PACKAGES = ("hgfast", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 NOT_RUN = "built, not run"  # verdict if this machine cannot run the artifact
@@ -128,7 +127,7 @@ def write_artifact(
         HgfastError: the file exceeds the tolerances or cannot be written; an existing file is unchanged.
     """
     advice = "free disk space or choose another path with --out"
-    with writing(out, advice), raise_on_sigterm(), atomic_write(out) as temp_path:
+    with writing(out, advice), atomic_write(out) as temp_path:
         write(temp_path)
         start_time = time.perf_counter()
         verification: dict[str, Any] | None = {"rows": [], "accuracy": accuracy} if accuracy else None

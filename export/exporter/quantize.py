@@ -12,9 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from onnx import helper, numpy_helper
 from tqdm import tqdm
 
 from hgfast.errors import HgfastError
+from hgfast.fileio.files import temporary_folder
 from hgfast.runtime.sidecar import INPUT_NAME, BatchRange
 
 OUTPUT_LAYERS = ".score."  # in the names of the weights that produce heatmaps
@@ -65,8 +64,8 @@ def quantize(model: onnx.ModelProto, images: NDArray[Any], sizes: BatchRange, fo
         )
     op_types = TENSORRT_OP_TYPES if for_tensorrt else CPU_OP_TYPES
     options = {"ActivationSymmetric": for_tensorrt, "WeightSymmetric": True, "QuantizeBias": not for_tensorrt}
-    with tempfile.TemporaryDirectory() as folder, _suppress_warnings():
-        fp32_path, prepared_path, int8_path = (Path(folder) / name for name in ("plain.onnx", "prepared.onnx", "done.onnx"))
+    with temporary_folder() as folder, _suppress_warnings():
+        fp32_path, prepared_path, int8_path = (folder / name for name in ("plain.onnx", "prepared.onnx", "done.onnx"))
         onnx.save(model, fp32_path)
         quant_pre_process(str(fp32_path), str(prepared_path), skip_symbolic_shape=True)  # fuses BatchNorm where possible
         prepared_model = onnx.load(prepared_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from hgfast.export.exporter.options import TensorRTConfig, onnx_path
 from hgfast.export.exporter.precision_check import ConvWeights, check_engine_precision
 from hgfast.export.exporter.trt_builder import TrtBackend
 from hgfast.export.exporter.verify import Reference, Row, Tolerances, compare_batches
+from hgfast.fileio.files import temporary_folder
 from hgfast.model import StackedHourglass
 from hgfast.runtime.sidecar import KEYPOINTS, sha256_of
 from hgfast.runtime.tensorrt_engine import Engine, LibraryNotFound
@@ -80,8 +80,8 @@ def make_engine(config: TensorRTConfig, model: StackedHourglass, out: Path, back
 
     accuracy = None if onnx is None else (onnx.sidecar.verification or {}).get("accuracy")  # of the ONNX file, in onnxruntime
     if config.precision == "int8" and backend.has_gpu and KEYPOINTS in spec.outputs:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "engine"
+        with temporary_folder() as folder:
+            path = folder / "engine"
             path.write_bytes(built.plan)
             with trt_builder.explain_undocumented_gpu(backend), Engine(path, sidecar) as engine:
                 accuracy = check_accuracy(config, model, engine, sidecar, sidecar.export_format)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from hgfast.errors import HgfastError, one_line
 from hgfast.export.exporter.options import BuildOptions
 from hgfast.export.exporter.precision_check import ConvWeights
 from hgfast.export.exporter.trt_builder import BuiltEngine, TrtBackend, check_plan, describe_build, engine_layer_info
-from hgfast.fileio.files import atomic_write
+from hgfast.fileio.files import atomic_write, temporary_folder
 from hgfast.runtime.sidecar import BatchRange, Precision
 
 LOGGER_NAMES = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")  # of Torch-TensorRT, and of TensorRT within it
@@ -52,9 +51,9 @@ def build(module: nn.Module, example: Tensor, batch: BatchRange, options: BuildO
     else:
         images = torch_tensorrt.Input(min_shape=least, opt_shape=best, max_shape=most, dtype=example.dtype)
     start_time = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, _collect_warnings() as lines:
+    with temporary_folder() as folder, _collect_warnings() as lines:
         # the default path is shared by all users of the machine and is not written atomically
-        timing_cache = Path(folder) / "times"
+        timing_cache = folder / "times"
         if options.timing_cache is not None:
             _copy_timing_cache(options.timing_cache, timing_cache)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from hgfast.export.exporter.artifact import ExportedArtifact
 from hgfast.export.exporter.export_module import ExportModule
 from hgfast.export.exporter.options import ExportConfig
 from hgfast.export.exporter.verify import Reference, Row, Tolerances, compare_batches
-from hgfast.fileio.files import to_json
+from hgfast.fileio.files import temporary_folder, to_json
 from hgfast.model import StackedHourglass
 from hgfast.runtime.backends import DeviceOptions, ignore_torchscript_deprecation, make_torchscript_fn
 from hgfast.runtime.sidecar import HEATMAPS, OUTPUT_NAMES, BatchRange
@@ -68,8 +67,8 @@ def make_torchscript(config: ExportConfig, model: StackedHourglass, out: Path) -
 
     def check(path: Path, reference: Reference, limits: Tolerances | None) -> list[Row]:
         run = make_torchscript_fn(path, list(spec.outputs), DeviceOptions())
-        with tempfile.TemporaryDirectory() as folder, ignore_torchscript_deprecation():
-            file = Path(folder) / "all_outputs"
+        with temporary_folder() as folder, ignore_torchscript_deprecation():
+            file = folder / "all_outputs"
             torch.jit.save(select_outputs(whole, OUTPUT_NAMES), str(file))
             probe = run if HEATMAPS in spec.outputs else make_torchscript_fn(file, list(OUTPUT_NAMES), DeviceOptions())
             smallest = BatchRange(*[config.batch_range.min] * 3)

@@ -7,8 +7,8 @@ at its default speed is four times as slow as VP8, which every browser plays as 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
+from hgfast.fileio.files import atomic_write, writing
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".qt", ".avi", ".divx", ".mkv", ".webm", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".ts",
@@ -98,7 +99,7 @@ class VideoWriter:
         if path.suffix.lower() not in CODECS:
             raise HgfastError(f"cannot write {path}: give it one of the suffixes {', '.join(CODECS)}; browsers play .webm")
         self.path, self.fps = path, fps
-        self._temp_path = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")  # OpenCV needs the suffix
+        self._file = ExitStack()
         self._writer: cv2.VideoWriter | None = None
         self._last: NDArray[np.uint8] | None = None
         self._written = 0
@@ -110,7 +111,9 @@ class VideoWriter:
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             fourcc = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
-            self._writer = cv2.VideoWriter(str(self._temp_path), fourcc, self.fps, (image.shape[1], image.shape[0]))
+            with writing(self.path, "choose another folder with --out"):
+                temp_path = self._file.enter_context(atomic_write(self.path))
+            self._writer = cv2.VideoWriter(str(temp_path), fourcc, self.fps, (image.shape[1], image.shape[0]))
             if not self._writer.isOpened():
                 raise HgfastError(f"cannot write the video {self.path}: choose another folder with --out")
         due = self._written + 1 if time_s is None else round(time_s * self.fps)
@@ -128,7 +131,5 @@ class VideoWriter:
         if self._last is not None:
             self._writer.write(self._last)
         self._writer.release()
-        if exc_type is None:
-            self._temp_path.replace(self.path)
-        else:
-            self._temp_path.unlink(missing_ok=True)
+        with writing(self.path, "choose another folder with --out"):
+            self._file.__exit__(exc_type, value, trace)

@@ -46,7 +46,7 @@ MAX_HEADLINES = 12  # metrics in large print
 MAX_LISTED = 40  # a subfolder with more files is listed as one entry
 
 FILE_DESCRIPTIONS = (
-    (r"(.*/)?\.[^/]*\.writing", "incomplete because writing was interrupted: not used, remove it"),
+    (r"(.*/)?\.[^/]*\.writing(\.[^/]*)?", "incomplete because writing was interrupted: not used, remove it"),
     (r"best\.pt", "the network with the best validation: for hgfast evaluate, predict, export and load_model"),
     (r"checkpoint\.pt", "the latest training state, for hgfast train --resume"),
     (r"checkpoint-\d{8}\.pt", "an older training state, kept by --train.keep-checkpoints"),

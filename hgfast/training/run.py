@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ import yaml
 from hgfast import checkpoints
 from hgfast.checkpoints import load_model
 from hgfast.config import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, EVENTS_FOLDER, METRICS_FILE, Config, ModelConfig
+from hgfast.entry_point import discard_failing_output
 from hgfast.errors import HgfastError
-from hgfast.fileio.files import writing
+from hgfast.fileio.files import lock_folder, remove_leftovers, writing
 from hgfast.losses import HEATMAP_KIND_OF_LOSS
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
@@ -28,20 +30,21 @@ from hgfast.pipelines.crop_cache.builder import use_cache
 from hgfast.pipelines.datasets import DATASETS, figures, open_loader, usable_samples
 from hgfast.pipelines.readers.skeleton_yaml import sides_problem
 from hgfast.pipelines.samples import Samples
+from hgfast.shutdown import ignore_sigterm
 from hgfast.skeletons import Skeleton, describe_flip
 from hgfast.training import distributed
 from hgfast.training.amp import slow_precision
 from hgfast.training.distributed import Ranks
-from hgfast.training.shutdown import ignore_sigterm
 from hgfast.training.trainer import Trainer
 from hgfast.visualization.overlays import log_validation
 
 
 def run(config: Config) -> None:
-    """Join the ranks and train, or resume a run whose ranks torchrun restarted."""
+    """Join the ranks and train, or resume a run whose ranks torchrun restarted. No other process can train in the same folder."""
     ranks = distributed.init_distributed(config.device, config.train.dist_timeout)
+    lock = lock_folder(config.out / config.exp, "--exp") if ranks.is_main else nullcontext()
     try:
-        with distributed.report_lost_peers(ranks.rank):
+        with discard_failing_output(), distributed.report_lost_peers(ranks.rank), lock:
             train(resume_after_restart(config, ranks), ranks)
     except HgfastError:
         ignore_sigterm()
@@ -203,8 +206,7 @@ def prepare_run_folder(folder: Path, config: Config) -> None:
     """Create the experiment's folder and write its configuration; a new run removes the files of an earlier one."""
     with writing(folder, "choose another folder with --out"):
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.writing"):  # temporary files of a killed run
-            leftover.unlink()
+        remove_leftovers(folder)
         if config.resume is None:
             checkpoints.remove_checkpoints(folder)
             (folder / METRICS_FILE).unlink(missing_ok=True)

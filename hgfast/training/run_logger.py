@@ -67,12 +67,10 @@ class RunLogger:
             image_proto = {"height": height, "width": width, "colorspace": 3, "encoded_image_string": encoded}
             self._write_event(step, [{"tag": name, "image": image_proto}])
 
-    def log_epoch(self, record: Mapping[str, Any], console_metrics: Sequence[str] | None = None) -> None:
-        """Append an epoch's line to metrics.jsonl; for a validated epoch also print it and write TensorBoard's curves.
+    def log_epoch(self, record: Mapping[str, Any]) -> None:
+        """Append an epoch's line to metrics.jsonl; for a validated epoch also write TensorBoard's curves.
 
-        record: "step", "epoch" and any other values; for a validated epoch also "valid" (metrics by name), "loss",
-            "images_per_s" and "data_wait".
-        console_metrics: the metrics to print; None prints all.
+        record: "step", "epoch" and any other values; for a validated epoch also "valid" (metrics by name).
         """
         if not self.is_main:
             return
@@ -80,10 +78,18 @@ class RunLogger:
         with writing(path, WRITE_HINT), path.open("ab", buffering=0) as file:
             _append_all(file, f"{to_json(record)}\n".encode())
             os.fsync(file.fileno())
-        if "valid" not in record:
+        metrics = record.get("valid", {})
+        self.log_scalars(record["step"], {f"valid/{name}": value for name, value in metrics.items() if np.isfinite(value)})
+
+    def print_epoch(self, record: Mapping[str, Any], console_metrics: Sequence[str] | None = None) -> None:
+        """Print the line of a validated epoch.
+
+        record: as for `log_epoch`, with "loss", "images_per_s" and "data_wait".
+        console_metrics: the metrics to print; None prints all.
+        """
+        if not self.is_main:
             return
         metrics = record["valid"]
-        self.log_scalars(record["step"], {f"valid/{name}": value for name, value in metrics.items() if np.isfinite(value)})
         text = ", ".join(f"{name} {metrics[name]:.4g}" for name in (metrics if console_metrics is None else console_metrics))
         print(
             f"epoch {record['epoch']}: loss {record['loss']:.3f}, {record['images_per_s']:.0f} images/s, "

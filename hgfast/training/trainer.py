@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from hgfast import checkpoints, system_info
 from hgfast.config import BEST_FILE, Config
-from hgfast.errors import HgfastError, SignalReceived, one_line, report_full_disk
+from hgfast.errors import HgfastError, one_line, report_full_disk
 from hgfast.losses import heatmap_loss
 from hgfast.model import StackedHourglass
+from hgfast.shutdown import GracefulShutdown, SignalReceived
 from hgfast.training.amp import autocast, resolve_amp
 from hgfast.training.batch import Batch
 from hgfast.training.distributed import (
@@ -38,7 +39,6 @@ from hgfast.training.evaluator import Loader, predict
 from hgfast.training.nan_guard import FP16_PATIENCE, NonFiniteGuard, empty_heatmaps_warning, mean_peak_if_empty, save_bad_batch
 from hgfast.training.optim import learning_rate_at, make_optimizer
 from hgfast.training.run_logger import RunLogger
-from hgfast.training.shutdown import GracefulShutdown
 from hgfast.training.throughput import DataWaitTimer, ThroughputMeter, format_duration, forward_flops
 
 SYNC_INTERVAL = 10  # steps between synchronizations with the device and other ranks
@@ -153,9 +153,10 @@ class Trainer:
                 self._warn_empty_heatmaps(epoch)
                 if self.on_validation is not None:
                     self.on_validation(self.global_step, predicted, self.eval_model)
-        self.logger.log_epoch(record, self.console_metrics)
+        self.logger.log_epoch(record)
         if validates:
             self._save_checkpoint(record["epoch"], record["valid"])
+            self.logger.print_epoch(record, self.console_metrics)
 
     def _broadcast_batch_norm(self) -> None:
         """Copy the main rank's BatchNorm statistics, of the network and its EMA, to every rank."""

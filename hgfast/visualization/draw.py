@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hgfast.errors import HgfastError, one_line
-from hgfast.fileio.files import writing
+from hgfast.fileio.files import write_bytes, writing
 from hgfast.fileio.image_format import format_problem, image_kind, undecodable_reason
 from hgfast.fileio.image_header import MAX_FILE_BYTES, MAX_PIXELS, check_image_size, too_large_message
 from hgfast.skeletons import Skeleton
@@ -113,7 +113,7 @@ def write_image(path: Path, image: Image) -> None:
         raise HgfastError(f"cannot write the image {path}: the format is unknown, or does not support {size}")
     with writing(path, "choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded.tobytes())
+        write_bytes(path, encoded.tobytes())
 
 
 def draw_skeleton(image: Image, points: ArrayLike, skeleton: Skeleton, visible: ArrayLike | None = None) -> Image:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from hgfast import __version__
 from hgfast.config import AugmentConfig, LoadingConfig
 from hgfast.errors import HgfastError, one_line
+from hgfast.fileio.files import temporary_folder
 from hgfast.geometry import warp
 from hgfast.normalization import UNNORMALIZED
 from hgfast.pipelines.batch_plan import BatchPlan, PlannedBatch
@@ -106,8 +107,8 @@ def compare_with_opencv(device_string: str, decoder_load: float) -> str:
         "" if all agree within `MAX_OFF` and `MEAN_OFF`, else a description of the problem.
     """
     device, loading = torch.device(device_string), LoadingConfig(hw_decoder_load=decoder_load)
-    with tempfile.TemporaryDirectory(prefix="hgfast-self-test-") as folder:
-        samples = _samples(write_jpegs(Path(folder)))
+    with temporary_folder() as folder:
+        samples = _samples(write_jpegs(folder))
         plan = BatchPlan(samples, INPUT_SIZE, BATCH_SIZE, augment=GEOMETRIC, seed=1)
         batches = [plan.batch(0, step) for step in range(plan.steps)]
         index = np.concatenate([planned.index for planned in batches])

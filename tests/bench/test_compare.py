@@ -13,7 +13,7 @@ import pytest
 from hgfast.bench import compare
 from hgfast.bench.compare import compare_rankings
 from hgfast.bench.harness.record import Row
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from tests.conftest import ROOT
 
 Compare = Callable[..., "tuple[int, str, str]"]

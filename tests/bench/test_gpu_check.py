@@ -32,7 +32,8 @@ from hgfast.bench.gpu.steps import (
 )
 from hgfast.bench.gpu_install import InstallError
 from hgfast.cli import Parser
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.export.exporter import trt_builder
 from hgfast.pipelines.loaders.dali import import_dali
 from hgfast.runtime.backends import import_or_explain

@@ -36,7 +36,7 @@ from pathlib import Path
 from hgfast.bench import gpu_check
 from hgfast.bench.gpu import step_runner
 from hgfast.bench.gpu.steps import Step
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 
 code, log, *names = sys.argv[1:7]
 sys.argv[1:] = sys.argv[7:]

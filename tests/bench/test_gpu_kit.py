@@ -17,7 +17,8 @@ from hgfast.bench import gpu_check, gpu_install, gpu_kit
 from hgfast.bench.gpu import kit_join
 from hgfast.bench.gpu.steps import gpu_check_steps
 from hgfast.bench.gpu_kit import SETTINGS, STEP_MINUTES, Call, command_of, plan_calls
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from tests.bench.test_gpu_check import assert_flags_parse
 from tests.conftest import ErrorOf
 

@@ -33,7 +33,7 @@ from hgfast.bench.readme_tables import (
 from hgfast.bench.tables.columns import COLUMNS, format_cell, format_number, markdown_table
 from hgfast.bench.tables.ratio_checks import CHECKS, run_checks
 from hgfast.config import DataConfig
-from hgfast.errors import run_main
+from hgfast.entry_point import run_main
 from hgfast.system_info import available_cores
 from tests.bench.test_gpu_check import assert_flags_parse
 from tests.conftest import ROOT, Command, ErrorOf

@@ -32,7 +32,8 @@ from hgfast.architectures import PRESETS, Architecture
 from hgfast.bench.harness.networks import calibrate_batch_norms, scale_heatmaps
 from hgfast.bench.harness.record import Row, machine_info, make_record, write_record
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.export.exporter import tensorrt_export, trt_builder
 from hgfast.export.exporter.artifact import RECORDED_PACKAGES, ExportedArtifact, load_network
 from hgfast.export.exporter.onnx_export import make_onnx

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from hgfast import load_model
 from hgfast.bench.gpu.steps import NO_BACKEND_PATTERN
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.export import to_onnx, torchscript, trt
 from hgfast.export.exporter import artifact, onnx_export, options, tensorrt_export, torchscript_export, trt_builder
 from hgfast.export.exporter.artifact import ExportedArtifact, load_network
@@ -531,7 +532,7 @@ def test_all_scripts_are_tested() -> None:
 def test_help(script: str) -> None:
     """Every option is listed, and nothing that takes seconds to import is imported; nor is it for an unknown flag."""
     code = (
-        "import atexit, sys\nfrom hgfast.errors import run_main\n"
+        "import atexit, sys\nfrom hgfast.entry_point import run_main\n"
         f"from hgfast.export.{script} import main\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'cv2', 'nvidia', 'h5py', 'scipy'}\n"
         "atexit.register(lambda: print('imported:', *heavy & set(sys.modules)))\nrun_main(main)"

@@ -8,7 +8,8 @@ import pytest
 
 from hgfast.cli import parse
 from hgfast.config import FLAG_ALIASES, Config
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.predict import PredictConfig
 from hgfast.train import parse_config
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from hgfast import checkpoints
 from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model, model_state
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.model import Meta
 from hgfast.normalization import Normalization
 from hgfast.predict import PredictConfig, list_files, main, output_stems, predict, prefetch

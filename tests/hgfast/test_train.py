@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -282,8 +282,8 @@ def test_resume_is_exact(whole_run: Path, hands: Path, tmp_path: Path, monkeypat
     torch.set_num_threads(1)
     report = RunLogger.log_epoch
 
-    def interrupt(self: RunLogger, record: dict[str, float], console_metrics: Sequence[str] | None) -> None:
-        report(self, record, console_metrics)
+    def interrupt(self: RunLogger, record: dict[str, float]) -> None:
+        report(self, record)
         if record["epoch"] == 2:
             raise KeyboardInterrupt
 

@@ -18,7 +18,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.pipelines.check import main
 from hgfast.pipelines.checks import images
 from hgfast.pipelines.checks import run as module

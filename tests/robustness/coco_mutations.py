@@ -37,7 +37,8 @@ from tqdm import tqdm
 
 from hgfast.cli import parse
 from hgfast.config import DataConfig
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.files import prepare_file, to_json, write_text
 from hgfast.pipelines.readers.coco import DATASET
 from hgfast.pipelines.readers.skeleton_yaml import sides_problem

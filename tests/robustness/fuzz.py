@@ -22,7 +22,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.files import prepare_file, to_json, write_text
 from tests.robustness import exports, fuzz_targets
 from tests.robustness.resource_monitor import Case, run_monitored

@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from hgfast.bench.harness.record import machine_info, make_record, write_record
 from hgfast.cli import parse
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from tests.conftest import ROOT
 from tests.robustness.usage import measure_usage
 

@@ -35,7 +35,8 @@ from hgfast.architectures import PRESETS, Architecture
 from hgfast.checkpoints import build_model, model_state
 from hgfast.cli import parse
 from hgfast.config import AugmentConfig, Config, DataConfig, LoadingConfig
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.fileio.image_header import MAX_PIXELS, image_size_from_header
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hgfast.fileio.files import atomic_write
+from hgfast.fileio.files import atomic_write, write_bytes
 from hgfast.pipelines.processes import map_with_progress
 from hgfast.pipelines.readers.freihand import VERSIONS
 from hgfast.pipelines.synthetic_data.files import check_minimum, data_set_folder, encode_jpeg
@@ -91,9 +91,9 @@ def render_job(job: Job) -> Annotation:
     folder = job.out / ("training" if training else "evaluation")
     for version, image in enumerate(hand_images.images):
         number = job.number + version * job.count
-        (folder / "rgb" / f"{number:08d}.jpg").write_bytes(encode_jpeg(image, int(rng.integers(70, 96))))
+        write_bytes(folder / "rgb" / f"{number:08d}.jpg", encode_jpeg(image, int(rng.integers(70, 96))))
     if training:
-        (folder / "mask" / f"{job.number:08d}.jpg").write_bytes(encode_jpeg(hand_images.mask, 95))
+        write_bytes(folder / "mask" / f"{job.number:08d}.jpg", encode_jpeg(hand_images.mask, 95))
     xyz = hand_images.hand.xyz
     scale = float(np.linalg.norm(xyz[SCALE_BONE[1]] - xyz[SCALE_BONE[0]]))
     return Annotation(hand_images.hand.K.tolist(), xyz.tolist(), scale)

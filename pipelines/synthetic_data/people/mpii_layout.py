@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 
 from hgfast.errors import HgfastError
-from hgfast.fileio.files import atomic_write
+from hgfast.fileio.files import atomic_write, write_bytes
 from hgfast.pipelines.processes import map_with_progress
 from hgfast.pipelines.synthetic_data.files import check_minimum, data_set_folder, encode_jpeg
 from hgfast.pipelines.synthetic_data.people.kinematics import HEAD_TOP, NECK, PELVIS, THORAX
@@ -111,7 +111,7 @@ def render_job(job: Job) -> list[MpiiRow]:
     rng = np.random.default_rng([job.seed, job.split, job.number])
     scene = sample_scene(rng)
     name = f"{job.index:09d}.jpg"
-    (job.out / "images" / name).write_bytes(encode_jpeg(scene.image, int(rng.integers(75, 96))))
+    write_bytes(job.out / "images" / name, encode_jpeg(scene.image, int(rng.integers(75, 96))))
     size = (scene.image.shape[0], scene.image.shape[1])
     return [
         annotate(rng, subject, scene.K, size, name, job.index, number)
@@ -174,7 +174,7 @@ def write_h5(file: Path, jobs: Sequence[Job], rows_per_image: Sequence[list[Mpii
     import h5py
 
     rows = [row for rows in rows_per_image for row in rows]
-    with atomic_write(file) as partial, h5py.File(partial, "w") as h5:
+    with atomic_write(file) as partial, h5py.File(partial, "w", locking=False) as h5:  # atomic_write has locked the file
         h5.attrs["name"] = "mpii"
         for field in fields(MpiiRow):
             values = [getattr(row, field.name) for row in rows]

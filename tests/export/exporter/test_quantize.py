@@ -19,7 +19,8 @@ from hgfast.architectures import PRESETS
 from hgfast.checkpoints import build_model
 from hgfast.cli import parse
 from hgfast.config import InferenceConfig
-from hgfast.errors import HgfastError, run_main
+from hgfast.entry_point import run_main
+from hgfast.errors import HgfastError
 from hgfast.export import to_onnx
 from hgfast.export.exporter import accuracy_check, onnx_export, trt_builder
 from hgfast.export.exporter.artifact import ExportedArtifact, load_network

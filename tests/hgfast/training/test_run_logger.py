@@ -110,9 +110,11 @@ def test_an_epochs_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert capsys.readouterr() == ("", "")
         assert not (tmp_path / "events").exists()
         log.log_epoch({**RECORD, "epoch": 2, "step": 40, "valid": figures})
+        log.print_epoch({**RECORD, "epoch": 2, "step": 40, "valid": figures})
         first = "epoch 2: loss 1.235, 322 images/s, waits for data 3% | "
         assert capsys.readouterr().out == first + "pck@0.2 0.9877, epe_px 3.21, missing nan\n"
-        log.log_epoch({**RECORD, "epoch": 3, "step": 60, "valid": figures}, console_metrics=["epe_px"])
+        log.log_epoch({**RECORD, "epoch": 3, "step": 60, "valid": figures})
+        log.print_epoch({**RECORD, "epoch": 3, "step": 60, "valid": figures}, console_metrics=["epe_px"])
         assert capsys.readouterr().out == first.replace("2", "3", 1) + "epe_px 3.21\n"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 40, 60] and lines[0] == RECORD

@@ -1,0 +1,84 @@
+"""Signals that end a program: SIGINT (Ctrl-C), SIGTERM, and SIGHUP, which a closed terminal or a lost ssh connection sends.
+
+A signal that was ignored when the program started stays ignored, as under nohup.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SECOND_SIGINT_DELAY = 5.0  # seconds after which a second Ctrl-C interrupts at once; torchrun delivers the first one twice
+
+
+class SignalReceived(BaseException):
+    """A signal ends the program; the message is for the user, or empty. Like KeyboardInterrupt, it is not an `Exception`."""
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.signum = number
+
+
+class GracefulShutdown:
+    """Records signals; `signal_received` is the number of the first one, or 0."""
+
+    def __init__(self) -> None:
+        self.signal_received = 0
+        self._received_at = 0.0
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[GracefulShutdown]:
+        """Record signals inside the block instead of ending the process."""
+        with _handle_signals(self._record):
+            yield self
+
+    @contextmanager
+    def raise_signals(self) -> Iterator[GracefulShutdown]:
+        """Raise `SignalReceived`, or KeyboardInterrupt for SIGINT, inside the block, so that open resources are cleaned up.
+
+        Only the first SIGTERM or SIGHUP raises: another one must not interrupt the cleanup.
+        """
+        with _handle_signals(self._raise):
+            yield self
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal_received and number == signal.SIGINT and now - self._received_at > SECOND_SIGINT_DELAY:
+            raise KeyboardInterrupt
+        if not self.signal_received:
+            self.signal_received, self._received_at = number, now
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        is_first, self.signal_received = not self.signal_received, self.signal_received or number
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if is_first:
+            raise SignalReceived(number)
+
+
+def ignore_sigterm() -> None:
+    """Ignore SIGTERM under torchrun, which sends it to all ranks once one has failed, so that this rank can report its error."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Install a handler of `STOP_SIGNALS` inside the block, except of ignored ones. Does nothing outside the main thread, where
+    Python allows no handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handled = [signum for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    previous_handlers = {signum: signal.signal(signum, handler) for signum in handled}
+    try:
+        yield
+    finally:
+        for signum, previous_handler in previous_handlers.items():
+            signal.signal(signum, previous_handler)
