@@ -18,7 +18,7 @@ from hgfast.annotation_converter import convert_annotations
 from hgfast.architectures import Decoder
 from hgfast.cli import parse
 from hgfast.entry_point import run_main
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, printable
 from hgfast.fileio.files import prepare_file
 from hgfast.skeletons import Skeleton, make_skeleton
 
@@ -55,7 +55,7 @@ def convert(config: ConvertConfig) -> None:
     if config.out.exists() and not config.overwrite:
         raise HgfastError(f"{config.out} exists: choose another name or add --overwrite")
     if config.out.suffix.lower() == ".json":
-        print(convert_annotations(config.source, config.out, config.split), flush=True)
+        print(printable(convert_annotations(config.source, config.out, config.split)), flush=True)
         return
     from hgfast import checkpoints  # imports torch
     from hgfast.normalization import Normalization
@@ -79,7 +79,7 @@ def convert(config: ConvertConfig) -> None:
     checkpoints.save(checkpoints.model_state(model), config.out)
     arch, meta = model.arch, model.meta
     print(
-        f"{config.out}: {family} weights, {arch.stacks} stacks, {arch.features} features, "
+        f"{printable(config.out)}: {family} weights, {arch.stacks} stacks, {arch.features} features, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(meta.skeleton.joints)} joints "
         f"({meta.skeleton.name})\n"
         f"input {arch.input_size} x {arch.input_size}, (rgb / 255 - {list(mean)}) / {list(std)}; {meta.heatmap_kind} maps "

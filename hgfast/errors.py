@@ -6,6 +6,7 @@ Any other exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,6 +37,11 @@ def printable(text: object) -> str:
 def one_line(error: object, limit: int = 300) -> str:
     """Return the text of an exception, or else its class, in one line of at most `limit` characters."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def print_warning(text: str) -> None:
+    """Print a warning, which may contain names of files, to stderr."""
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from hgfast.cli import parse
 from hgfast.config import AmpSetting, InferenceConfig
 from hgfast.entry_point import run_main
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, printable
 from hgfast.fileio.files import check_distinct_paths, prepare_file
 
 IMAGE_SUFFIXES, CHART_SUFFIXES = (".jpg", ".png"), (".png", ".svg", ".pdf")
@@ -116,9 +116,12 @@ def main() -> None:
     needs_truth = "predictions" not in files or any(getattr(config, flag) for flag, file in OUTPUTS.items() if file.suffixes)
     evaluation = evaluate(config, config.checkpoint, config.amp, config.baselines, needs_truth)
     result, samples = evaluation.result, evaluation.samples
+    written = {flag: path for flag, path in files.items() if result["rows"] or not OUTPUTS[flag].suffixes}
+    for flag, path in written.items():  # before anything is printed: the reader of a pipe may be gone
+        write_output(flag, path, config, evaluation)
     annotations_file = config.valid_annotations if result["split"] == "valid" else None
     split = f", split {result['split']}," if config.data or config.valid_annotations else ""
-    print(f"{samples.summary} of {config.dataset}{split} at {config.data or annotations_file or config.annotations}")
+    print(f"{samples.summary} of {config.dataset}{split} at {printable(config.data or annotations_file or config.annotations)}")
     if num_unreadable := result["unreadable"] - samples.unreadable:
         print(f"{num_unreadable} more could not be read and do not count")
     if num_non_finite := result["not_finite"]:
@@ -128,11 +131,10 @@ def main() -> None:
         print(format_table(result["rows"]))
         print(DATASETS[config.dataset].metric.note, flush=True)
     for flag, path in files.items():
-        if result["rows"] or not OUTPUTS[flag].suffixes:
-            write_output(flag, path, config, evaluation)
-            print(f"{OUTPUTS[flag].description}: {path}", flush=True)
-        else:
-            print(f"{OUTPUTS[flag].description}: skipped, the split has no annotations")
+        print(
+            f"{OUTPUTS[flag].description}: {printable(path) if flag in written else 'skipped, the split has no annotations'}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

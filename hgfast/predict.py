@@ -26,7 +26,7 @@ from tqdm import tqdm
 from hgfast.architectures import Decoder
 from hgfast.cli import parse
 from hgfast.entry_point import run_main
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, print_warning, printable
 from hgfast.fileio import video
 from hgfast.fileio.files import atomic_write, format_json, prepare_folder, to_json, write_text, writing
 from hgfast.fileio.video import VideoReader, VideoWriter
@@ -133,7 +133,7 @@ def list_files(images: Sequence[Path], out: Path) -> tuple[list[Path], list[tupl
             skipped = Counter(entry.suffix or "no suffix" for entry in found if entry not in set(entries) and not entry.is_dir())
             if skipped:
                 counts = ", ".join(f"{number} {suffix}" for suffix, number in sorted(skipped.items()))
-                print(f"{path}: files that are no images or videos by their suffix are left out: {counts}", file=sys.stderr)
+                print_warning(f"{path}: files that are no images or videos by their suffix are left out: {counts}")
             files += entries
             if not entries:
                 unreadable.append((path, f"{path} is a folder without images"))
@@ -293,7 +293,7 @@ def predict_video(
         raise HgfastError(f"{video.path} is a video: --heatmaps requires images")
     entry: dict[str, Any] = {"file": str(video.path), "frames": 0, "frames_per_s": video.fps, "keypoints": f"{name}.jsonl"}
     overlay_path = config.out / f"{name}.webm"
-    bar = tqdm(video, total=video.num_frames or None, unit="frame", desc=video.path.name, disable=None, leave=False)
+    bar = tqdm(video, total=video.num_frames or None, unit="frame", desc=printable(video.path.name), disable=None, leave=False)
     with (
         writing(config.out, "choose another folder with --out"),
         atomic_write(config.out / entry["keypoints"]) as temp_path,
@@ -328,19 +328,18 @@ def main() -> None:
         suffix = ", and heatmap grids in the same folder" if config.heatmaps else ""
         if config.draw:
             suffix = f", and the annotated images in the same folder (joints with a score of {config.min_score:g} or more)"
-        print(f"{num_images} image{'s' * (num_images != 1)} done: {config.out / 'keypoints.json'}{suffix}", flush=True)
+        print(f"{num_images} image{'s' * (num_images != 1)} done: {printable(config.out / 'keypoints.json')}{suffix}", flush=True)
     for entry in videos:
         output_files = " and ".join(str(config.out / entry[part]) for part in ("keypoints", "drawn") if part in entry)
-        print(f"{entry['frames']} frames of {entry['file']} done: {output_files}", flush=True)
+        print(f"{entry['frames']} frames of {printable(entry['file'])} done: {printable(output_files)}", flush=True)
     broken = [entry for entry in videos if "frames_promised" in entry]
     for entry in broken:
-        print(
-            f"warning: {entry['file']} is cut short or damaged: {entry['frames']} of the {entry['frames_promised']} frames that "
-            "it promises could be read, and are kept",
-            file=sys.stderr,
+        print_warning(
+            f"{entry['file']} is cut short or damaged: {entry['frames']} of the {entry['frames_promised']} frames that it "
+            "promises could be read, and are kept"
         )
     for entry in failed:
-        print(f"failed: {entry['reason']}", file=sys.stderr)
+        print(f"failed: {printable(entry['reason'])}", file=sys.stderr)
     if failed:
         raise HgfastError(f"{len(failed)} of {len(entries) + len(failed)} images failed, see above")
     if broken:

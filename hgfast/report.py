@@ -21,7 +21,7 @@ from typing import Any
 from hgfast.cli import parse
 from hgfast.config import DataConfig, InferenceConfig
 from hgfast.entry_point import run_main
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, printable
 from hgfast.fileio.files import check_distinct_paths, prepare_file, write_text
 from hgfast.reporting.records import RecordFinder, find_json_files, format_size
 
@@ -125,7 +125,7 @@ def write_report(config: ReportConfig, flags: set[str]) -> Path:
 def main() -> None:
     config = parse(ReportConfig, positional="folder", description=__doc__ or "")
     path = write_report(config, explicit_flags(sys.argv[1:]))
-    print(f"report: {path} ({format_size(path.stat().st_size)}), open it in a browser")
+    print(f"report: {printable(path)} ({format_size(path.stat().st_size)}), open it in a browser")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ interrupted at any time; the next run creates the missing crops. Crops of other 
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 
 from hgfast.cli import parse
 from hgfast.config import FLAG_ALIASES, Config
 from hgfast.entry_point import run_main
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, print_warning, printable
 
 MAX_LISTED = 20
 """Number of unreadable images that the command lists."""
@@ -43,10 +42,10 @@ def main() -> None:
     samples, size = open_samples(config, config.train.split), config.model.make_architecture().input_size
     report = build(samples, config.cache, config.augment, size, config.threads)
     for reason in list(report.unreadable.values())[:MAX_LISTED]:
-        print(f"warning: {reason}; left out", file=sys.stderr)
+        print_warning(f"{reason}; left out")
     if len(report.unreadable) > MAX_LISTED:
-        print(f"warning: {len(report.unreadable) - MAX_LISTED} more images cannot be read; left out", file=sys.stderr)
-    print(f"{config.cache}: {report.summary}, {time.perf_counter() - start:.1f} s", flush=True)
+        print_warning(f"{len(report.unreadable) - MAX_LISTED} more images cannot be read; left out")
+    print(f"{printable(config.cache)}: {report.summary}, {time.perf_counter() - start:.1f} s", flush=True)
     if config.prune:
         print(f"{prune_cache(samples, config.cache, config.augment, size)} other crops removed", flush=True)
     elif report.stale:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from hgfast.cli import dispatch
 from hgfast.entry_point import run_main
+from hgfast.errors import printable
 from hgfast.pipelines.synthetic_data.hand.freihand_layout import generate_freihand
 from hgfast.pipelines.synthetic_data.people.coco_layout import generate_coco
 from hgfast.pipelines.synthetic_data.people.mpii_layout import generate_mpii
@@ -21,7 +22,7 @@ COMMANDS: dict[str, Callable[..., str]] = {"freihand": generate_freihand, "mpii"
 def main() -> None:
     start = time.perf_counter()
     summary = dispatch(COMMANDS, description="Synthetic data sets in the layouts of the real ones.")
-    print(f"{summary}, {time.perf_counter() - start:.1f} s", flush=True)
+    print(f"{printable(summary)}, {time.perf_counter() - start:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

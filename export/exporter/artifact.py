@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from hgfast.checkpoints import load_model
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, printable
 from hgfast.export.exporter import verify
 from hgfast.export.exporter.options import ExportConfig
 from hgfast.export.exporter.verify import Reference, Row, Tolerances
@@ -178,9 +178,9 @@ def print_summary(exported: ExportedArtifact, seconds: float) -> None:
     if missing := [row["runtime"] for row in exported.rows if row["verdict"] == NOT_INSTALLED]:
         print(f"not verified in {', '.join(missing)}: pip install {' '.join(missing)} and export again to verify it there")
     print(
-        f"{path}: {path.stat().st_size / 1e6:.2f} MB, {sidecar.precision}, {sidecar.input.dtype} {sidecar.input.axes} "
+        f"{printable(path)}: {path.stat().st_size / 1e6:.2f} MB, {sidecar.precision}, {sidecar.input.dtype} {sidecar.input.axes} "
         f"{sidecar.input_size} x {sidecar.input_size}, batch {sidecar.batch.as_flag}, {len(sidecar.skeleton.joints)} joints"
         f"{', flip test' * sidecar.flip_test}; {seconds:.1f} s, of which {exported.verify_seconds:.1f} s for verification\n"
-        f"sidecar: {sidecars.sidecar_path(path)}",
+        f"sidecar: {printable(sidecars.sidecar_path(path))}",
         flush=True,
     )

@@ -10,14 +10,13 @@ import re
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, print_warning
 
 LOCK_FILE = ".lock"
 TEMP_FILE, TEMP_FOLDER = re.compile(r"\..*\.writing(\..*)?"), "hgfast-"
@@ -112,7 +111,7 @@ def _open_lock(path: Path, flag: str) -> int:
         try:
             is_locked = _try_lock(lock)
         except OSError as error:
-            print(f"warning: {path.parent} cannot be locked ({error.strerror}): start no other run in it", file=sys.stderr)
+            print_warning(f"{path.parent} cannot be locked ({error.strerror}): start no other run in it")
             return lock
         if is_locked and _is_open_file(path, lock):  # else its last holder has removed it meanwhile
             os.ftruncate(lock, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from hgfast.checkpoints import load_model
 from hgfast.config import DataConfig, InferenceConfig
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, print_warning
 from hgfast.fileio.files import format_json, to_json, write_text
 from hgfast.geometry import FloatArray
 from hgfast.pipelines.baselines import mean_pose, nearest_thumbnail
@@ -60,7 +59,7 @@ def evaluate(
         check_skeleton(data_set.skeleton)
     samples = usable_samples(config, split)
     for note in samples.notes:
-        print(f"warning: {note}", file=sys.stderr, flush=True)
+        print_warning(note)
     check_skeleton(samples.skeleton)
     if needs_truth and not samples.labeled.any():
         raise HgfastError(f"the split {split} has no annotations: use --predictions FILE alone")
@@ -68,7 +67,7 @@ def evaluate(
     meta, mode = model.meta, resolve_amp(amp, ranks.device)
     loader = open_loader(samples, meta.input_size, meta.normalization, ranks, config)
     if warning := slow_precision(mode, ranks.device):
-        print(f"warning: --amp {mode}: {warning}", file=sys.stderr, flush=True)
+        print_warning(f"--amp {mode}: {warning}")
     predicted = predict(model, loader, ranks, mode, "evaluate", config.flip_test)
     count, predicted_mask = len(samples), has_prediction(predicted)
     samples, predictions = samples.take(predicted_mask), {"network": predicted[predicted_mask]}

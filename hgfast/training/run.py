@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from hgfast import checkpoints
 from hgfast.checkpoints import load_model
 from hgfast.config import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, EVENTS_FOLDER, METRICS_FILE, Config, ModelConfig
 from hgfast.entry_point import discard_failing_output
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, print_warning, printable
 from hgfast.fileio.files import lock_folder, remove_leftovers, writing
 from hgfast.losses import HEATMAP_KIND_OF_LOSS
 from hgfast.model import Meta, StackedHourglass
@@ -110,26 +109,26 @@ def train(config: Config, ranks: Ranks) -> Path:
         limit = f" or {config.train.max_minutes:g} minutes" if config.train.max_minutes else ""
         parameters = sum(p.numel() for p in model.parameters())
         print(
-            f"{config.dataset} at {config.data or config.annotations}: {train_samples.summary} to train on, "
+            f"{config.dataset} at {printable(config.data or config.annotations)}: {train_samples.summary} to train on, "
             f"{valid_samples.summary} to validate\n"
             f"{mirrored}\n"
-            f"{config.weights or config.model.preset}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, "
+            f"{printable(config.weights or config.model.preset)}: {arch.stacks} stacks, {parameters / 1e6:.2f} M parameters, "
             f"{trainer.flops_per_image / 3e9:.2f} GFLOP an image, input {arch.input_size} px, loss {config.loss.name}\n"
             f"{ranks.world_size} rank(s) on {ranks.device_name}, precision {trainer.amp}, "
             f"{config.batch_size} samples a step, {trainer.total_steps} steps "
-            f"({trainer.total_steps / len(train_loader):.1f} epochs){limit}, files in {folder}",
+            f"({trainer.total_steps / len(train_loader):.1f} epochs){limit}, files in {printable(folder)}",
             flush=True,
         )
         same_split = config.train.split == config.train.valid_split  # on purpose, to see a network overfit
         shared = [] if same_split else shared_images(train_samples, valid_samples, MAX_IMAGES)
         for note in dict.fromkeys([*train_samples.notes, *valid_samples.notes, *shared]):
-            print(f"warning: {note}", file=sys.stderr, flush=True)
+            print_warning(note)
         if warning := slow_precision(trainer.amp, ranks.device):
-            print(f"warning: --train.amp {trainer.amp}: {warning}", file=sys.stderr, flush=True)
+            print_warning(f"--train.amp {trainer.amp}: {warning}")
     trainer.fit()
     if ranks.is_main and math.isfinite(trainer.best_value):
         best = f"the network with the highest {metric.best}, {trainer.best_value:.4g}"
-        print(f"{folder / BEST_FILE} is {best}", flush=True)
+        print(f"{printable(folder / BEST_FILE)} is {best}", flush=True)
     return folder
 
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from hgfast.config import EVENTS_FOLDER, METRICS_FILE
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, printable
 from hgfast.fileio.files import atomic_write, to_json, writing
 from hgfast.visualization.draw import Image
 
@@ -101,7 +101,7 @@ class RunLogger:
         """Print a text to stderr unless it was printed before."""
         if self.is_main and text not in self._warned:
             self._warned.add(text)
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Close the event file. Later records start a new one."""

@@ -12,7 +12,7 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from hgfast.errors import HgfastError
+from hgfast.errors import HgfastError, printable
 from hgfast.fileio.files import prepare_file
 from hgfast.pipelines.checks.annotations import (
     AnnotationIssue,
@@ -281,14 +281,14 @@ def format_report(config: CheckConfig, findings: CheckFindings) -> list[str]:
     ]
     if len(findings.duplicates) > MAX_PRINTED:
         lines.append(f"warning: {len(findings.duplicates) - MAX_PRINTED} more pairs may be the same hand")
-    lines.append(tabulate(findings.table, headers="keys"))
+    lines = [*map(printable, lines), tabulate(findings.table, headers="keys")]
     images, bad, decoder = len(findings.states), len(findings.bad), "DALI" if config.loader == "dali" else "OpenCV"
     all_usable = f"all {images} images can be used"
     lines.append(f"{bad} of {images} images cannot be used; training leaves them out" if bad else all_usable)
     if findings.missing:
         advice = "" if config.skip_missing else ": add them, or train with --skip-missing"
         lines.append(f"{len(findings.missing)} more are missing{advice}")
-    return [*lines, f"this check decoded {findings.decoded} of them with {decoder}; result: {result_file(config)}"]
+    return [*lines, f"this check decoded {findings.decoded} of them with {decoder}; result: {printable(result_file(config))}"]
 
 
 def exit_code(config: CheckConfig, findings: CheckFindings) -> int:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hgfast import __version__
 from hgfast.config import AugmentConfig, LoadingConfig
-from hgfast.errors import HgfastError, one_line
+from hgfast.errors import HgfastError, one_line, print_warning
 from hgfast.fileio.files import temporary_folder
 from hgfast.geometry import warp
 from hgfast.normalization import UNNORMALIZED
@@ -231,7 +231,7 @@ def ensure_tested(device: torch.device, loading: LoadingConfig, *, again: bool =
         lock = (folder / "self-test.lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
-        print(f"warning: the self-test of DALI cannot be remembered ({one_line(error)})", file=sys.stderr, flush=True)
+        print_warning(f"the self-test of DALI cannot be remembered ({one_line(error)})")
         run_self_test(device, loading)
         return
     with lock:

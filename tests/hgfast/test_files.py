@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hgfast.errors import HgfastError
-from hgfast.fileio.files import atomic_write, check_distinct_paths, prepare_folder, to_json, write_text
+from hgfast.fileio.files import (
+    atomic_write,
+    check_distinct_paths,
+    lock_folder,
+    prepare_folder,
+    remove_leftovers,
+    temporary_folder,
+    to_json,
+    write_text,
+)
 
 
 def test_failed_write_keeps_previous_file(tmp_path: Path) -> None:
@@ -62,3 +75,82 @@ def test_distinct_paths(tmp_path: Path) -> None:
 def test_json_has_no_nan() -> None:
     value = {"a": [1.5, math.nan, {"b": -math.inf}], "c": (1, "NaN")}
     assert json.loads(to_json(value)) == {"a": [1.5, None, {"b": None}], "c": [1, "NaN"]}
+
+
+# ---- locks, and what killed processes left ----
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from hgfast.fileio.files import atomic_write, lock_folder, temporary_folder
+folder = Path(sys.argv[1])
+with lock_folder(folder, "--exp"), atomic_write(folder / "a.txt") as temp_path, temporary_folder() as other:
+    temp_path.write_text("half")
+    print(other, flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that has locked the folder `run` and writes a file in it, and its temporary folder."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield process, Path(process.stdout.readline().strip())
+        process.kill()
+
+
+def test_a_locked_folder_is_refused_until_its_process_has_died(
+    tmp_path: Path, holder: tuple[subprocess.Popen[str], Path]
+) -> None:
+    process, _ = holder
+    with pytest.raises(HgfastError, match=rf"run is in use by process {process.pid} on .*: wait .*choose another --exp"):
+        lock_folder(tmp_path / "run", "--exp").__enter__()
+    process.kill()
+    process.wait()
+    with lock_folder(tmp_path / "run", "--exp"):
+        assert (tmp_path / "run/.lock").exists()
+    assert not (tmp_path / "run/.lock").exists()
+
+
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path, holder: tuple[subprocess.Popen[str], Path]) -> None:
+    process, folder = holder
+    (tmp_path / "run/.link.writing").symlink_to(tmp_path / "other")
+    (tmp_path / "hgfast-not-ours").mkdir()
+    remove_leftovers(tmp_path / "run")
+    with temporary_folder():
+        assert folder.is_dir() and len(list((tmp_path / "run").glob(".a.*.writing.txt"))) == 1
+    process.kill()
+    process.wait()
+    write_text(tmp_path / "run/b.txt", "new", "--out")
+    with temporary_folder():
+        assert not folder.exists()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".link.writing", ".lock", "b.txt"}
+    assert (tmp_path / "hgfast-not-ours").exists()
+
+
+def test_a_new_folder_without_content_is_removed_with_its_lock(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for name in ("old", "new"):
+        with lock_folder(tmp_path / name, "--exp"):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_links_at_the_names_of_temporary_files_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda length: "0")
+    (tmp_path / "victim").write_text("old")
+    (tmp_path / ".a.0.writing.txt").symlink_to(tmp_path / "victim")
+    (tmp_path / ".lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(HgfastError, match="cannot write"):
+        write_text(tmp_path / "a.txt", "new", "--out")
+    with pytest.raises(HgfastError, match="cannot write"):
+        lock_folder(tmp_path, "--exp").__enter__()
+    assert (tmp_path / "victim").read_text() == "old"
+
+
+def test_a_long_name_can_be_written(tmp_path: Path) -> None:
+    write_text(tmp_path / ("é" * 120 + ".json"), "x", "--out")
