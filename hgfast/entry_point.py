@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -57,18 +58,13 @@ def run_main(main: Callable[[], object]) -> None:
 
 def _exit_by_signal(signum: int, message: str) -> NoReturn:
     """Print the message, if any, to stderr and exit with code 128 + N."""
-    with discard_failing_output():
-        sys.stdout.flush()
-        if message:
-            print(message, file=sys.stderr, flush=True)
+    _print_last(message)
     raise SystemExit(128 + signum) from None
 
 
 def _exit_with_error(error: HgfastError) -> NoReturn:
     """Print the message to stderr and exit with code 2; under torchrun, also record it for torchrun's failure report."""
-    with discard_failing_output():
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    _print_last(f"error: {error}")
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -136,23 +132,28 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-class _UnfailingStream:
-    """A stream whose output is discarded from its first error on, as if it had been sent to the null device."""
+class _PersistentStream:
+    """A stream that discards its output once its reader has gone: a pipe's other end, or the terminal."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except OSError:
-            _discard(self._stream)
-            return len(text)
+        with self._discard_if_closed():
+            self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        try:
+        with self._discard_if_closed():
             self._stream.flush()
-        except OSError:
+
+    @contextmanager
+    def _discard_if_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
             _discard(self._stream)
 
     def __getattr__(self, name: str) -> Any:
@@ -160,14 +161,24 @@ class _UnfailingStream:
 
 
 @contextmanager
-def discard_failing_output() -> Iterator[None]:
-    """Discard what stdout and stderr cannot take inside the block, such as when `| tee` has ended."""
+def ignore_closed_output() -> Iterator[None]:
+    """Let the block go on silently when nobody reads stdout or stderr any more, such as when `| tee` has ended."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_UnfailingStream(stream) for stream in streams)
+    sys.stdout, sys.stderr = (_PersistentStream(stream) for stream in streams)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+
+
+def _print_last(message: str) -> None:
+    """Print the message to stderr, if any, and flush both streams, as far as they can be written."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, message and f"{message}\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            _discard(stream)
 
 
 def _discard(stream: IO[str]) -> None:

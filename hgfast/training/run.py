@@ -17,9 +17,9 @@ import yaml
 from hgfast import checkpoints
 from hgfast.checkpoints import load_model
 from hgfast.config import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, EVENTS_FOLDER, METRICS_FILE, Config, ModelConfig
-from hgfast.entry_point import discard_failing_output
+from hgfast.entry_point import ignore_closed_output
 from hgfast.errors import HgfastError, print_warning, printable
-from hgfast.fileio.files import lock_folder, remove_leftovers, writing
+from hgfast.fileio.files import lock_folder, writing
 from hgfast.losses import HEATMAP_KIND_OF_LOSS
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
@@ -43,7 +43,7 @@ def run(config: Config) -> None:
     ranks = distributed.init_distributed(config.device, config.train.dist_timeout)
     lock = lock_folder(config.out / config.exp, "--exp") if ranks.is_main else nullcontext()
     try:
-        with discard_failing_output(), distributed.report_lost_peers(ranks.rank), lock:
+        with ignore_closed_output(), distributed.report_lost_peers(ranks.rank), lock:
             train(resume_after_restart(config, ranks), ranks)
     except HgfastError:
         ignore_sigterm()
@@ -205,7 +205,6 @@ def prepare_run_folder(folder: Path, config: Config) -> None:
     """Create the experiment's folder and write its configuration; a new run removes the files of an earlier one."""
     with writing(folder, "choose another folder with --out"):
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
         if config.resume is None:
             checkpoints.remove_checkpoints(folder)
             (folder / METRICS_FILE).unlink(missing_ok=True)

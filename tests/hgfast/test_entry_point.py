@@ -123,11 +123,11 @@ def test_output_that_cannot_be_written_is_an_error() -> None:
     assert result.returncode == 2 and result.stderr == f"error: {FULL_DISK}\n"
 
 
-def test_output_that_fails_can_be_discarded() -> None:
+def test_closed_output_can_be_ignored() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     body = """
-    with discard_failing_output():
+    with ignore_closed_output():
         for _ in range(3): print("x", flush=True)
         print("x", file=sys.stderr, flush=True)"""
     with os.fdopen(writer, "w") as pipe:

@@ -5,17 +5,22 @@ Kills at any moment and restarts by torchrun are in test_kill_and_resume.py, sev
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hgfast import train
 from hgfast.errors import HgfastError
 from hgfast.pipelines.loaders.workers import PREFETCH_FACTOR, WorkerPool
-from tests.robustness.runs import resume, run_until_saved, saved_step, train_flags
+from tests.conftest import ErrorOf
+from tests.robustness.runs import TrainProcess, resume, run_until_saved, saved_step, train_flags
 from tests.robustness.usage import process_tree
 
 SIZE = 4 << 20  # bytes of a result, more than a pipe holds
@@ -135,3 +140,30 @@ def test_unresponsive_or_dead_rank(hands: Path, tmp_path: Path, signum: signal.S
     assert not [pid for pid in ranks if process_tree(pid)]
     if signum == signal.SIGSTOP:  # test_kill_and_resume.py resumes after a kill
         resume(tmp_path, step + 4)
+
+
+# ---- two runs, and output that nobody reads ----
+
+
+def test_a_second_run_in_the_folder_is_refused_and_changes_nothing(hands: Path, tmp_path: Path, error_of: ErrorOf) -> None:
+    run = run_until_saved(tmp_path, *train_flags(hands, tmp_path), "-m", "100")
+    flags = train_flags(hands, tmp_path)
+    for words in ([*flags], [*flags, "--overwrite"], ["-c", "run", "--out", tmp_path]):
+        assert f"run is in use by process {run.process.pid} on" in error_of(train.main, *words)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish() == 128 + signal.SIGTERM
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+    resume(tmp_path, saved_step(tmp_path) + 5)
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_training_goes_on_when_its_output_is_closed(hands: Path, tmp_path: Path, ranks: int) -> None:
+    """As with `| head -1`, or when `| tee` dies."""
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen([sys.executable, "-c", "import sys; open(sys.argv[1]).read(1)", str(tmp_path / "pipe")]):
+        run = TrainProcess(tmp_path, *train_flags(hands, tmp_path), ranks=ranks, output=tmp_path / "pipe")
+        code = run.finish()
+    assert (code, run.errors(), run.tracebacks()) == (0, [], 0) and "BrokenPipe" not in run.err
+    assert saved_step(tmp_path) == 40 and len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 7

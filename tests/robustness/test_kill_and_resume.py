@@ -83,7 +83,9 @@ def test_thirty_kills_at_random_moments(tmp_path: Path, command: Command) -> Non
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize(("signum", "ranks"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(
+    ("signum", "ranks"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 0), (signal.SIGTERM, 2), (signal.SIGHUP, 2)]
+)
 def test_signals_save_and_print_resume_hint(hands: Path, tmp_path: Path, signum: signal.Signals, ranks: int) -> None:
     run = run_until_saved(tmp_path, *train_flags(hands, tmp_path), "-m", "100", ranks=ranks)  # more steps than the test has time
     run.process.send_signal(signum)
