@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import cv2
@@ -36,6 +37,34 @@ def rotated_jpeg(rgb: NDArray[np.uint8], orientation: int) -> bytes:
     stored = np.ascontiguousarray(STORAGE_TRANSFORMS[orientation](rgb)[..., ::-1])
     jpeg = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
     return jpeg[:2] + exif(orientation) + jpeg[2:]
+
+
+def jpeg_with_scans(count: int, side: int = 4096) -> bytes:
+    """Encode a gray progressive JPEG of `count` scans, the first of which has the DC coefficients. `side`: a multiple of 1024.
+
+    A scan takes 40 bytes for 4096 x 4096 pixels, because one code of 15 bits ends 16384 blocks (ITU T.81, G.1.2.2), but the
+    decoder visits all blocks. Up to 883 scans are valid; further ones repeat them, which decoders accept with a warning.
+    """
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+    def scan(coefficient: int, high: int, low: int, data: bytes) -> bytes:
+        return segment(0xDA, bytes([1, 1, 0, coefficient, coefficient, high << 4 | low])) + data
+
+    blocks, one_code = (side // 8) ** 2, bytes([1]) + bytes(15)  # of 1 bit
+    size = side.to_bytes(2, "big")
+    parts = [
+        segment(0xDB, bytes([0]) + bytes([1] * 64)),
+        segment(0xC2, bytes([8]) + size + size + bytes([1, 1, 0x11, 0])),
+        segment(0xC4, bytes([0x00]) + one_code + bytes([0])),  # the same value as in the last block
+        segment(0xC4, bytes([0x10]) + one_code + bytes([0xE0])),  # nothing in 16384 + (14 bits) blocks
+        scan(0, 0, 0, bytes(blocks // 8)),
+    ]
+    for number in range(count - 1):
+        low = 13 - number // 63 % 14
+        parts.append(scan(1 + number % 63, 0 if low == 13 else low + 1, low, bytes(math.ceil(blocks / 16384 * 15 / 8))))
+    return b"\xff\xd8" + b"".join(parts) + b"\xff\xd9"
 
 
 def write_readable(folder: Path) -> dict[str, tuple[int, int]]:
