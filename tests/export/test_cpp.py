@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.visualization.draw import read_image
 from tests.conftest import ROOT, TIMEOUT, shared_path
 from tests.exports import FLIP_FLAGS, export_onnx
-from tests.odd_images import exif, rotated_jpeg, scene
+from tests.odd_images import exif, jpeg_with_scans, rotated_jpeg, scene
 
 SOURCE = ROOT / "export" / "cpp"
 SAME_PIXELS, SAME_JPEG = 0.05, 0.3  # pixels of the image
@@ -288,6 +289,61 @@ def test_jpegs_that_python_refuses(cli: Tool, net: Path, tmp_path: Path) -> None
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
         with pytest.raises(HgfastError, match=words):
             read_image(tmp_path / "x.jpg")
+
+
+def test_number_of_scans_is_limited(cli: Tool, net: Path, tmp_path: Path) -> None:
+    (tmp_path / "100.jpg").write_bytes(jpeg_with_scans(100, 1024))
+    assert cli(net, tmp_path / "100.jpg").returncode == 0
+    (tmp_path / "101.jpg").write_bytes(jpeg_with_scans(101, 1024)[:-2] + bytes(99))  # without its end
+    (tmp_path / "many.jpg").write_bytes(jpeg_with_scans(100_000))  # minutes of decoding
+    for name, scans in (("101", 101), ("many", 100_000)):
+        done = cli(net, tmp_path / f"{name}.jpg")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert f"is a JPEG of {scans} scans, more than the 100 that are decoded" in done.stderr
+
+
+def test_size_is_checked_before_memory_is_allocated(built: Path, net: Path, tmp_path: Path) -> None:
+    jpeg = bytearray(rotated_jpeg(scene(), 1))
+    size_at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[size_at : size_at + 4] = (65500).to_bytes(2, "big") * 2
+    (tmp_path / "x.jpg").write_bytes(jpeg)
+    limited = shlex.join(map(str, (built / "hgfast_cli", net, tmp_path / "x.jpg", "--threads", 1)))
+    done = shell("bash", "-c", f"ulimit -v 4000000; {limited}")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "has 65500 x 65500 pixels, more than the 268435456 that are decoded" in done.stderr
+
+
+@pytest.mark.parametrize("helped", [False, True])
+def test_output_that_cannot_be_written(helped: bool, built: Path, net: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(rotated_jpeg(scene(), 1))
+    words = ["--help"] if helped else [net, tmp_path / "x.jpg", "--threads", 1]
+    tool = shlex.join(map(str, (built / "hgfast_cli", *words)))
+    closed_pipe = f"mkfifo {tmp_path}/pipe; exec 3<>{tmp_path}/pipe 4>{tmp_path}/pipe 3>&-; {tool} >&4"
+    for script, reason in (
+        (f"{tool} > /dev/full", "No space left on device"),
+        (f"{tool} >&-", "Bad file descriptor"),
+        (closed_pipe, "Broken pipe"),
+    ):
+        done = shell("bash", "-c", script)
+        assert (done.returncode, done.stderr) == (1, f"hgfast_cli: cannot write the output: {reason}\n")
+
+
+@pytest.mark.parametrize("device", ["FOO", "0", "7"])
+def test_device_is_refused_as_in_python(device: str, cli: Tool, net: Path, tmp_path: Path) -> None:
+    done = cli(net, *write_raw(random_image(20, 20), tmp_path / "raw"), "--device", device)
+    check_refused(done, "bad_option", device_message(net, device=1))
+
+
+def test_stream_is_refused_as_in_python(built: Path, net: Path) -> None:
+    done = shell(built / "hgfast_check", "stream", net)
+    assert done.stdout == f"bad_option: {device_message(net, stream=1)}\n"
+
+
+def device_message(net: Path, **options: int) -> str:
+    """Return the error of a session in OpenVINO."""
+    with pytest.raises(HgfastError) as caught:
+        Session(net, "openvino", **options)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ LoadedImage read_raw(const std::string& path, int width, int height, int channel
     return {{bytes.begin(), bytes.end()}, width, height, channels};
 }
 
-LoadedImage oriented(const LoadedImage& image, int orientation) {
+LoadedImage oriented(LoadedImage image, int orientation) {
     if (orientation < 2 || orientation > 8) return image;
     const bool turned = orientation > 4;
     const int w = image.width, h = image.height;

@@ -27,6 +27,6 @@ LoadedImage read_raw(const std::string& path, int width, int height, int channel
 LoadedImage read_jpeg(const std::string& path);
 
 /// Apply an EXIF orientation (1 to 8).
-LoadedImage oriented(const LoadedImage& image, int orientation);
+LoadedImage oriented(LoadedImage image, int orientation);
 
 }  // namespace cli

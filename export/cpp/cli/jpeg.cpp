@@ -2,6 +2,7 @@
 #include <csetjmp>
 #include <cstdio>
 #include <stdexcept>
+#include <utility>
 
 #include <jerror.h>
 #include <jpeglib.h>
@@ -11,8 +12,9 @@
 namespace cli {
 namespace {
 
-constexpr unsigned EXIF = JPEG_APP0 + 1;
+constexpr unsigned EXIF = JPEG_APP0 + 1, SOS = 0xDA;
 constexpr std::size_t MAX_PIXELS = std::size_t{1} << 28;
+constexpr int MAX_SCANS = 100;  ///< of a progressive JPEG; each takes as long as decoding the image once
 
 /// Error handler of libjpeg. It returns by longjmp, which skips destructors: code below setjmp must not own resources.
 struct Errors {
@@ -89,6 +91,20 @@ int orientation(const std::uint8_t* data, std::size_t size) {
     return 0;
 }
 
+/// Count the scans (ITU T.81, B.1). As in libjpeg, bytes between segments and unexpected restarts are skipped.
+int count_scans(const std::string& bytes) {
+    const auto byte = [&](std::size_t at) { return at < bytes.size() ? static_cast<std::uint8_t>(bytes[at]) : 0U; };
+    int scans = 0;
+    for (std::size_t at = bytes.find('\xff', 2); at < bytes.size(); at = bytes.find('\xff', at)) {
+        const unsigned marker = byte(++at);
+        if (marker == 0 || marker == 1 || marker == 0xFF || (marker >= JPEG_RST0 && marker <= JPEG_RST0 + 7)) continue;
+        if (marker == JPEG_EOI) break;
+        if (marker == SOS) ++scans;
+        at += 1 + (byte(at + 1) << 8 | byte(at + 2));
+    }
+    return scans;
+}
+
 }  // namespace
 
 LoadedImage read_jpeg(const std::string& path) {
@@ -98,11 +114,16 @@ LoadedImage read_jpeg(const std::string& path) {
         throw std::runtime_error(path + " is not a JPEG that can be read (" + decoder.errors.message.data() + ")");
     };
     if (!open(decoder, bytes)) return fail();
-    const std::size_t count = std::size_t{decoder.info.image_width} * decoder.info.image_height;  // before memory is allocated
-    if (count == 0 || count > MAX_PIXELS) throw std::runtime_error(path + " has too many pixels");
     LoadedImage image;
     image.width = static_cast<int>(decoder.info.image_width), image.height = static_cast<int>(decoder.info.image_height);
-    image.pixels.resize(count * 3);
+    const std::size_t count = std::size_t{decoder.info.image_width} * decoder.info.image_height;
+    if (count > MAX_PIXELS)  // before memory is allocated
+        throw std::runtime_error(path + " has " + std::to_string(image.width) + " x " + std::to_string(image.height) +
+                                 " pixels, more than the " + std::to_string(MAX_PIXELS) +
+                                 " that are decoded: replace it or leave it out");
+    if (const int scans = count_scans(bytes); scans > MAX_SCANS)
+        throw std::runtime_error(path + " is a JPEG of " + std::to_string(scans) + " scans, more than the " +
+                                 std::to_string(MAX_SCANS) + " that are decoded: open it elsewhere and save it anew");
     int turn = 0;
     for (const jpeg_marker_struct* marker = decoder.info.marker_list; marker != nullptr; marker = marker->next) {
         const int found = marker->marker == EXIF ? orientation(marker->data, marker->data_length) : 0;
@@ -110,10 +131,11 @@ LoadedImage read_jpeg(const std::string& path) {
             throw std::runtime_error(path + " has two EXIF orientations, of which readers take different ones: save it anew");
         if (turn == 0) turn = found;
     }
+    image.pixels.resize(count * 3);
     if (!decode(decoder, image.pixels.data())) return fail();
     if (decoder.errors.cut_off)
         throw std::runtime_error(path + " is a JPEG that is cut off: copy it again, or open it elsewhere and save it anew");
-    return oriented(image, turn);
+    return oriented(std::move(image), turn);
 }
 
 }  // namespace cli

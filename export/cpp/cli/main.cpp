@@ -1,7 +1,11 @@
 // hgfast_cli: keypoints of JPEGs on the command line. Exit codes: 0 success, 2 invalid input, 1 another failure.
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstddef>
 #include <cstdio>
 #include <exception>
@@ -9,9 +13,11 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "image_file.hpp"
@@ -28,7 +34,7 @@ const char* const USAGE =
     "  --bgr              of --raw: blue first\n"
     "  --backend NAME     automatic, openvino, tensorrt, tensorrt_rtx\n"
     "  --threads N        CPU threads\n"
-    "  --device NAME      OpenVINO device name, or GPU index\n"
+    "  --device NAME      of ONNX files, OpenVINO's device, by default CPU; of engines, the index of a GPU\n"
     "  --repeat N         run the first image N more times and print time, memory and open files\n";
 
 struct Arguments {
@@ -128,6 +134,12 @@ cli::LoadedImage read(const Arguments& arguments, const std::string& path) {
     return cli::read_raw(path, arguments.raw_width, arguments.raw_height, arguments.raw_channels);
 }
 
+/// Print text to standard output at once. Throws std::system_error.
+void print(const std::string& text) {
+    errno = 0;
+    if (!(std::cout << text << std::flush)) throw std::system_error(errno, std::generic_category(), "cannot write the output");
+}
+
 int report(const hgfast::Status& status) {
     std::cerr << "hgfast_cli: " << status.message << " [" << hgfast::name(status.code) << "]\n";
     return status.code == hgfast::Code::failed ? 1 : 2;
@@ -172,7 +184,7 @@ int run(const Arguments& arguments) {
     for (const std::string& path : arguments.images) {
         hgfast::Result people;
         if (const auto status = predict(session, arguments, read(arguments, path), people); !status) return report(status);
-        std::cout << people.to_json() << "\n";
+        print(people.to_json() + "\n");
     }
     if (arguments.repeat > 0) {
         std::cerr << session.about() << "\n";
@@ -185,11 +197,19 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 int main(int count, char** words) {
+    std::signal(SIGPIPE, SIG_IGN);  // a reader that ended is an error of the next write
     try {
+        if (fcntl(1, F_GETFD) == -1) throw std::system_error(errno, std::generic_category(), "cannot write the output");
         const Arguments arguments = parse({words + 1, words + count});
         if (!arguments.help) return run(arguments);
-        std::cout << USAGE;
+        print(USAGE);
         return 0;
+    } catch (const std::system_error& error) {
+        std::fprintf(stderr, "hgfast_cli: %s\n", error.what());
+        return 1;
+    } catch (const std::bad_alloc&) {
+        std::fputs("hgfast_cli: memory ran out\n", stderr);
+        return 1;
     } catch (const std::exception& error) {
         std::fprintf(stderr, "hgfast_cli: %s\n", error.what());
         return 2;

@@ -13,6 +13,7 @@ class OpenVino final : public Runner {
 public:
     OpenVino(const Artifact& artifact, const Options& options)
         : path_(artifact.path), sidecar_(artifact.sidecar), device_(options.device.empty() ? "CPU" : options.device) {
+        check_cpu(options);
         try {
             const auto model = core_.read_model(artifact.bytes, ov::Tensor());
             check(*model);
@@ -59,6 +60,19 @@ public:
     }
 
 private:
+    /// Throw Failure for a stream, and for a device that OpenVINO does not have on this machine.
+    void check_cpu(const Options& options) {
+        try {
+            if (options.stream == nullptr) {
+                core_.get_property(device_, ov::supported_properties);
+                return;
+            }
+        } catch (const std::exception&) {  // reported below
+        }
+        throw Failure(Code::bad_option,
+                      "openvino runs on the CPU: leave out device and stream, or choose a runtime that uses a GPU");
+    }
+
     /// Check that the inputs and outputs of the network match the sidecar.
     void check(const ov::Model& model) const {
         const auto side = static_cast<std::int64_t>(sidecar_.input_size), joints = static_cast<std::int64_t>(sidecar_.joints());

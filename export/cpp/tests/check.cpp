@@ -2,6 +2,7 @@
 //
 //     hgfast_check crop SIZE WIDTH HEIGHT CHANNELS PIXELS OUT X Y SIDE   write the crop of a square, (SIZE, SIZE, 3), to OUT
 //     hgfast_check fuzz MODEL FOLDER COUNT SEED                          load COUNT broken copies of a model and its sidecar
+//     hgfast_check stream MODEL                                          load a model with a CUDA stream, and print the status
 //
 // fuzz writes each copy to FOLDER, loads it, and runs it if it loads; it prints the number of each status as a line of JSON.
 #include <cmath>
@@ -128,6 +129,15 @@ int fuzz(const std::string& model, const std::string& folder, int count, unsigne
     return 0;
 }
 
+int stream(const std::string& model) {
+    hgfast::Session session;
+    hgfast::Options options;
+    options.stream = &session;  // never used
+    const hgfast::Status status = hgfast::Session::load(model, options, session);
+    std::cout << hgfast::name(status.code) << ": " << status.message << "\n";
+    return 0;
+}
+
 int crop(const std::vector<std::string>& words) {
     const auto whole = [&](std::size_t i) { return std::stoi(words.at(i)); };
     const int size = whole(1);
@@ -148,6 +158,7 @@ int main(int count, char** given) {
     try {
         const std::vector<std::string> words(given + 1, given + count);
         if (words.size() == 10 && words[0] == "crop") return crop(words);
+        if (words.size() == 2 && words[0] == "stream") return stream(words[1]);
         if (words.size() == 5 && words[0] == "fuzz")
             return fuzz(words[1], words[2], std::stoi(words[3]), static_cast<unsigned>(std::stoi(words[4])));
         std::cerr << "see the top of check.cpp\n";

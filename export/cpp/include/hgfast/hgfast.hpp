@@ -29,7 +29,7 @@ namespace hgfast {
 /// Error codes for programs; Status::message is for people.
 enum class Code {
     ok,
-    bad_option,     ///< an invalid option or padding
+    bad_option,     ///< an invalid option or padding, or a device or stream that the backend does not have
     bad_image,      ///< no pixels, or an unsupported form
     bad_box,        ///< not finite, without area, outside the image or far too large
     no_file,        ///< the model or its sidecar is missing or cannot be read
@@ -104,8 +104,8 @@ enum class Backend { automatic, openvino, tensorrt, tensorrt_rtx };
 struct Options {
     Backend backend = Backend::automatic;  ///< automatic: chosen by the format of the file
     int threads = 0;                       ///< CPU threads; 0: the runtime's default
-    std::string device;                    ///< OpenVINO device name ("CPU") or GPU index ("0"); empty: the first
-    void* stream = nullptr;                ///< a cudaStream_t for GPU work; null: the session creates one
+    std::string device;                    ///< OpenVINO device name, by default "CPU", or GPU index of an engine, by default "0"
+    void* stream = nullptr;                ///< a cudaStream_t for an engine; null: the session creates one
     double padding = 1.0;                  ///< side of the square divided by the longer side of the box; 1.25 for tight boxes
 };
 
