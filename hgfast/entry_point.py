@@ -39,10 +39,12 @@ def run_main(main: Callable[[], object]) -> None:
                     sys.stdout.flush()
                     raise
                 sys.stdout.flush()
+                if shutdown.signal_received not in (0, signal.SIGINT):  # a library has ended because of the signal
+                    raise SignalReceived(shutdown.signal_received)
         except HgfastError as error:
             _exit_with_error(error)
         except SignalReceived as received:
-            _exit_by_signal(received.signum, str(received))
+            _exit_by_signal(received.signum, received.message)
         except KeyboardInterrupt:
             _exit_by_signal(signal.SIGINT, "interrupted")
         except BrokenPipeError:

@@ -17,12 +17,15 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECOND_SIGINT_DELAY = 5.0  # seconds after which a second Ctrl-C interrupts at once; torchrun delivers the first one twice
 
 
-class SignalReceived(BaseException):
-    """A signal ends the program; the message is for the user, or empty. Like KeyboardInterrupt, it is not an `Exception`."""
+class SignalReceived(SystemExit):
+    """A signal ends the program with exit code 128 + its number; the message is for the user, or empty."""
 
     def __init__(self, number: int, message: str = "") -> None:
-        super().__init__(message)
-        self.signum = number
+        super().__init__(128 + number)
+        self.signum, self.message = number, message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class GracefulShutdown:

@@ -23,9 +23,11 @@ from waitress import serve
 
 from hgfast.entry_point import run_main
 from hgfast.errors import HgfastError
+from hgfast.fileio.image_format import format_problem
 from hgfast.runtime import Session
 
 MAX_BYTES, MAX_PIXELS, MAX_BOXES, THREADS = 20_000_000, int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]), 32, 4
+MAX_CONNECTIONS, IDLE_SECONDS = 2000, 20
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG: no other decoder of OpenCV is exposed
 
 
@@ -61,6 +63,8 @@ def make_app(session: Session) -> Flask:
 
 def decode(body: bytes) -> np.ndarray:
     """Decode an image to RGB, rotated by its EXIF orientation."""
+    if problem := format_problem(memoryview(body)):  # such as a JPEG that takes hours
+        raise HgfastError(f"the image {problem}")
     try:
         image = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR) if body.startswith(SIGNATURES) else None
     except cv2.error:  # the image exceeds the pixel limit
@@ -78,7 +82,15 @@ def main() -> None:
     args = parser.parse_args()
     with Session(args.model) as session, socket.create_server((args.host, args.port)) as server_socket:
         print("takes JPEGs and PNGs at /keypoints of http://{}:{}".format(*server_socket.getsockname()), flush=True)
-        serve(make_app(session), sockets=[server_socket], threads=THREADS)
+        # waitress reads all requests in one thread, so that slow clients hold no thread, but a connection each
+        serve(
+            make_app(session),
+            sockets=[server_socket],
+            threads=THREADS,
+            connection_limit=MAX_CONNECTIONS,
+            channel_timeout=IDLE_SECONDS,
+            asyncore_use_poll=True,
+        )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ FLOATING_POINT = 3
 AVIF_BRANDS, HEIF_BRANDS = (b"avif", b"avis"), (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 """Brands of ISO media files that hold images."""
 TO_PNG = "save it as PNG"
+MAX_SCANS = 100
+"""Largest number of a JPEG's scans: cameras write one, progressive encoders about ten. Each takes as long as a whole image."""
+START_OF_SCAN, PROGRESSIVE_FRAMES = 0xDA, (0xC2, 0xC6, 0xCA, 0xCE)
+"""JPEG's markers (ITU T.81, table B.1)."""
 
 
 def image_kind(data: memoryview) -> str:
@@ -64,6 +68,14 @@ def format_problem(data: memoryview) -> str:
     return ""
 
 
+def needs_whole_file(head: memoryview) -> bool:
+    """Return whether the start of a file does not suffice for `format_problem` and `dali_problem`."""
+    try:
+        return image_kind(head) in ("PNG", "TIFF") or (image_kind(head) == "JPEG" and has_several_scans(head))
+    except (struct.error, IndexError):  # broken, or a header that is longer than `head`
+        return True
+
+
 def dali_problem(data: memoryview) -> str:
     """As `format_problem`, also for files that DALI alone decodes to another image or not at all."""
     kind = image_kind(data)
@@ -92,15 +104,33 @@ def _jpeg_problem(data: memoryview) -> str:
         frame = next((offset for marker, offset in markers.items() if is_frame(marker)), None)
         if frame is not None and data[frame + 5] == 4 and bytes(data[markers.get(0xEE, len(data)) :][:5]) != b"Adobe":
             return "is a CMYK JPEG without an Adobe marker, so that the meaning of its colors is unknown: save it as RGB"
+        if has_several_scans(data) and (count := bytes(data).count(bytes((0xFF, START_OF_SCAN)))) > MAX_SCANS:
+            return f"is a JPEG of {count} scans, more than the {MAX_SCANS} that are decoded: save it anew"
     except (struct.error, IndexError):  # broken: the decoder will say so
         return ""
     return ""
 
 
+def has_several_scans(data: memoryview) -> bool:
+    """Return whether a JPEG is progressive, or its first scan lacks some of its components; True if the start does not tell.
+
+    Raises `struct.error` or IndexError for a broken start.
+    """
+    num_components = 0
+    for marker, offset in jpeg_segments(data):
+        if is_frame(marker):
+            if marker in PROGRESSIVE_FRAMES:
+                return True
+            num_components = data[offset + 5]
+        if marker == START_OF_SCAN:
+            return data[offset] != num_components
+    return True
+
+
 def _has_end(data: memoryview) -> bool:
     """Return whether an end marker follows the start of a JPEG's first scan."""
     try:
-        scan = next((offset for marker, offset in jpeg_segments(data) if marker == 0xDA), None)
+        scan = next((offset for marker, offset in jpeg_segments(data) if marker == START_OF_SCAN), None)
     except struct.error:
         scan = None
     return scan is not None and b"\xff\xd9" in bytes(data[scan:])

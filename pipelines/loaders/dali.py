@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hgfast.config import LoadingConfig
 from hgfast.errors import HgfastError, one_line
-from hgfast.fileio.image_format import dali_problem, image_kind
+from hgfast.fileio.image_format import dali_problem, needs_whole_file
 from hgfast.fileio.image_header import HEADER_BYTES, MAX_PIXELS, check_image_size
 from hgfast.geometry import EPSILON, crop_regions
 from hgfast.normalization import Normalization
@@ -290,7 +290,7 @@ def find_undecodable(paths: Sequence[str], device: torch.device, loading: Loadin
 def file_problem(path: str) -> str:
     """Return why DALI must not decode a file, "" if it may: it would see another image than OpenCV, or allocate too much.
 
-    Only the start of the file is read, but all of a PNG or TIFF file, and no pixel is decoded.
+    Only the start of the file is read, but all of a PNG, a TIFF or a progressive JPEG, and no pixel is decoded.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -303,7 +303,7 @@ def file_problem(path: str) -> str:
     finally:
         os.close(file)
     try:
-        data = read_image_bytes(path).data if image_kind(head) in ("PNG", "TIFF") else head
+        data = read_image_bytes(path).data if needs_whole_file(head) else head
         check_image_size(data, path)
     except HgfastError as error:
         return str(error)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from hgfast.pipelines.synthetic_data.images import render_images
 from hgfast.runtime.session import Session
 from hgfast.visualization.draw import read_image
 from tests.conftest import ROOT, TIMEOUT
+from tests.odd_images import jpeg_with_scans
 
 EXAMPLES = ROOT / "export" / "examples"
 BOX = (20.0, 30.0, 100.0, 140.0)
@@ -185,9 +189,19 @@ def test_web_service(service: str, net: Path, photos: Path) -> None:
         ("?box=900,2,3,4", None, 400, "lies outside"),
         ("", bytes(20_000_001), 413, "more than 20000000 bytes"),
         ("", cv2.imencode(".png", np.zeros((6000, 6000), np.uint8))[1].tobytes(), 413, "25000000 pixels"),
+        ("", jpeg_with_scans(5000, 1024), 400, "is a JPEG of 5000 scans"),
     ],
-    ids=["text", "nothing", "TIFF", "33 boxes", "three numbers", "no number", "outside", "too long", "a bomb"],
+    ids=["text", "nothing", "TIFF", "33 boxes", "three numbers", "no number", "outside", "too long", "a bomb", "scans"],
 )
 def test_bad_requests(service: str, photos: Path, query: str, body: bytes | None, status: int, words: str) -> None:
     code, answer = post(f"{service}/keypoints{query}", (photos / "1.jpg").read_bytes() if body is None else body)
     assert code == status and words in answer["error"] and "\n" not in answer["error"]
+
+
+def test_slow_clients_do_not_block_the_service(service: str, photos: Path) -> None:
+    address = urllib.parse.urlsplit(service)
+    with ExitStack() as stack:
+        for _ in range(150):
+            client = stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=TIMEOUT))
+            client.sendall(b"POST /keypoints HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
+        assert post(f"{service}/keypoints", (photos / "1.jpg").read_bytes())[0] == 200

@@ -162,3 +162,13 @@ def test_characters_that_the_encoding_lacks_are_escaped() -> None:
 )
 def test_printable(text: str, printed: str) -> None:
     assert printable(text) == printed and str(HgfastError(text)) == printed
+
+
+def test_a_signal_that_a_library_ends_on_is_not_forgotten() -> None:
+    body = """
+    import signal
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit:
+        pass"""
+    assert run(body).returncode == 143

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hgfast.errors import HgfastError
-from hgfast.fileio.image_format import exif_orientation
+from hgfast.fileio.image_format import exif_orientation, needs_whole_file
 from hgfast.pipelines.checks.images import dark_images, decode_with_dali, decode_with_opencv
 from hgfast.pipelines.loaders.dali import describe_decode_error, file_problem
 from hgfast.visualization.draw import read_image
-from tests.odd_images import exif, rotated_jpeg, scene
+from tests.odd_images import exif, jpeg_with_scans, rotated_jpeg, scene
 
 Pixels = NDArray[np.uint8]
 
@@ -234,3 +234,26 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+@pytest.mark.parametrize(("count", "is_refused"), [(100, False), (101, True), (5000, True)])
+def test_jpeg_of_many_scans_is_refused_before_it_is_decoded(tmp_path: Path, count: int, is_refused: bool) -> None:
+    """Every scan is decoded over the whole image: a small file can take hours."""
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(jpeg_with_scans(count, 1024))
+    expected = f"{path} is a JPEG of {count} scans, more than the 100 that are decoded: save it anew" if is_refused else ""
+    assert file_problem(str(path)) == expected
+    if is_refused:
+        with pytest.raises(HgfastError) as error:
+            read_image(path)
+        assert str(error.value) == expected
+    else:
+        assert read_image(path).shape == (1024, 1024, 3)
+
+
+def test_whole_file_is_read_only_if_a_jpeg_may_have_several_scans() -> None:
+    jpeg, progressive = (cv2.imencode(".jpg", scene(), flags)[1].tobytes() for flags in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]))
+    assert not needs_whole_file(memoryview(jpeg)[:2000]) and needs_whole_file(memoryview(progressive)[:2000])
+    assert needs_whole_file(memoryview(jpeg)[:100])  # the frame header follows
+    two_components = jpeg.replace(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c\x02")
+    assert needs_whole_file(memoryview(two_components))
