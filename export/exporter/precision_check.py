@@ -15,6 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hgfast.errors import HgfastError, one_line
+from hgfast.fileio.onnx_file import check_onnx
 from hgfast.runtime.sidecar import Precision
 from hgfast.runtime.tensorrt_engine import TrtLibrary
 
@@ -40,8 +41,10 @@ class ConvWeights:
 def onnx_conv_weights(path: Path) -> ConvWeights:
     """Like `model_conv_weights`, for a file. Also raises `HgfastError` if the file is not a complete ONNX model."""
     try:
-        model = onnx.load(path)
-    except (OSError, DecodeError) as error:
+        content = path.read_bytes()
+        check_onnx(content)
+        model = onnx.load_model_from_string(content)
+    except (OSError, DecodeError, ValueError) as error:
         raise HgfastError(f"{path} cannot be read as ONNX ({one_line(error)}): export it again") from error
     return model_conv_weights(model, str(path))
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from hgfast.errors import HgfastError, one_line
 from hgfast.export.exporter.options import BuildOptions
 from hgfast.fileio.files import atomic_write
+from hgfast.fileio.onnx_file import check_onnx
 from hgfast.runtime.sidecar import BatchRange
 from hgfast.runtime.tensorrt_engine import (
     LIBRARY_NAMES,
@@ -261,6 +262,10 @@ def _parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path) -> None:
         data = onnx.read_bytes()
     except OSError as error:
         raise HgfastError(f"{onnx} cannot be read ({error.strerror}): export it with hgfast export onnx") from error
+    try:
+        check_onnx(data)
+    except ValueError as error:
+        raise HgfastError(f"{onnx} cannot be read as a network ({error}): export it again") from error
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(data, str(onnx)):
         errors = []

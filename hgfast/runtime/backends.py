@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError, one_line
+from hgfast.fileio.onnx_file import check_onnx
 from hgfast.fileio.zip_file import check_zip
 from hgfast.runtime import sidecar as sidecars
 from hgfast.runtime.sidecar import OUTPUT_NAMES, BatchRange, Sidecar
@@ -174,6 +175,7 @@ def make_onnxruntime_fn(model: Path | bytes, options: DeviceOptions) -> RunFn:
         providers.insert(0, (CUDA_PROVIDER, settings))
     source = model if isinstance(model, bytes) else str(model)
     try:
+        check_onnx(model if isinstance(model, bytes) else model.read_bytes())
         session = ort.InferenceSession(source, session_options, providers=providers, enable_fallback=False)
         (model_input,) = session.get_inputs()
         names = [output.name for output in session.get_outputs()]
@@ -197,6 +199,7 @@ def make_openvino_fn(model: Path | bytes, options: DeviceOptions) -> RunFn:
     try:
         core = _openvino_core(ov)
         content = model if isinstance(model, bytes) else model.read_bytes()
+        check_onnx(content)
         compiled = core.compile_model(core.read_model(content), "CPU", hints)
         names = [
             next(name for name in OUTPUT_NAMES if name in output.get_names()) for output in compiled.outputs

@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -464,6 +465,17 @@ def test_bad_model(cli: Tool, net: Path, tmp_path: Path) -> None:
     check_refused(cli(copy(net, tmp_path / "net.onnx", content), *image), "bad_model", "does not take what its sidecar says")
     content = {**sidecar_of(net), "kind": "torchscript"}
     check_refused(cli(copy(net, tmp_path / "net.onnx", content), *image), "not_built", "TorchScript")
+
+
+@pytest.mark.parametrize("location", ["../../etc/passwd", "/etc/passwd", "link", "weights"])
+def test_weights_in_another_file(location: str, cli: Tool, net: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(bytes(999))
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    model = onnx.load(net)
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], location)
+    changed = copy(model.SerializeToString(), tmp_path / "net.onnx", sidecar_of(net))
+    image = write_raw(random_image(20, 20), tmp_path / "raw")
+    check_refused(cli(changed, *image), "bad_model", "it keeps weights in another file, which is not read")
 
 
 def plan(size: int = 256, magic: bytes = b"vtrt", version: Sequence[int] = (1, 7, 1, 116)) -> bytes:

@@ -1,6 +1,10 @@
 // OpenVINO: runs ONNX files on a CPU.
+#include <algorithm>
+#include <cstdint>
 #include <exception>
 #include <openvino/openvino.hpp>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "backend.hpp"
@@ -9,12 +13,75 @@
 namespace hgfast {
 namespace {
 
+/// Messages of onnx.proto that contain tensors.
+enum class Message { none, model, graph, node, attribute, tensor, sparse_tensor, training, function };
+
+/// The message in a field of another message.
+Message child(Message parent, std::uint64_t field) {
+    switch (parent) {
+        case Message::model:
+            if (field == 7) return Message::graph;
+            return field == 20 ? Message::training : field == 25 ? Message::function : Message::none;
+        case Message::graph:
+            if (field == 1) return Message::node;
+            return field == 5 ? Message::tensor : field == 15 ? Message::sparse_tensor : Message::none;
+        case Message::node: return field == 5 ? Message::attribute : Message::none;
+        case Message::attribute:
+            if (field == 5 || field == 10) return Message::tensor;
+            if (field == 6 || field == 11) return Message::graph;
+            return field == 22 || field == 23 ? Message::sparse_tensor : Message::none;
+        case Message::sparse_tensor: return field == 1 || field == 2 ? Message::tensor : Message::none;
+        case Message::training: return field == 1 || field == 2 ? Message::graph : Message::none;
+        case Message::function: return field == 7 ? Message::node : field == 11 ? Message::attribute : Message::none;
+        default: return Message::none;
+    }
+}
+
+/// Throw std::runtime_error for a model that is not ONNX, or that keeps weights in another file: the file may be anywhere, and
+/// the sidecar's checksum does not cover it. As hgfast/fileio/onnx_file.py.
+void check_onnx(const std::string& bytes) {
+    struct Part {
+        Message message;
+        std::size_t at, end;
+    };
+    std::vector<Part> parts = {{Message::model, 0, bytes.size()}};
+    const auto broken = [] { return std::runtime_error("it is not a complete ONNX file"); };
+    while (!parts.empty()) {
+        auto [message, at, end] = parts.back();
+        parts.pop_back();
+        const auto varint = [&bytes, &broken, &at = at, end = end] {
+            std::uint64_t value = 0;
+            for (unsigned shift = 0; shift < 70 && at < end; shift += 7) {
+                const auto byte = static_cast<std::uint8_t>(bytes[at++]);
+                value |= std::uint64_t{byte & 0x7FU} << std::min(shift, 63U);
+                if (byte < 0x80) return value;
+            }
+            throw broken();
+        };
+        while (at < end) {
+            const std::uint64_t tag = varint() & 0xFFFFFFFF, field = tag >> 3, type = tag & 7;
+            if (field == 0 || type > 5) throw broken();
+            if (message == Message::tensor && field == 13)  // external_data
+                throw std::runtime_error("it keeps weights in another file, which is not read");
+            std::uint64_t length = type == 1 ? 8 : type == 5 ? 4 : 0;
+            if (type == 0) varint();
+            if (type == 2) length = varint();
+            if (length > end - at) throw broken();
+            const std::size_t next = at + static_cast<std::size_t>(length);
+            const Message inner = type == 2 ? child(message, field) : Message::none;
+            if (inner != Message::none) parts.push_back({inner, at, next});
+            at = next;
+        }
+    }
+}
+
 class OpenVino final : public Runner {
 public:
     OpenVino(const Artifact& artifact, const Options& options)
         : path_(artifact.path), sidecar_(artifact.sidecar), device_(options.device.empty() ? "CPU" : options.device) {
         check_cpu(options);
         try {
+            check_onnx(artifact.bytes);
             const auto model = core_.read_model(artifact.bytes, ov::Tensor());
             check(*model);
             // by default OpenVINO uses bf16 on CPUs that support it

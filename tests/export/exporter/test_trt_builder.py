@@ -182,7 +182,7 @@ def test_broken_onnx(tmp_path: Path, fp32: Path, rtx: TrtBackend) -> None:
     cut, empty = tmp_path / "cut.onnx", tmp_path / "empty.onnx"
     cut.write_bytes(fp32.read_bytes()[:-1000])
     empty.touch()
-    cases = [(cut, "MODEL_DESERIALIZE_FAILED: .*Failed to parse the ONNX model"), (empty, "has no network")]
+    cases = [(cut, "it is not a complete ONNX file"), (empty, "has no network")]
     cases += [(tmp_path / "none.onnx", "cannot be read .No such file"), (tmp_path, "cannot be read .Is a directory")]
     for path, complaint in cases:
         with pytest.raises(HgfastError, match=complaint) as caught:

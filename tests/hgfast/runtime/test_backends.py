@@ -213,6 +213,38 @@ def test_damaged_files(folder: Path, tmp_path: Path, file: str, runtime: Any, da
     assert f"{path} cannot be read by" in str(found.value) and "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize("place", ["initializer", "sparse initializer", "constant", "subgraph", "function"])
+@pytest.mark.parametrize("location", ["../../etc/passwd", "/etc/passwd", "link", "weights"])
+@pytest.mark.parametrize("runtime", RUNTIMES_BY_FORMAT["onnx"])
+def test_weights_in_another_file(tmp_path: Path, runtime: Any, location: str, place: str) -> None:
+    (tmp_path / "weights").write_bytes(bytes(999))
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    path = make_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    tensor = onnx.TensorProto(dims=[8], data_type=TensorProto.FLOAT, name="more", data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    constant = onnx.NodeProto(op_type="Constant", output=["more"])
+    constant.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
+    if place == "initializer":
+        model.graph.initializer.append(tensor)
+    elif place == "sparse initializer":
+        model.graph.sparse_initializer.add(dims=[8]).values.CopyFrom(tensor)
+    elif place == "constant":
+        model.graph.node.append(constant)
+    elif place == "subgraph":
+        branch = onnx.AttributeProto(name="then_branch", type=onnx.AttributeProto.GRAPH)
+        branch.g.node.append(constant)
+        model.graph.node.add(op_type="If", input=["condition"], output=["chosen"]).attribute.append(branch)
+    else:
+        model.functions.add(name="made", domain="own").node.append(constant)
+    path.write_bytes(model.SerializeToString())
+    write(mean_sidecar(path), path)
+    with pytest.raises(HgfastError) as found:
+        Artifact(path, runtime)
+    assert f"{path} cannot be read by" in str(found.value)
+    assert "(it keeps weights in another file, which is not read): export it again" in str(found.value)
+
+
 def test_missing_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(HgfastError, match="there is no file"):
         Artifact(tmp_path / "net.onnx")
