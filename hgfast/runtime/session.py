@@ -9,8 +9,9 @@ with Session("best.fp32.onnx") as session:
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -30,7 +31,8 @@ Image = NDArray[np.uint8]
 
 class Session:
     """An exported network, warmed up. Threads may share a session: they crop in parallel and take turns in the network. A process
-    may have several sessions.
+    may have several sessions. A pickled session, such as an argument of a process that multiprocessing spawns, is opened again
+    from its file by the process that reads it.
 
     Args:
         path: an exported ONNX, TorchScript or TensorRT file, with its sidecar in the same folder.
@@ -63,6 +65,8 @@ class Session:
         self.skeleton, self.heatmap_kind = self.sidecar.skeleton, self.sidecar.heatmap_kind
         self.result_offset, self.runtime = self.sidecar.result_offset, self._artifact.runtime
         self._bgr, self._lock = bgr, threading.Lock()
+        options: dict[str, Any] = {"threads": threads, "bgr": bgr, "device": device, "stream": stream, "bf16": bf16}
+        self._reopen = functools.partial(type(self), Path(path).absolute(), self.runtime, **options)
         size, batch = self.sidecar.input_size, self.sidecar.batch
         try:
             if KEYPOINTS not in [port.name for port in self.sidecar.outputs]:
@@ -120,6 +124,13 @@ class Session:
         artifact, self._artifact = self._artifact, None
         if artifact is not None:
             artifact.close()
+
+    def __reduce__(self) -> tuple[Callable[[], Session], tuple[()]]:
+        if self._artifact is None:
+            raise HgfastError("session is closed; create a new one")
+        if self._reopen.keywords["stream"] is not None:
+            raise HgfastError("a session with a CUDA stream cannot be pickled, as a stream belongs to its process")
+        return self._reopen, ()
 
     def __enter__(self) -> Session:
         return self

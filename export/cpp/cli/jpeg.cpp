@@ -123,7 +123,7 @@ LoadedImage read_jpeg(const std::string& path) {
                                  " that are decoded: replace it or leave it out");
     if (const int scans = count_scans(bytes); scans > MAX_SCANS)
         throw std::runtime_error(path + " is a JPEG of " + std::to_string(scans) + " scans, more than the " +
-                                 std::to_string(MAX_SCANS) + " that are decoded: open it elsewhere and save it anew");
+                                 std::to_string(MAX_SCANS) + " that are decoded: save it anew");
     int turn = 0;
     for (const jpeg_marker_struct* marker = decoder.info.marker_list; marker != nullptr; marker = marker->next) {
         const int found = marker->marker == EXIF ? orientation(marker->data, marker->data_length) : 0;

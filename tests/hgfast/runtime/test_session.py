@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import pickle
 import resource
 import subprocess
 import sys
@@ -148,6 +150,20 @@ def test_threads_share_a_session(session: Session, photo: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: session(photo).keypoints, range(40)):
             assert np.array_equal(found, wanted)
+
+
+def test_processes_reopen_a_session(exported: Path, photo: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(exported.parent)
+    context = multiprocessing.get_context("spawn")
+    with Session(exported.name, "openvino", threads=1, bgr=True) as session:
+        monkeypatch.chdir(tmp_path)
+        with context.Pool(1) as pool:  # pickles a bound method, and with it the session
+            found = pool.apply(session.__call__, (photo, [(20, 30, 100, 140)]))
+        np.testing.assert_array_equal(found.keypoints, session(photo, [(20, 30, 100, 140)]).keypoints)
+        again = pickle.loads(pickle.dumps(session))  # noqa: S301
+    assert again.runtime == "openvino" and again(photo).keypoints.shape == (1, 16, 2)
+    with pytest.raises(HgfastError, match="session is closed; create a new one"):
+        pickle.dumps(session)
 
 
 def test_closed(exported: Path, photo: Any) -> None:
