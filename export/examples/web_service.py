@@ -5,8 +5,8 @@
     curl --data-binary @photo.jpg 'http://127.0.0.1:8080/keypoints?box=120,40,300,420'
 
 All threads of waitress share one session: they decode and crop in parallel and take turns in the network. An invalid image or box
-gives status 400 with one sentence, a too large image 413. Images must be JPEG or PNG. To serve other machines, put a proxy with
-TLS, authentication and timeouts in front.
+gives status 400 with one sentence, a too large image 413. Images must be JPEG or PNG. A request that takes longer than --timeout
+to arrive is dropped. To serve other machines, put a proxy with TLS, authentication and a limit per client in front.
 """
 
 import argparse
@@ -19,7 +19,8 @@ os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = "25000000"  # before cv2 is imported:
 import cv2
 import numpy as np
 from flask import Flask, Response, abort, request
-from waitress import serve
+from waitress.channel import HTTPChannel
+from waitress.server import create_server
 
 from hgfast.entry_point import run_main
 from hgfast.errors import HgfastError
@@ -27,8 +28,18 @@ from hgfast.fileio.image_format import format_problem
 from hgfast.runtime import Session
 
 MAX_BYTES, MAX_PIXELS, MAX_BOXES, THREADS = 20_000_000, int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]), 32, 4
-MAX_CONNECTIONS, IDLE_SECONDS = 2000, 20
+MAX_CONNECTIONS = 900  # below the usual limit of 1024 open files
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG: no other decoder of OpenCV is exposed
+
+
+class Connection(HTTPChannel):
+    """A connection that also times out if bytes keep arriving, but no complete request."""
+
+    def handle_read(self) -> None:
+        incomplete, since = self.request is not None, self.last_activity
+        super().handle_read()
+        if incomplete and self.request is not None:
+            self.last_activity = since  # when the request began
 
 
 def make_app(session: Session) -> Flask:
@@ -79,18 +90,23 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 also accepts requests of other machines")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any free port")
+    parser.add_argument("--timeout", type=int, default=20, help="seconds in which a request must arrive")
     args = parser.parse_args()
     with Session(args.model) as session, socket.create_server((args.host, args.port)) as server_socket:
         print("takes JPEGs and PNGs at /keypoints of http://{}:{}".format(*server_socket.getsockname()), flush=True)
         # waitress reads all requests in one thread, so that slow clients hold no thread, but a connection each
-        serve(
+        server = create_server(
             make_app(session),
             sockets=[server_socket],
             threads=THREADS,
             connection_limit=MAX_CONNECTIONS,
-            channel_timeout=IDLE_SECONDS,
+            channel_timeout=args.timeout,
+            cleanup_interval=1,
+            max_request_body_size=2 * MAX_BYTES,  # above MAX_CONTENT_LENGTH, whose error is JSON
             asyncore_use_poll=True,
         )
+        server.channel_class = Connection
+        server.run()
 
 
 if __name__ == "__main__":

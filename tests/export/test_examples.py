@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +149,19 @@ def test_batch_job(net: Path, photos: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def service(net: Path) -> Iterator[str]:
     """The address of a running web service."""
-    command = [sys.executable, EXAMPLES / "web_service.py", net, "--port", "0"]
+    with run_service(net) as address:
+        yield address
+
+
+@contextmanager
+def run_service(net: Path, *flags: str) -> Iterator[str]:
+    command = [sys.executable, EXAMPLES / "web_service.py", net, "--port", "0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.terminate()
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
 
 
 def post(address: str, body: bytes) -> tuple[int, dict[str, Any]]:
@@ -198,10 +208,37 @@ def test_bad_requests(service: str, photos: Path, query: str, body: bytes | None
     assert code == status and words in answer["error"] and "\n" not in answer["error"]
 
 
-def test_slow_clients_do_not_block_the_service(service: str, photos: Path) -> None:
+@contextmanager
+def slow_clients(service: str) -> Iterator[list[socket.socket]]:
+    """Open 120 connections that have sent a part of a request."""
     address = urllib.parse.urlsplit(service)
     with ExitStack() as stack:
-        for _ in range(150):
-            client = stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=TIMEOUT))
-            client.sendall(b"POST /keypoints HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
+        clients = []
+        for _ in range(120):
+            clients.append(stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=TIMEOUT)))
+            clients[-1].sendall(b"POST /keypoints HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx")
+        yield clients
+
+
+def test_slow_clients_do_not_block_the_service(service: str, photos: Path) -> None:
+    with slow_clients(service):
         assert post(f"{service}/keypoints", (photos / "1.jpg").read_bytes())[0] == 200
+
+
+def test_slow_requests_are_dropped(net: Path) -> None:
+    """Connections that send a byte now and then are closed too."""
+    with run_service(net, "--timeout", "1") as service, slow_clients(service) as clients:
+        deadline = time.monotonic() + TIMEOUT
+        while clients and time.monotonic() < deadline:
+            time.sleep(0.3)
+            clients = [client for client in clients if send_byte(client)]
+        assert not clients
+
+
+def send_byte(client: socket.socket) -> bool:
+    """Send a byte; return whether the connection is open."""
+    try:
+        client.sendall(b"x")
+    except OSError:  # reset
+        return False
+    return not select.select([client], [], [], 0)[0]
