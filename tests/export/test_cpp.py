@@ -594,6 +594,22 @@ def test_clean_under_sanitizers(sanitized: Path, net: Path, tmp_path: Path) -> N
         assert done.returncode == 0, done.stderr[-4000:]
 
 
+@pytest.mark.slow
+def test_no_data_races(folder: Path, net: Path) -> None:
+    """Threads that share a session and threads with their own ones, under ThreadSanitizer. Removing the mutex of a session fails
+    this test."""
+    # OpenVINO and TBB are not compiled for ThreadSanitizer, which does not see how they synchronize
+    environment = {**QUIET, "TSAN_OPTIONS": "ignore_noninstrumented_modules=1"}
+    tool = make(folder / "threads", "-DCMAKE_CXX_FLAGS=-O1 -g1 -fsanitize=thread") / "hgfast_check"
+    done = shell(tool, "threads", net, 10, **environment)
+    assert done.returncode == 0 and not done.stderr, done.stderr[-4000:]
+
+
+def test_threads(built: Path, net: Path) -> None:
+    done = shell(built / "hgfast_check", "threads", net, 5)
+    assert done.returncode == 0, done.stderr
+
+
 def test_memory_is_flat(cli: Tool, net: Path, tmp_path: Path) -> None:
     done = cli(net, *write_raw(random_image(200, 150), tmp_path / "raw"), *flags(BOXES[:1]), "--repeat", 2000)
     assert done.returncode == 0, done.stderr

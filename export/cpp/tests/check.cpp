@@ -3,8 +3,11 @@
 //     hgfast_check crop SIZE WIDTH HEIGHT CHANNELS PIXELS OUT X Y SIDE   write the crop of a square, (SIZE, SIZE, 3), to OUT
 //     hgfast_check fuzz MODEL FOLDER COUNT SEED                          load COUNT broken copies of a model and its sidecar
 //     hgfast_check stream MODEL                                          load a model with a CUDA stream, and print the status
+//     hgfast_check threads MODEL COUNT                                   threads that share a session, beside some with their own
 //
 // fuzz writes each copy to FOLDER, loads it, and runs it if it loads; it prints the number of each status as a line of JSON.
+// threads runs COUNT images in each of eight threads; an error is a result that differs from that of one thread.
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -14,6 +17,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "failure.hpp"
@@ -138,6 +143,48 @@ int stream(const std::string& model) {
     return 0;
 }
 
+int threads(const std::string& model, int count) {
+    hgfast::Options options;
+    options.threads = 1;
+    const std::vector<std::uint8_t> pixels(32 * 24 * 3, 99);
+    const hgfast::Image image = {pixels.data(), 32, 24};
+    const std::vector<hgfast::Box> boxes = {{1, 2, 20, 20}, {3, 4, 9, 12}};
+    hgfast::Session shared;
+    hgfast::Result expected;
+    hgfast::Session::load(model, options, shared).or_throw();
+    shared.run(image, boxes, expected).or_throw();
+    std::atomic<int> errors{0};
+    const auto run = [&](hgfast::Session& session) {
+        hgfast::Result people;
+        if (!session.run(image, boxes, people) || people.to_json() != expected.to_json()) ++errors;
+        std::vector<hgfast::Result> results;
+        if (!session.run(std::vector<hgfast::Image>(7, image), results) || results.size() != 7) ++errors;
+        if (session.run({nullptr, 32, 24}, people)) ++errors;
+        if (!session.is_open() || !session.skeleton() || session.about().empty()) ++errors;
+    };
+    std::vector<std::thread> all;
+    for (int i = 0; i < 8; ++i)
+        all.emplace_back([&, own = i % 2 == 1] {
+            for (int k = 0; k < count; ++k) {
+                if (!own) {
+                    run(shared);
+                    continue;
+                }
+                hgfast::Session session;
+                if (!hgfast::Session::load(model, options, session)) ++errors;
+                run(session);
+                hgfast::Session moved = std::move(session);
+                run(moved);
+                moved.close();
+                hgfast::Result none;
+                if (moved.run(image, none)) ++errors;
+            }
+        });
+    for (std::thread& one : all) one.join();
+    if (errors > 0) throw std::runtime_error(std::to_string(errors) + " wrong results");
+    return 0;
+}
+
 int crop(const std::vector<std::string>& words) {
     const auto whole = [&](std::size_t i) { return std::stoi(words.at(i)); };
     const int size = whole(1);
@@ -159,6 +206,7 @@ int main(int count, char** given) {
         const std::vector<std::string> words(given + 1, given + count);
         if (words.size() == 10 && words[0] == "crop") return crop(words);
         if (words.size() == 2 && words[0] == "stream") return stream(words[1]);
+        if (words.size() == 3 && words[0] == "threads") return threads(words[1], std::stoi(words[2]));
         if (words.size() == 5 && words[0] == "fuzz")
             return fuzz(words[1], words[2], std::stoi(words[3]), static_cast<unsigned>(std::stoi(words[4])));
         std::cerr << "see the top of check.cpp\n";
