@@ -6,8 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from hgfast.config import AugmentConfig
 from hgfast.errors import HgfastError
+from hgfast.fileio.files import lock_folder
 from hgfast.pipelines.checks.result import FileStamp, file_stamp
 from hgfast.pipelines.crop_cache.crops import JPEG_QUALITY, CropBoxes, boxes, encode_jpeg, extract_crop, to_crop_pixels
 from hgfast.pipelines.crop_cache.folder import (
@@ -77,16 +77,14 @@ def build(samples: Samples, folder: Path, augment: AugmentConfig, size: int, wor
     crop_boxes = boxes(samples, augment, size)
     stamps = _file_stamps(samples.paths)
     keys = _keys(samples.paths, crop_boxes, stamps)
-    with _report_write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder, "--cache"), _report_write_errors(folder):
         old = read_index(folder) or CacheIndex()
-        on_disk = list_crops(folder, remove_stale=True)
+        on_disk = list_crops(folder, clean=True)
         current = {key: on_disk[key] for key in dict.fromkeys(keys) if is_complete(folder, key, on_disk, old)}
         num_reused = len(current)
         unreadable = {}
         jobs = _missing_crops(folder, samples.paths, crop_boxes, keys, current)
-        with _single_threaded_blas():
-            results = map_with_progress(crop_image, jobs, workers, "image")
+        with _single_threaded_blas(), closing(map_with_progress(crop_image, jobs, workers, "image")) as results:
             for job, (sizes, reason) in zip(jobs, results, strict=True):
                 current.update(sizes)
                 if reason:
@@ -142,7 +140,7 @@ def use_cache(samples: Samples, folder: Path, augment: AugmentConfig, size: int)
 def prune_cache(samples: Samples, folder: Path, augment: AugmentConfig, size: int) -> int:
     """Remove all crops except those of these samples with these options; return the number of removed crops."""
     keys = set(_keys(samples.paths, boxes(samples, augment, size), _file_stamps(samples.paths)))
-    with _report_write_errors(folder):
+    with lock_folder(folder, "--cache"), _report_write_errors(folder):
         index = read_index(folder)
         if index is not None:
             sizes = {key: length for key, length in index.sizes.items() if key in keys}
@@ -194,13 +192,11 @@ def _mismatch_reason(unknown: list[str], count: int, index: CacheIndex, options:
 
 @contextmanager
 def _report_write_errors(folder: Path) -> Iterator[None]:
-    """Turn write errors and killed workers into HgfastError."""
+    """Turn write errors into HgfastError."""
     try:
         yield
     except OSError as error:
         raise HgfastError(f"cannot write to {folder}: {error}; free some space or choose another --cache") from error
-    except BrokenProcessPool as error:
-        raise HgfastError(f"a worker process was killed, possibly out of memory: {REBUILD_HINT} and fewer --threads") from error
 
 
 def _missing_crops(

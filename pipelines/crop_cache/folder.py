@@ -9,21 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from hgfast.errors import HgfastError
-from hgfast.fileio.files import atomic_write
+from hgfast.fileio.files import atomic_write, remove_leftovers, write_bytes
 from hgfast.pipelines.readers.base import READ_ERRORS
 from hgfast.pipelines.readers.numpy_file import read_npz
 
 REBUILD_HINT = "run hgfast cache with the same flags"
-PARTIAL_SUFFIX = ".partial"
-STALE_SECONDS = 3600.0
-"""Seconds after which a partial file is considered abandoned by a killed process."""
 FOLDER_PATTERN, CROP_PATTERN = re.compile(r"[0-9a-f]{2}"), re.compile(r"([0-9a-f]{32})\.jpg")
 
 
@@ -40,16 +36,17 @@ def crop_file(folder: Path | str, key: str) -> str:
     return f"{folder}/{key[:2]}/{key}.jpg"
 
 
-def list_crops(folder: Path, remove_stale: bool = False) -> dict[str, int]:
-    """Return the bytes of every existing crop by key. With `remove_stale`, abandoned partial files are removed."""
+def list_crops(folder: Path, clean: bool = False) -> dict[str, int]:
+    """Return the bytes of every existing crop by key. With `clean`, the temporary files of killed processes are removed."""
     sizes: dict[str, int] = {}
     try:
         inner = [entry.path for entry in os.scandir(folder) if FOLDER_PATTERN.fullmatch(entry.name) and entry.is_dir()]
-        for entry in (entry for path in [*inner, str(folder)] for entry in os.scandir(path)):
-            if name := CROP_PATTERN.fullmatch(entry.name):
-                sizes[name[1]] = entry.stat().st_size
-            elif remove_stale and entry.name.endswith(PARTIAL_SUFFIX) and entry.stat().st_mtime < time.time() - STALE_SECONDS:
-                Path(entry.path).unlink(missing_ok=True)
+        for path in inner:
+            if clean:
+                remove_leftovers(Path(path))
+            for entry in os.scandir(path):
+                if name := CROP_PATTERN.fullmatch(entry.name):
+                    sizes[name[1]] = entry.stat().st_size
     except OSError as error:
         raise HgfastError(f"the crop cache {folder} cannot be read ({error.strerror}): {REBUILD_HINT}") from error
     return sizes
@@ -87,20 +84,8 @@ def write_index(folder: Path, index: CacheIndex) -> None:
 
 
 def write_crop(folder: str, key: str, content: bytes) -> None:
-    """Write a whole file or none.
-
-    The file is not flushed to disk, which would take longer than everything else; the index reveals files that a power failure
-    truncated.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    file = crop_file(folder, key)
-    partial = Path(f"{file}.{os.getpid()}{PARTIAL_SUFFIX}")  # unique to this process, so that two runs may fill a folder together
-    partial.parent.mkdir(exist_ok=True)
-    try:
-        partial.write_bytes(content)
-        partial.replace(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    """Write a whole file or none. It is not flushed to the disk, which would take longer than everything else; the index reveals
+    files that a power failure truncated. Raises OSError if the file cannot be written."""
+    file = Path(crop_file(folder, key))
+    file.parent.mkdir(exist_ok=True)
+    write_bytes(file, content)

@@ -9,7 +9,6 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from hgfast.geometry import warp
 from hgfast.normalization import Normalization
 from hgfast.pipelines.batch_plan import BatchPlan, PlannedBatch
 from hgfast.pipelines.loaders.base import PlannedLoader
-from hgfast.pipelines.loaders.workers import WorkerPool
+from hgfast.pipelines.processes import WorkerPool
 from hgfast.training.batch import Batch
 from hgfast.visualization.draw import read_image
 
@@ -66,8 +65,9 @@ class OpenCVLoader(PlannedLoader):
         options: LoadingConfig | None = None,
     ) -> None:
         super().__init__(plan, device, normalization, options)
+        advice = "use fewer with --threads, or --loader dali"
         self._workers: WorkerPool[tuple[int, int], StepCrops] = WorkerPool(
-            StepCropper(plan), workers, _disable_opencv_threads, __name__
+            StepCropper(plan), workers, __name__, "--loader opencv", advice
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
@@ -102,7 +102,3 @@ class OpenCVLoader(PlannedLoader):
 def load_crop(plan: BatchPlan, row: int, input_from_source: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return one sample's crop (S, S, 3) uint8. Raises `HgfastError` for an unreadable image."""
     return warp(read_image(plan.samples.paths[row]), input_from_source, plan.input_size)
-
-
-def _disable_opencv_threads() -> None:
-    cv2.setNumThreads(0)

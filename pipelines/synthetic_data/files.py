@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgfast.errors import HgfastError
+from hgfast.fileio.files import lock_folder
 
 MARKER_FILE = "synthetic.txt"
 """File that distinguishes a synthetic data set from a real one."""
@@ -35,28 +35,23 @@ def data_set_folder(
     `overwrite`, otherwise refused; annotations first and in reverse order, so that an interrupted removal leaves no complete data
     set. Only a synthetic data set is ever removed: a real one has no `MARKER_FILE`.
     """
-    try:
-        old = [file for name in reversed(annotations) if (file := out / name).is_file()]
-        for path in filter(Path.is_dir, (out / name for name in folders)):
-            old += [file for file in path.iterdir() if re.fullmatch(rf"\d{{{digits}}}\.jpg", file.name)]
-        if old and not (out / MARKER_FILE).is_file():
-            raise HgfastError(f"{out} holds a data set that this command did not write; choose another --out")
-        if old and not overwrite:
-            raise HgfastError(f"{out} already holds a data set; choose another --out, or replace it with --overwrite")
-        for file in old:
-            file.unlink()
-        out.mkdir(parents=True, exist_ok=True)
-        (out / MARKER_FILE).write_text("Rendered by hgfast synthetic, which may replace it.\n")
-        for folder in folders:
-            (out / folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HgfastError(f"cannot write to {out}: {error}; choose another --out") from error
-    if not os.access(out, os.W_OK):
-        raise HgfastError(f"cannot write to {out}: no permission; choose another --out")
-    try:
-        yield
-    except OSError as error:
-        raise HgfastError(f"cannot write to {out}: {error}; free some space or choose another --out") from error
+    with lock_folder(out, "--out"):
+        try:
+            old = [file for name in reversed(annotations) if (file := out / name).is_file()]
+            for path in filter(Path.is_dir, (out / name for name in folders)):
+                old += [file for file in path.iterdir() if re.fullmatch(rf"\d{{{digits}}}\.jpg", file.name)]
+            if old and not (out / MARKER_FILE).is_file():
+                raise HgfastError(f"{out} holds a data set that this command did not write; choose another --out")
+            if old and not overwrite:
+                raise HgfastError(f"{out} already holds a data set; choose another --out, or replace it with --overwrite")
+            for file in old:
+                file.unlink()
+            (out / MARKER_FILE).write_text("Rendered by hgfast synthetic, which may replace it.\n")
+            for folder in folders:
+                (out / folder).mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            raise HgfastError(f"cannot write to {out}: {error}; free some space or choose another --out") from error
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:

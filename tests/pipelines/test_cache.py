@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from hgfast.config import AugmentConfig
 from hgfast.errors import HgfastError
+from hgfast.fileio.files import atomic_write, lock_folder
 from hgfast.geometry import crop_matrices, transform_points, warp
 from hgfast.pipelines import cache
 from hgfast.pipelines.batch_plan import BatchPlan, PlannedBatch
@@ -257,15 +257,26 @@ def test_leftovers_of_a_killed_process(few_samples: Samples, tmp_path: Path) -> 
     crops[0].write_bytes(b"")
     crops[1].write_bytes(crops[1].read_bytes()[:-5])
     crops[2].write_bytes(bytes(crops[2].stat().st_size))
-    old, new = (crops[3].with_name(f"{crops[3].name}.{n}.partial") for n in (17, 18))
-    for partial in (old, new):
-        partial.write_bytes(b"half")
-    os.utime(old, (time.time() - 7200,) * 2)
-    report = make(few_samples, folder)
-    assert (report.created, report.reused) == (3, 6)
-    assert new.read_bytes() == b"half" and not old.exists()  # another process may be writing it
-    new.unlink()
+    left = crops[3].with_name(f".{crops[3].stem}.12345678.writing.jpg")
+    left.write_bytes(b"half")
+    with atomic_write(crops[4].with_name("other.jpg"), durable=False) as temp_path:  # of a living process
+        report = make(few_samples, folder)
+        assert (report.created, report.reused) == (3, 6)
+        assert temp_path.exists() and not left.exists()
+        temp_path.touch()
+    crops[4].with_name("other.jpg").unlink()
     assert contents(folder) == wanted
+
+
+def test_a_second_build_is_refused_and_forgets_nothing(few_samples: Samples, tmp_path: Path) -> None:
+    """It would read the index at its start and write it at its end, without the crops of the other."""
+    folder = tmp_path / "cache"
+    with lock_folder(folder, "--cache"):
+        for run in (make, lambda samples, out: prune_cache(samples, out, STRONG, SIZE)):
+            with pytest.raises(HgfastError, match=r"cache is in use by process .* on .*choose another --cache"):
+                run(few_samples, folder)
+    assert make(few_samples, folder).created == len(few_samples)
+    assert not list(folder.rglob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -387,7 +398,7 @@ def test_two_sets_of_options_share_a_folder_until_one_is_pruned(few_samples: Sam
 
 def test_a_folder_that_cannot_be_written(few_samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(HgfastError, match=r"cannot write to .*file/cache: .*choose another --cache"):
+    with pytest.raises(HgfastError, match=r"cannot make the folder .*file/cache .*choose another with --cache"):
         make(few_samples, tmp_path / "file" / "cache")
 
     def full(self: Path, data: bytes) -> int:

@@ -18,8 +18,8 @@ import pytest
 
 from hgfast import train
 from hgfast.errors import HgfastError
-from hgfast.pipelines.loaders.workers import PREFETCH_FACTOR, WorkerPool
-from tests.conftest import ErrorOf
+from hgfast.pipelines.processes import PREFETCH_FACTOR, WorkerPool
+from tests.conftest import ROOT, TIMEOUT, ErrorOf
 from tests.robustness.runs import TrainProcess, resume, run_until_saved, saved_step, train_flags
 from tests.robustness.usage import process_tree
 
@@ -34,16 +34,12 @@ def raise_error(number: int) -> int:
     raise ValueError(f"a bug at {number}")
 
 
-def no_initializer() -> None:
-    """Do nothing."""
-
-
 # ---- worker pools ----
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_results_are_ordered_and_iterators_may_be_closed_early(count: int) -> None:
-    pool = WorkerPool(large_result, count, no_initializer, __name__)
+    pool = WorkerPool(large_result, count, __name__)
     for tasks in (range(0), range(1), range(7), range(20, 31)):
         assert [number for number, _ in pool.answers(tasks)] == list(tasks)
     for num_results in (0, 1, 3):
@@ -54,7 +50,7 @@ def test_results_are_ordered_and_iterators_may_be_closed_early(count: int) -> No
 
 
 def test_simultaneous_iterators_are_refused() -> None:
-    pool = WorkerPool(large_result, 1, no_initializer, __name__)
+    pool = WorkerPool(large_result, 1, __name__)
     first = pool.answers(range(3))
     next(first)
     with pytest.raises(RuntimeError, match="exhaust or close"):
@@ -63,14 +59,14 @@ def test_simultaneous_iterators_are_refused() -> None:
 
 def test_worker_killed_while_sending_is_detected() -> None:
     """With a pipe shared by all workers, the rest of the result would never arrive."""
-    pool = WorkerPool(large_result, 2, no_initializer, __name__)
+    pool = WorkerPool(large_result, 2, __name__)
     results = pool.answers(range(50))
     next(results)
     time.sleep(0.5)  # until both have filled their pipes
     victim = pool._workers[1].process
     os.kill(victim.pid or 0, signal.SIGKILL)
     began = time.monotonic()
-    with pytest.raises(HgfastError, match=rf"worker process {victim.pid} of --loader opencv was killed by signal 9 \(Killed\)"):
+    with pytest.raises(HgfastError, match=rf"worker process {victim.pid} of this command was killed by signal 9 \(Killed\)"):
         list(results)
     assert time.monotonic() - began < 100
     tasks = range(2 * PREFETCH_FACTOR)
@@ -79,7 +75,7 @@ def test_worker_killed_while_sending_is_detected() -> None:
 
 def test_exception_in_a_worker_ends_the_iterator() -> None:
     with pytest.raises(HgfastError, match="exited with code 1: see its output above"):
-        list(WorkerPool(raise_error, 1, no_initializer, __name__).answers(range(3)))
+        list(WorkerPool(raise_error, 1, __name__).answers(range(3)))
 
 
 # ---- workers and ranks of a training run ----
@@ -167,3 +163,35 @@ def test_training_goes_on_when_its_output_is_closed(hands: Path, tmp_path: Path,
         code = run.finish()
     assert (code, run.errors(), run.tracebacks()) == (0, [], 0) and "BrokenPipe" not in run.err
     assert saved_step(tmp_path) == 40 and len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 7
+
+
+# ---- commands with worker processes ----
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}  # noqa: S108
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("verb", ["cache", "synthetic"])
+def test_workers_and_semaphores_do_not_outlive_a_command(people: Path, tmp_path: Path, signum: signal.Signals, verb: str) -> None:
+    flags: list[object] = ["freihand", "--out", tmp_path / "hands", "--count", 2000, "--workers", 2]
+    if verb == "cache":
+        flags = ["--dataset", "mpii", "--data", people, "--cache", tmp_path / "crops", "--threads", 2]
+    before = shared_memory()
+    command = [sys.executable, "-m", "hgfast", verb, *map(str, flags)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + TIMEOUT
+        while not list(tmp_path.rglob("*.jpg")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        descendants = process_tree(process.pid)[1:]
+        process.send_signal(signum)
+        stderr = process.communicate(timeout=TIMEOUT)[1]
+    assert len(descendants) >= 3 and "Traceback" not in stderr  # two workers and their fork server
+    assert process.returncode in ((-signum,) if signum == signal.SIGKILL else (128 + signum, 0))  # or it was done already
+    while (alive := [pid for pid in descendants if process_tree(pid)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive and shared_memory() <= before
+    if signum != signal.SIGKILL:
+        assert not list(tmp_path.rglob(".*"))

@@ -89,7 +89,7 @@ def test_annotations_are_plausible(folder: Path) -> None:
 
 
 def test_same_bytes_whatever_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "CHUNK_SIZE", 2)
+    monkeypatch.setattr(processes, "JOBS_PER_PROCESS", 2)
     for workers in (1, 2):
         generate_freihand(tmp_path / str(workers), 4, SEED, 2, workers=workers)
     assert contents(tmp_path / "2") == contents(tmp_path / "1")
@@ -269,7 +269,7 @@ def test_an_interrupted_run_leaves_no_annotations(tmp_path: Path, monkeypatch: p
     [
         (["--count", "0"], "--count is 0"),
         (["--seed", "-1"], "--seed is -1"),
-        (["--count", "2", "--out", __file__], "cannot write to"),
+        (["--count", "2", "--out", __file__], "cannot make the folder"),
         (["--cuont", "2"], "--count"),
     ],
 )
