@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from flask import Flask, Response, abort, request
 from waitress.channel import HTTPChannel
-from waitress.server import create_server
+from waitress.server import BaseWSGIServer, create_server
 
 from hgfast.entry_point import run_main
 from hgfast.errors import HgfastError
@@ -105,6 +105,7 @@ def main() -> None:
             max_request_body_size=2 * MAX_BYTES,  # above MAX_CONTENT_LENGTH, whose error is JSON
             asyncore_use_poll=True,
         )
+        assert isinstance(server, BaseWSGIServer)  # as there is one socket
         server.channel_class = Connection
         server.run()
 
