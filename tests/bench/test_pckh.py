@@ -29,8 +29,8 @@ from hgfast.bench.scoring.network import NetworkPredictions, open_images, run_ne
 from hgfast.bench.scoring.predictions import read_predictions
 from hgfast.bench.scoring.score import ScoredPredictions
 from hgfast.config import DataConfig, InferenceConfig
+from hgfast.entry_point import run_main as leave
 from hgfast.errors import HgfastError
-from hgfast.errors import run_main as leave
 from hgfast.export.exporter import trt_builder
 from hgfast.export.exporter.artifact import load_network
 from hgfast.export.exporter.onnx_export import make_onnx

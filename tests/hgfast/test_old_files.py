@@ -152,7 +152,8 @@ def test_run_is_resumed(old_run: Path) -> None:
     lines = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert lines[-1]["loss"] == pytest.approx(14.79403305053711, rel=2e-3)
-    assert lines[-1]["valid"]["epe_px"] == pytest.approx(90.66611021010816, rel=2e-3)
+    # a rounding error of the CPU moves a maximum of an untrained heatmap by cells
+    assert lines[-1]["valid"]["epe_px"] == pytest.approx(90.66611021010816, rel=1e-2)
     assert yaml.safe_load((old_run / "config.yaml").read_text())["format"] == CONFIG_FORMAT
     assert {path.name for path in old_run.glob("checkpoint*.pt")} == {"checkpoint.pt", "checkpoint-00000004.pt"}
 

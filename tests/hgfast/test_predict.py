@@ -180,7 +180,7 @@ def test_folders_and_repetitions(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [f.name for f in files] == ["a.PNG", "b.jpg", "notes.txt"]
     assert bad == [(tmp_path / "empty", f"{tmp_path / 'empty'} is a folder without images")]
     skipped = "files that are no images or videos by their suffix are left out: 1 .txt"
-    assert capsys.readouterr().err == f"{tmp_path}: {skipped}\n"
+    assert capsys.readouterr().err == f"warning: {tmp_path}: {skipped}\n"
     with pytest.raises(HgfastError, match="might be overwritten"):
         list_files([tmp_path / "b.jpg"], tmp_path / "empty" / "..")
 
