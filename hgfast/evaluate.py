@@ -6,7 +6,6 @@ python hgfast/evaluate.py exp/mpii/best.pt --dataset mpii --data DIR --baselines
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from hgfast.config import AmpSetting, InferenceConfig
 from hgfast.entry_point import run_main
 from hgfast.errors import HgfastError, printable
 from hgfast.fileio.files import check_distinct_paths, prepare_file
+from hgfast.system_info import rank_variables
 
 IMAGE_SUFFIXES, CHART_SUFFIXES = (".jpg", ".png"), (".png", ".svg", ".pdf")
 MAX_TABLE_WIDTH = 120  # characters of a terminal's line
@@ -79,7 +79,7 @@ def check_config(config: EvaluateConfig) -> None:
     """Check the configuration before the evaluation starts. Raises `HgfastError`."""
     from hgfast.pipelines.datasets import input_files
 
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if rank_variables().world_size > 1:
         raise HgfastError("evaluate runs as one process: start it without torchrun")
     files = output_paths(config)
     for flag, path in files.items():

@@ -9,12 +9,52 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from hgfast import __version__
+from hgfast.errors import HgfastError
 
 
 def available_cores() -> int:
     """Return the number of CPU cores this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class RankVariables(NamedTuple):
+    """This process's place among the ranks, as torchrun describes it in the environment."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+
+def rank_variables() -> RankVariables:
+    """Read RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, which only torchrun sets.
+
+    Raises `HgfastError` if one is not a number or contradicts another, or if a variable that several ranks need is missing.
+    """
+    advice = "start with torchrun, which sets it, or unset WORLD_SIZE, RANK and LOCAL_RANK"
+    values = {}
+    for name, default in RankVariables._field_defaults.items():
+        text = os.environ.get(name.upper(), str(default))
+        if not text.isascii() or not text.isdigit():
+            raise HgfastError(f"the environment variable {name.upper()} is {text!r}, which is not a number: {advice}")
+        values[name] = int(text)
+    variables = RankVariables(**values)
+    if variables.world_size > 1:
+        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            if not os.environ.get(name):
+                raise HgfastError(
+                    f"WORLD_SIZE is {variables.world_size}, and the environment variable {name} is missing: {advice}"
+                )
+        port = os.environ["MASTER_PORT"]
+        if not port.isascii() or not port.isdigit() or not 0 <= int(port) < 65536:
+            raise HgfastError(f"the environment variable MASTER_PORT is {port!r}, which is not a port: {advice}")
+    for name, size in (("rank", "world_size"), ("local_rank", "local_world_size")):
+        if values[name] >= max(1, values[size]) and size.upper() in os.environ:
+            raise HgfastError(f"{name.upper()} is {values[name]}, and {size.upper()} is {values[size]}: {advice}")
+    return variables
 
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -128,9 +168,17 @@ def package_versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """Return the git revision of the code, with + if the working tree has changes; "unknown" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
+    """Return the git revision of hgfast's code, with + if the working tree has changes; otherwise its version, as v0.1.
+
+    A repository that merely surrounds an installed hgfast is not its checkout.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if (root / ".git").exists():  # a folder, or the file of a worktree
+        # a checkout of another user is refused without safe.directory; no hook or file monitor of its configuration may run
+        options = ["-c", f"safe.directory={root}", "-c", "core.fsmonitor=false", "-C", str(root)]
+        command = ["git", *options, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            pass
+    return f"v{__version__}"

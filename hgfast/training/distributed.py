@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hgfast.errors import HgfastError, one_line
+from hgfast.system_info import rank_variables
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,9 @@ def init_distributed(device: str, timeout_minutes: float = 10.0) -> Ranks:
     """Join the job that torchrun describes in the environment, or return a world of size 1.
 
     device: auto, cpu, cuda or cuda:N. timeout_minutes: of this and all later collective operations. Raises `HgfastError` if the
-    device does not exist, or other ranks do not join in time.
+    device does not exist, the environment contradicts itself, or other ranks do not join in time.
     """
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    rank, world_size, local_rank, local_world_size = rank_variables()
     if world_size > 1 and ":" in device:
         raise HgfastError(
             f"--device {device} is one GPU for {world_size} ranks: use --device cuda, which gives each rank its own"
@@ -60,24 +62,42 @@ def init_distributed(device: str, timeout_minutes: float = 10.0) -> Ranks:
         torch.cuda.set_device(selected)
     if world_size > 1:
         backend = "nccl" if selected.type == "cuda" else "gloo"
+        timeout = timedelta(minutes=timeout_minutes)
+        if rank != 0:
+            _wait_for_main_rank(rank, timeout)
         with report_lost_peers(rank):
-            dist.init_process_group(
-                backend,
-                store=_rendezvous_store(world_size == local_world_size),
-                rank=rank,
-                world_size=world_size,
-                timeout=timedelta(minutes=timeout_minutes),
-            )
+            store = _rendezvous_store(world_size == local_world_size, timeout)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     return Ranks(rank, world_size, local_world_size, selected)
 
 
-def _rendezvous_store(single_node: bool) -> Any:
+def _wait_for_main_rank(rank: int, timeout: timedelta) -> None:
+    """Wait until the address of the rendezvous accepts connections: torch's own wait ends with pages of C++ frames.
+
+    Raises `HgfastError` after the timeout.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    end = time.monotonic() + timeout.total_seconds()
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=timeout.total_seconds()).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise HgfastError(
+                    f"rank {rank} has not reached rank 0 at {address}:{port} (MASTER_ADDR and MASTER_PORT) within "
+                    f"--train.dist-timeout ({one_line(error)}): check that it is running and can be reached"
+                ) from error
+            time.sleep(0.2)
+
+
+def _rendezvous_store(single_node: bool, timeout: timedelta) -> Any:
     """Return torchrun's store.
 
     On one machine the store outlives a restart, and restarted ranks would read the addresses of their predecessors: a prefix
     separates the restarts. Several machines count restarts differently; docs/several-machines.md says what to set there.
     """
-    store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # missing in the stubs, as PrefixStore
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]  # missing in the stubs, as PrefixStore
     if not single_node:
         return store
     return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
@@ -132,7 +152,8 @@ def report_lost_peers(rank: int) -> Iterator[None]:
         text = one_line(error, 10_000)
         if not isinstance(error, dist.DistError) and "gloo" not in text:
             raise
-        reason = re.sub(r"^\[/\S+\] ", "", text).partition(". ")[0]  # without the source line of torch
+        text = re.sub(r"^\[/\S+\] ", "", text).partition("Exception raised from")[0]  # without torch's source lines
+        reason = text.partition(". ")[0].strip()
         raise HgfastError(
             f"rank {rank} has lost contact with another rank, which ended or did not answer within "
             f"--train.dist-timeout ({reason[:200]}): see the messages of that rank"

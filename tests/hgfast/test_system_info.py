@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import hgfast
 from hgfast import system_info
 from hgfast.errors import HgfastError
 from hgfast.runtime.backends import DeviceOptions, make_openvino_fn
@@ -118,3 +120,53 @@ def test_torch_agrees_with_the_limit() -> None:
 def test_a_machine_in_words() -> None:
     assert describe_machine({"processor": "Some CPU", "cores": 2, "isa": "AVX2", "gpu": None}) == "Some CPU, 2 cores, AVX2"
     assert describe_machine({"processor": "Some CPU", "cores": 2}) == "Some CPU, 2 cores"  # an older record without isa
+
+
+# ---- revision ----
+
+
+@pytest.mark.parametrize("is_checkout", [False, True])
+def test_revision_is_that_of_hgfasts_own_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_checkout: bool) -> None:
+    """Not of a repository around site-packages; also if the checkout belongs to somebody else."""
+    package = tmp_path / "hgfast" if is_checkout else tmp_path / "venv/hgfast"
+    package.mkdir(parents=True)
+    (package / "system_info.py").touch()
+    identity = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], env={**os.environ, **identity}, check=True)  # noqa: S607
+    monkeypatch.setattr(system_info, "__file__", str(package / "system_info.py"))
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert re.fullmatch(r"[0-9a-f]{12}" if is_checkout else rf"v{re.escape(hgfast.__version__)}", system_info.git_revision())
+
+
+# ---- ranks ----
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE is 'abc', which is not a number"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is '', which is not a number"),
+        ({"RANK": "-1"}, "RANK is '-1', which is not a number"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, and the environment variable RANK is missing"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2, and the environment variable MASTER_ADDR is missing"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "h"}, "the environment variable MASTER_PORT is missing"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "x"}, "MASTER_PORT is 'x', which is not a port"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"}, "RANK is 2, and WORLD_SIZE is 2"),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}, "LOCAL_RANK is 1, and LOCAL_WORLD_SIZE is 1"),
+    ],
+)
+def test_rank_variables_that_contradict(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(HgfastError, match=message) as error:
+        system_info.rank_variables()
+    assert "start with torchrun, which sets it, or unset WORLD_SIZE" in str(error.value)
+
+
+def test_rank_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert system_info.rank_variables() == (0, 1, 0, 1)
+    values = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "h", "MASTER_PORT": "80"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert system_info.rank_variables() == (5, 8, 1, 4)

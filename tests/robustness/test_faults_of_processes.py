@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -195,3 +196,22 @@ def test_workers_and_semaphores_do_not_outlive_a_command(people: Path, tmp_path:
     assert not alive and shared_memory() <= before
     if signum != signal.SIGKILL:
         assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_that_never_come_are_waited_for_no_longer_than_asked(hands: Path, tmp_path: Path, rank: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    variables = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "hgfast/train.py", *map(str, train_flags(hands, tmp_path)), "--train.dist-timeout", "0.05"]
+    result = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 2
+    lost = f"error: rank {rank} has " + ("not reached rank 0 at 127.0.0.1" if rank else "lost contact with another rank")
+    assert (
+        result.stderr.startswith(lost)
+        and result.stderr.count("\n") == 1
+        and len(result.stderr) < 400
+        and not (tmp_path / "run").exists()
+    )
