@@ -21,8 +21,10 @@ AVIF_BRANDS, HEIF_BRANDS = (b"avif", b"avis"), (b"heic", b"heix", b"hevc", b"hev
 TO_PNG = "save it as PNG"
 MAX_SCANS = 100
 """Largest number of a JPEG's scans: cameras write one, progressive encoders about ten. Each takes as long as a whole image."""
-START_OF_SCAN, PROGRESSIVE_FRAMES = 0xDA, (0xC2, 0xC6, 0xCA, 0xCE)
+START_OF_SCAN, END_OF_IMAGE, PROGRESSIVE_FRAMES = 0xDA, 0xD9, (0xC2, 0xC6, 0xCA, 0xCE)
 """JPEG's markers (ITU T.81, table B.1)."""
+SEGMENT_OR_END = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""A marker but those within a scan, which no segment follows."""
 
 
 def image_kind(data: memoryview) -> str:
@@ -104,7 +106,7 @@ def _jpeg_problem(data: memoryview) -> str:
         frame = next((offset for marker, offset in markers.items() if is_frame(marker)), None)
         if frame is not None and data[frame + 5] == 4 and bytes(data[markers.get(0xEE, len(data)) :][:5]) != b"Adobe":
             return "is a CMYK JPEG without an Adobe marker, so that the meaning of its colors is unknown: save it as RGB"
-        if has_several_scans(data) and (count := bytes(data).count(bytes((0xFF, START_OF_SCAN)))) > MAX_SCANS:
+        if has_several_scans(data) and (count := _count_scans(data)) > MAX_SCANS:
             return f"is a JPEG of {count} scans, more than the {MAX_SCANS} that are decoded: save it anew"
     except (struct.error, IndexError):  # broken: the decoder will say so
         return ""
@@ -125,6 +127,18 @@ def has_several_scans(data: memoryview) -> bool:
         if marker == START_OF_SCAN:
             return data[offset] != num_components
     return True
+
+
+def _count_scans(data: memoryview) -> int:
+    """Count a JPEG's scans up to its end marker, behind which other data may follow."""
+    count, offset = 0, 2
+    while match := SEGMENT_OR_END.search(data, offset):
+        marker = match[0][-1]
+        if marker == END_OF_IMAGE:
+            break
+        count += marker == START_OF_SCAN
+        offset = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+    return count
 
 
 def _has_end(data: memoryview) -> bool:

@@ -251,6 +251,17 @@ def test_jpeg_of_many_scans_is_refused_before_it_is_decoded(tmp_path: Path, coun
         assert read_image(path).shape == (1024, 1024, 3)
 
 
+def test_only_scans_are_counted(tmp_path: Path) -> None:
+    """A phone appends a video to the image, and a comment may hold an end marker."""
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(jpeg_with_scans(5, 1024) + b"\xff\xda" * 200)
+    assert file_problem(str(path)) == ""
+    many = jpeg_with_scans(101, 1024)
+    first = many.index(b"\xff\xda")
+    path.write_bytes(many[:first] + b"\xff\xfe\x00\x06\xff\xd9\xff\xda" + many[first:])
+    assert "is a JPEG of 101 scans" in file_problem(str(path))
+
+
 def test_whole_file_is_read_only_if_a_jpeg_may_have_several_scans() -> None:
     jpeg, progressive = (cv2.imencode(".jpg", scene(), flags)[1].tobytes() for flags in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]))
     assert not needs_whole_file(memoryview(jpeg)[:2000]) and needs_whole_file(memoryview(progressive)[:2000])
