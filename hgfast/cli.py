@@ -133,6 +133,8 @@ def parse(
     groups = [field.name for field in fields(config_class) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]
     upgrade = getattr(config_class, "upgrade", dict)
     for number, word in enumerate(words):
+        if (group := word.partition("=")[0].removeprefix("--")) in groups:  # jsonargparse would read a file
+            raise HgfastError(f"--{group} is a group of flags: give them as --{group}.NAME, or in a file with --config")
         if word.startswith("--config="):
             content = upgrade(load_config_file(Path(word.removeprefix("--config=")), groups))
             words[number] = f"--config={yaml.safe_dump(content, default_flow_style=True, width=math.inf)}"
@@ -198,6 +200,8 @@ def load_config_file(path: Path, groups: Iterable[str]) -> dict[str, Any]:
     content = read_yaml(path, "the configuration", max_values=1000)  # jsonargparse copies long lists many times
     if not isinstance(content, dict):
         raise HgfastError(f"the configuration {path} must hold lines such as 'batch_size: 32'")
+    if "config" in content:
+        raise HgfastError(f"the configuration {path} names another file as 'config', which is not read: copy its lines instead")
     for group in groups:
         if not isinstance(content.get(group, {}), dict):
             raise HgfastError(f"{group} in the configuration {path} must hold indented lines, or be left out")
@@ -212,6 +216,8 @@ def explain_parse_error(message: str, known: Iterable[str]) -> str:
     if match := re.match(r"unrecognized arguments?: (\S+)", line):
         word = match[1].split("=")[0].replace("_", "-")
         return f"unknown flag {word}{new_name(word, known) or did_you_mean(word, known)}; --help lists them all"
+    if match := re.match(r"argument (--[\w.]+)\S*: expected", line):
+        return f"{match[1].replace('_', '-')} needs a value"
     if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", line):
         return unknown_key_message(f"{match[1]}.{match[2]}", known)
     if match := re.search(r"Option '([^']+)' is not accepted", line):
@@ -241,7 +247,9 @@ def explain_bad_value(message: str) -> str:
 
 
 def unknown_key_message(key: str, known: Iterable[str]) -> str:
-    """Return the error message for a YAML key that does not exist."""
+    """Return the error message for a YAML key that does not exist, without the lines of a file that is no configuration."""
+    if not re.fullmatch(r"[\w.-]{1,60}", key):
+        return "the configuration has a key that is no name of a flag: choose another file"
     return f"unknown key {key!r} in the configuration{did_you_mean(key, [k.lstrip('-') for k in known])}"
 
 

@@ -5,6 +5,7 @@ Every field is a flag (`--train.lr 3e-4`) and a YAML key; the string below a fie
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
@@ -348,8 +349,13 @@ class Config(DataConfig):
             )
         if self.train.lr_milestones != sorted(self.train.lr_milestones):
             raise HgfastError(f"train.lr_milestones is {self.train.lr_milestones}, must be in ascending order")
-        if self.exp == ".." or Path(self.exp).name != self.exp:
-            raise HgfastError(f"exp {self.exp!r} must be a plain name, without folders")
+        if (
+            self.exp in ("", "..")
+            or Path(self.exp).name != self.exp
+            or not self.exp.isprintable()
+            or len(os.fsencode(self.exp)) > 200
+        ):
+            raise HgfastError(f"exp {self.exp!r} must be a plain name, without folders, of at most 200 bytes")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain types, for YAML files and checkpoints."""

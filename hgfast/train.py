@@ -29,9 +29,11 @@ def parse_config(argv: list[str]) -> Config:
         exp_flags = {word.partition("=")[0] for word in argv} & {"-e", "--exp"}
         if exp_flags and config.exp != config.resume:
             raise HgfastError(f"-c {config.resume} continues an experiment under its own name: leave out --exp {config.exp}")
-        name = config.resume
+        name, stored = config.resume, parse(Config, ["--config", str(stored_yaml)], flag_aliases=FLAG_ALIASES)
         config = parse(Config, ["--config", str(stored_yaml), *argv], flag_aliases=FLAG_ALIASES)
         config.exp = name
+        if config.seed != stored.seed:
+            raise HgfastError(f"{name} has the seed {stored.seed}, which decides the order of its samples: leave out --seed")
     config.validate()
     return config
 

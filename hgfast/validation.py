@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -31,8 +32,8 @@ class Range:
 
 
 def check_ranges(config: Any, prefix: str = "") -> None:
-    """Raise `HgfastError` for the first field of a dataclass or of its nested dataclasses that is outside its `Range`, or None
-    and may not be: jsonargparse accepts null for any type."""
+    """Raise `HgfastError` for the first field of a dataclass or of its nested dataclasses that is outside its `Range`, not
+    finite, or None and may not be: jsonargparse accepts null for any type."""
     hints, plain_hints = get_type_hints(type(config), include_extras=True), get_type_hints(type(config))
     for field in fields(config):
         name, value, hint = f"{prefix}{field.name}", getattr(config, field.name), hints[field.name]
@@ -40,6 +41,9 @@ def check_ranges(config: Any, prefix: str = "") -> None:
             raise HgfastError(f"{name} has no value: give it one, or leave it out")
         if is_dataclass(value):
             check_ranges(value, f"{name}.")
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise HgfastError(f"{name} is {value}, must be finite")
         for valid in (item for part in (hint, *get_args(hint)) for item in getattr(part, "__metadata__", ())):
-            if any(number is not None and number not in valid for number in (value if isinstance(value, list) else [value])):
+            if any(number is not None and number not in valid for number in numbers):
                 raise HgfastError(f"{name} is {value}, must be {valid}")

@@ -6,12 +6,13 @@ counted before the file is loaded.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hgfast.errors import HgfastError, one_line
+from hgfast.errors import HgfastError
 
 MAX_BYTES = 2**20
 """Largest size of a file."""
@@ -26,9 +27,11 @@ def read_yaml(path: Path, description: str, max_values: int = MAX_VALUES) -> Any
     """
     where = f"{description} {path}"
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:  # which may be a pipe: it is read once, and not to an end that may never come
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise HgfastError(f"{where} has more than {MAX_BYTES} bytes: choose another file")
-        text = path.read_text("utf-8")
+        text = content.decode("utf-8")
     except OSError as error:
         raise HgfastError(f"{where} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -39,7 +42,15 @@ def read_yaml(path: Path, description: str, max_values: int = MAX_VALUES) -> Any
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         # the errors besides YAMLError come from values that contradict their tags
-        raise HgfastError(f"{where} is not valid YAML: {one_line(error, 200)}") from error
+        raise HgfastError(f"{where} is not valid YAML: {_describe(error)}") from error
+
+
+def _describe(error: Exception) -> str:
+    """Describe an error without the file's content, which may be that of any file that somebody has named."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return "a value contradicts its tag, or nests too deeply"
+    problem = re.sub(r"(['\"]).{3,}\1", "…", error.problem or "it cannot be read")
+    return f"{problem} in line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
 
 
 def _count_values(node: yaml.Node | None, counts: dict[int, int]) -> int:

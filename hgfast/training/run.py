@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from hgfast import checkpoints
 from hgfast.checkpoints import load_model
@@ -20,6 +19,7 @@ from hgfast.config import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, EVENTS_FOLDER
 from hgfast.entry_point import ignore_closed_output
 from hgfast.errors import HgfastError, print_warning, printable
 from hgfast.fileio.files import lock_folder, writing
+from hgfast.fileio.yaml_file import read_yaml
 from hgfast.losses import HEATMAP_KIND_OF_LOSS
 from hgfast.model import Meta, StackedHourglass
 from hgfast.normalization import Normalization
@@ -223,9 +223,9 @@ def resume_after_restart(config: Config, ranks: Ranks) -> Config:
         return config
     folder = config.out / config.exp
     try:
-        content = yaml.safe_load((folder / CONFIG_FILE).read_text())
+        content = read_yaml(folder / CONFIG_FILE, "the configuration")
         matches = isinstance(content, dict) and _fill_defaults(Config.upgrade(content)) == stored_config(config).to_dict()
-    except (OSError, yaml.YAMLError, HgfastError, TypeError):  # TypeError: a group that is no mapping
+    except (HgfastError, TypeError):  # TypeError: a group that is no mapping
         return config
     return replace(config, resume=config.exp, overwrite=False) if matches and (folder / CHECKPOINT_FILE).exists() else config
 

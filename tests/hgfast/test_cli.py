@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,7 +110,12 @@ def test_bad_flags_are_one_sentence_and_exit_code_2(words: list[str], sentence: 
         ("train: 3\n", "train in the configuration bad.yaml must hold indented lines"),
         ("train:\n", "must hold indented lines"),
         ("a: [1\n", "bad.yaml is not valid YAML"),
-        ("data: !!python/object/apply:os.system ['touch exploded']\n", "python/object"),
+        (
+            "data: !!python/object/apply:os.system ['touch exploded']\n",
+            "a constructor for the tag … in line 1",
+        ),
+        ("config: other.yaml\n", "bad.yaml names another file as 'config', which is not read: copy its lines instead"),
+        ("train: other.yaml\n", "train in the configuration bad.yaml must hold indented lines"),
     ],
 )
 def test_bad_files(text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +141,64 @@ def test_bad_files(text: str, sentence: str, tmp_path: Path, monkeypatch: pytest
 def test_values_out_of_range(words: list[str], sentence: str) -> None:
     with pytest.raises(HgfastError, match=sentence.replace(".", r"\.")):
         parse_config(words)
+
+
+INTERNALS = (
+    "jsonargparse",
+    "Namespace",
+    "typehint",
+    "alidat",
+    "ActionTypeHint",
+    "<class",
+    "Subtypes",
+    "Union",
+    "Optional",
+    "ons+",
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--train", "--train null", "--train 5", "--train bomb.yaml", "--model tiny", "--train.lr", "--train.lr ''", 
+        "--train.lr 1e400",
+        "--train.lr nan", "--train.lr [1]", "--train.lr {a:1}", "--train.lr null", "--batch-size 1.5", "--batch-size 1e3",
+        "--batch-size ''", "--batch-size null", "--model.stem 1", "--model.stem [1,2]", "--model.stem [a,b,c]", "--model.stem {}",
+        "--versions", "--versions '[gs,'", "--allow nothing", "--dataset", "--dataset ''", "--dataset null", "--overwrite maybe",
+        "--overwrite=5", "--overwrite=null", "--exp ''", "--exp a/b", "--exp ..", "--exp .", "--exp 'a\nb'", "--exp '\x1b[31m'",
+        f"--exp {'x' * 300}", f"--exp {'é' * 120}", "--seed -1", "--seed 1e400", "--seed inf", "-- x", "x", "--x", "-x", "-",
+        "--config", "--config ''", "--config /dev/zero", "--config nowhere/a.yaml", "--\u202e", "--box-size inf", "--box-size -1",
+        "--valid-fraction 2", "--augment.rotation 1e400", "--train.epochs 1e400", "--pixel-offset 1e400", "--threads -5",
+        "--loading.storage-timeout inf", "--train.dist-timeout 1e400", "--train.lr-milestones [a]",
+        "--train.lr-milestones [1,inf]",        "--help.x", "--loss.unlabeled x", "--print_config=x",
+    ],
+)  # fmt: skip
+def test_hostile_command_lines_are_one_sentence(words: str) -> None:
+    with pytest.raises(HgfastError) as error:
+        parse_config(shlex.split(words))
+    sentence = str(error.value)
+    assert sentence.isprintable() and len(sentence) < 500 and not [word for word in INTERNALS if word in sentence]
+
+
+def test_files_that_are_no_configuration_are_not_quoted(tmp_path: Path) -> None:
+    for text in ("root:$6$secret:19000:0:99999:7:::\n", "a b: *secret\n", "secret: [\n", "!secret x: 1\n", "a: 'secret\n"):
+        (tmp_path / "shadow").write_text(text)
+        with pytest.raises(HgfastError) as error:
+            parse(Config, ["--config", str(tmp_path / "shadow")])
+        assert "secret" not in str(error.value).replace(str(tmp_path), "")
+
+
+def test_a_configuration_from_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit((tmp_path / "pipe").write_text, "train:\n  lr: 0.125\n")
+        assert parse(Config, ["--config", str(tmp_path / "pipe")]).train.lr == 0.125
+
+
+def test_another_seed_is_refused_at_resume(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    Config(seed=3).write_yaml(tmp_path / "run/config.yaml")
+    words = ["-c", "run", "--out", str(tmp_path)]
+    with pytest.raises(HgfastError, match="run has the seed 3, which decides the order of its samples: leave out --seed"):
+        parse_config([*words, "--seed", "4"])
+    assert parse_config([*words, "--seed", "3"]).seed == parse_config(words).seed == 3
