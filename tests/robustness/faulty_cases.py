@@ -9,7 +9,7 @@ from collections.abc import Callable
 from hgfast.errors import HgfastError
 from tests.robustness.resource_monitor import outcome_of
 
-NOT_A_SENTENCE, SENTENCE = "two\nlines, unlike a sentence", "this is wrong: do that"
+NOT_A_SENTENCE, SENTENCE = "wrong", "this is wrong: do that"
 
 
 def start() -> Callable[[int], str]:
