@@ -165,7 +165,7 @@ INTERNALS = (
         "--train.lr nan", "--train.lr [1]", "--train.lr {a:1}", "--train.lr null", "--batch-size 1.5", "--batch-size 1e3",
         "--batch-size ''", "--batch-size null", "--model.stem 1", "--model.stem [1,2]", "--model.stem [a,b,c]", "--model.stem {}",
         "--versions", "--versions '[gs,'", "--allow nothing", "--dataset", "--dataset ''", "--dataset null", "--overwrite maybe",
-        "--overwrite=5", "--overwrite=null", "--exp ''", "--exp a/b", "--exp ..", "--exp .", "--exp 'a\nb'", "--exp '\x1b[31m'",
+        "--overwrite=5", "--overwrite=null", "--exp a/b", "--exp ..", "--exp .", "--exp 'a\nb'", "--exp '\x1b[31m'",
         f"--exp {'x' * 300}", f"--exp {'é' * 120}", "--seed -1", "--seed 1e400", "--seed inf", "-- x", "x", "--x", "-x", "-",
         "--config", "--config ''", "--config /dev/zero", "--config nowhere/a.yaml", "--\u202e", "--box-size inf", "--box-size -1",
         "--valid-fraction 2", "--augment.rotation 1e400", "--train.epochs 1e400", "--pixel-offset 1e400", "--threads -5",
