@@ -62,7 +62,7 @@ def run_and_kill(folder: Path, seconds: float | None, writing: bool = False) -> 
     if seconds is not None:
         time.sleep(seconds)
         end = time.monotonic() + 10
-        while writing and time.monotonic() < end and not list(folder.glob(".*.writing")):
+        while writing and time.monotonic() < end and not list(folder.glob(".*.writing*")):
             time.sleep(0.001)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -82,8 +82,8 @@ def main() -> None:
     while killed < kills and not ended:
         ended = run_and_kill(folder / "parts", rng.uniform(0, 0.06 * duration), writing=killed % 3 == 0)
         killed += not ended
-        writing += bool(list((folder / "parts").glob(".*.writing")))
-        for unfinished in (folder / "parts").glob(".*.writing"):
+        writing += bool(list((folder / "parts").glob(".*.writing*")))
+        for unfinished in (folder / "parts").glob(".*.writing*"):
             unfinished.unlink()
     if not ended:
         run_and_kill(folder / "parts", None)
