@@ -140,9 +140,22 @@ void print(const std::string& text) {
     if (!(std::cout << text << std::flush)) throw std::system_error(errno, std::generic_category(), "cannot write the output");
 }
 
+/// Print an error, with escapes in place of control characters, which file names may contain. Returns the exit code.
+int fail(const std::string& message, int code) {
+    std::string text;
+    for (const char letter : message) {
+        const auto byte = static_cast<unsigned char>(letter);
+        if (byte >= ' ' && byte != 0x7F)
+            text += letter;
+        else
+            text += {'\\', 'x', "0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]};
+    }
+    std::fprintf(stderr, "hgfast_cli: %s\n", text.c_str());
+    return code;
+}
+
 int report(const hgfast::Status& status) {
-    std::cerr << "hgfast_cli: " << status.message << " [" << hgfast::name(status.code) << "]\n";
-    return status.code == hgfast::Code::failed ? 1 : 2;
+    return fail(status.message + " [" + hgfast::name(status.code) + "]", status.code == hgfast::Code::failed ? 1 : 2);
 }
 
 /// Resident memory of this process; 0 without /proc.
@@ -205,13 +218,10 @@ int main(int count, char** words) {
         print(USAGE);
         return 0;
     } catch (const std::system_error& error) {
-        std::fprintf(stderr, "hgfast_cli: %s\n", error.what());
-        return 1;
+        return fail(error.what(), 1);
     } catch (const std::bad_alloc&) {
-        std::fputs("hgfast_cli: memory ran out\n", stderr);
-        return 1;
+        return fail("memory ran out", 1);
     } catch (const std::exception& error) {
-        std::fprintf(stderr, "hgfast_cli: %s\n", error.what());
-        return 2;
+        return fail(error.what(), 2);
     }
 }
