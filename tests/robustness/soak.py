@@ -46,7 +46,7 @@ from tests.robustness.usage import SHM, command_line
 COMMANDS = ("train", "cache", "predict", "export", "check")
 EVENTS = ("none", "TERM", "HUP", "INT", "KILL", "STOP", "pipe", "double")
 SIGNALS = {"TERM": signal.SIGTERM, "HUP": signal.SIGHUP, "INT": signal.SIGINT, "KILL": signal.SIGKILL, "STOP": signal.SIGTERM}
-NUM_PEOPLE, NUM_HANDS = 60, 64
+NUM_PEOPLE, NUM_VALID, NUM_HANDS = 60, 4, 64
 PATIENCE = 300.0
 """Seconds after which a process counts as hung."""
 
@@ -86,8 +86,8 @@ class Lane:
                 words = ["-c", "run", *words]
             else:
                 words = [
-                    "-e", "run", "--dataset", "freihand", "--data", folder / "hands", "--model.preset", "tiny", "--batch-size", 16,
-                    "--versions", "gs", "--device", "cpu", "--train.amp", "off", "--train.save-steps", 7, "--overwrite", *words,
+                    "-e", "run", "--dataset", "freihand", "--data", folder / "hands", "--model.preset", "tiny",
+                    "--batch-size", 16, "--versions", "gs", "--device", "cpu", "--train.amp", "off", "--train.save-steps", 7, "--overwrite", *words,
                 ]  # fmt: skip
         elif name == "cache":
             rotation = self.rng.choice((10, 20, 30))
@@ -158,11 +158,9 @@ class Lane:
         else:
             signum = SIGNALS[event]
             process.send_signal(signum)
-            codes = {-signum} if event == "KILL" else {128 + signum}
-            if (
-                event == "INT"
-            ):  # Python kills itself if a KeyboardInterrupt has passed through exec() of a text, as in dataclasses
-                codes.add(-signum)
+            # the signal itself ends a command that is over but for the interpreter's exit; and Python kills itself after a
+            # KeyboardInterrupt that has passed through exec() of a text, as in dataclasses
+            codes = {-signum} if event == "KILL" else {128 + signum, -signum}
             self.end(name, process, codes if name == "train" else codes | {0})
 
     def _double(self, name: str, words: list[str], first: subprocess.Popen[str]) -> None:
@@ -191,7 +189,7 @@ class Lane:
         for path in self.folder.glob("run/*.pt"):
             checkpoints.model_from_checkpoint(checkpoints.read(path), path)
         entries = json.loads((self.folder / "predictions/keypoints.json").read_text())["images"]
-        if len(entries) != NUM_PEOPLE:
+        if len(entries) != NUM_PEOPLE + NUM_VALID:
             raise Violation(f"keypoints.json has {len(entries)} images")
         for entry in entries:
             read_image(self.folder / "predictions" / entry["drawn"])
@@ -265,7 +263,7 @@ def soak(options: Options, folder: Path) -> dict[str, Any]:
         lane = Lane(folder / str(number), random.Random(f"{options.seed} {number}"))  # noqa: S311
         (lane.folder / "tmp").mkdir(parents=True)
         generate_freihand(lane.folder / "hands", NUM_HANDS, seed=number, workers=1)
-        generate_mpii(lane.folder / "people", NUM_PEOPLE, seed=number, valid=4, workers=1)
+        generate_mpii(lane.folder / "people", NUM_PEOPLE, seed=number, valid=NUM_VALID, workers=1)
         save_checkpoint(lane.folder / "network.pt")
         lanes.append(lane)
     end = time.monotonic() + 60 * options.minutes
@@ -274,7 +272,7 @@ def soak(options: Options, folder: Path) -> dict[str, Any]:
             result.result()
     new_names = {path.name for path in SHM.iterdir()} - shared_memory
     if new_names:
-        raise Violation(f"/dev/shm has {sorted(new_names)}")
+        raise Violation(f"{SHM} has {sorted(new_names)}")
     counts, codes = (sum((getattr(lane, name) for lane in lanes), Counter()) for name in ("counts", "codes"))
     return {
         "minutes": options.minutes,
@@ -295,9 +293,8 @@ def main() -> None:
             print(f"{error}\nrepeat it with --seed {options.seed}", file=sys.stderr)
             raise SystemExit(1) from error
     table = result.pop("table")
-    print(
-        f"{table}\n\nexit codes: {', '.join(f'{code}: {count}' for code, count in result['codes'].items())}\nnothing lost, nothing left"
-    )
+    codes = ", ".join(f"{code}: {count}" for code, count in result["codes"].items())
+    print(f"{table}\n\nexit codes: {codes}\nnothing lost, nothing left")
     if options.json is not None:
         write_text(options.json, to_json(result, indent=1) + "\n", "--json")
 
