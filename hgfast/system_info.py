@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hgfast import __version__
 from hgfast.errors import HgfastError
 
 
@@ -181,4 +181,4 @@ def git_revision() -> str:
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             pass
-    return f"v{__version__}"
+    return f"v{sys.modules['hgfast'].__version__}"

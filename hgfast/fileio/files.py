@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -10,6 +11,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -217,6 +219,14 @@ def write_text(path: Path, text: str, flag: str) -> None:
     """Write a file atomically. Raises `HgfastError`, which names the flag to change."""
     with writing(path, f"choose another place with {flag}"), atomic_write(path) as temp_path:
         temp_path.write_text(text, "utf-8")
+
+
+def read_text(path: Path) -> str:
+    """Read a file, replacing bytes that are not UTF-8. Raises OSError, also for pipes and devices, which may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+    return path.read_text("utf-8", errors="replace")
 
 
 def replace_non_finite(value: Any) -> Any:

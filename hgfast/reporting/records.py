@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hgfast.errors import HgfastError, one_line
+from hgfast.fileio.files import read_text
 from hgfast.runtime import sidecar
 from hgfast.runtime.sidecar import Sidecar, sha256_of
 
@@ -105,7 +106,7 @@ class RecordFinder:
         try:
             if path.stat().st_size > MAX_JSON_BYTES:
                 return None
-            content = json.loads(path.read_text())
+            content = json.loads(read_text(path))
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or one_line(error, 120)
             self.contents.notes.append(f"{path} cannot be read as JSON ({reason}) and is omitted.")

@@ -16,6 +16,7 @@ from hgfast import checkpoints
 from hgfast.architectures import Architecture
 from hgfast.config import Config
 from hgfast.errors import HgfastError, one_line
+from hgfast.fileio.files import read_text
 from hgfast.fileio.yaml_file import read_yaml
 from hgfast.model import Meta
 from hgfast.reporting.records import to_float
@@ -138,7 +139,8 @@ def read_events(folder: Path) -> TensorBoardEvents:
     Raises:
         HgfastError: a file cannot be read, or its records are not events.
     """
-    events, paths = TensorBoardEvents(), sorted((folder / "events").glob("events.out.tfevents.*"))
+    events = TensorBoardEvents()
+    paths = sorted(filter(Path.is_file, (folder / "events").glob("events.out.tfevents.*")))
     if not paths:
         return events
     try:
@@ -165,7 +167,7 @@ def _read_config(folder: Path, notes: list[str]) -> tuple[str, Mapping[str, Any]
     """Return the text of config.yaml and its content."""
     path, text = folder / "config.yaml", ""
     try:
-        content = path.read_text(errors="replace")
+        content = read_text(path)
         values = read_yaml(path, "the configuration")
         text = content
         if isinstance(values, dict):
@@ -183,7 +185,7 @@ def _read_config(folder: Path, notes: list[str]) -> tuple[str, Mapping[str, Any]
 def _read_metrics(path: Path, notes: list[str]) -> list[MetricsLine]:
     """Return the lines of metrics.jsonl that are JSON objects with numeric epoch and step; a note lists the others."""
     try:
-        texts = path.read_text(errors="replace").splitlines()
+        texts = read_text(path).splitlines()
     except FileNotFoundError:
         notes.append(f"There is no {path.name} yet: training writes a line of it after each epoch.")
         return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from hgfast.errors import HgfastError, printable
 from hgfast.fileio.files import atomic_write, to_json, writing
 from hgfast.visualization.draw import Image
 
+EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+\.\d{6})\.")
 WRITE_HINT = "free some space or make it writable"
 FILE_VERSION, SESSION_START = "brain.Event:2", 1  # version of the event format; SessionLog.START
 
@@ -125,7 +127,9 @@ class RunLogger:
             events.append({"wall_time": now, "step": self._resumed_step + 1, "session_log": {"status": SESSION_START}})
         content, folder = _encode_events(*events), self.folder / EVENTS_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"events.out.tfevents.{now:.6f}.{os.getpid()}"  # TensorBoard reads the files in the order of their names
+        # TensorBoard reads the files in the order of their names; the clock may have been set back since the last one
+        times = [float(match[1]) for file in folder.iterdir() if (match := EVENT_FILE.match(file.name))]
+        path = folder / f"events.out.tfevents.{max([now, *(seconds + 1e-6 for seconds in times)]):.6f}.{os.getpid()}"
         file = path.open("xb", buffering=0)
         try:
             _append_all(file, content)

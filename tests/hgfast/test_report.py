@@ -641,3 +641,17 @@ def test_aliases_of_aliases_in_the_configuration_are_a_note(tmp_path: Path) -> N
     (tmp_path / "config.yaml").write_text("\n".join(lines))
     found = read_run(tmp_path)
     assert found.config == {} and any("config.yaml" in note and "aliases" in note for note in found.notes)
+
+
+def test_pipes_and_devices_are_not_read(ran: Path) -> None:
+    """Reading a pipe without a writer would never end."""
+    for name in ("evaluation.json", "events/events.out.tfevents.1", "checkpoint-00000001.pt", "drawn.jpg"):
+        os.mkfifo(ran / name)
+    (ran / "zero.json").symlink_to("/dev/zero")
+    text = write(ran).text
+    for name in ("evaluation.json", "zero.json"):
+        assert f"{name} cannot be read as JSON (it is a pipe or a device) and is omitted." in text
+    for name in ("metrics.jsonl", "config.yaml"):
+        (ran / name).unlink()
+        os.mkfifo(ran / name)
+    assert "metrics.jsonl cannot be read (it is a pipe or a device)" in write(ran).text

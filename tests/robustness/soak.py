@@ -86,8 +86,9 @@ class Lane:
                 words = ["-c", "run", *words]
             else:
                 words = [
-                    "-e", "run", "--dataset", "freihand", "--data", folder / "hands", "--model.preset", "tiny",
-                    "--batch-size", 16, "--versions", "gs", "--device", "cpu", "--train.amp", "off", "--train.save-steps", 7, "--overwrite", *words,
+                    "-e", "run", "--overwrite", "--dataset", "freihand", "--data", folder / "hands", "--versions", "gs",
+                    "--model.preset", "tiny", "--batch-size", 16, "--device", "cpu", "--train.amp", "off",
+                    "--train.save-steps", 7, *words,
                 ]  # fmt: skip
         elif name == "cache":
             rotation = self.rng.choice((10, 20, 30))

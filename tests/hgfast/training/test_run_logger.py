@@ -440,3 +440,13 @@ def test_without_matplotlib_the_curve_is_left_out_and_that_is_said_once(
     stderr = capsys.readouterr().err
     assert stderr.count("\n") == 1 and "pip install matplotlib" in stderr
     assert read_events(tmp_path / "run").Tags()["images"] == ["valid/grid"]
+
+
+def test_files_are_in_order_although_the_clock_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads them in the order of their names, so that the later curve hides the repeated steps of the earlier one."""
+    for now, step in ((2e9, 0), (1e9, 3), (1.5e9, 5)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        with closing(RunLogger(tmp_path, step)) as log:
+            for later in range(step + 1, step + 4):
+                log.log_scalars(later, {"a": float(100 * step + later)})
+    assert scalars(read_events(tmp_path), "a") == [(1, 1), (2, 2), (3, 3), (4, 304), (5, 305), (6, 506), (7, 507), (8, 508)]
