@@ -18,7 +18,9 @@ from hgfast.shutdown import GracefulShutdown, SignalReceived
 EXTRAS = {"train": ("torch", "nvidia", "h5py", "scipy", "tabulate"), "export": ("onnx", "onnxruntime", "onnxscript")}
 """Packages that a plain installation lacks, by the extra of `pip install 'hgfast[EXTRA]'` that brings them."""
 OUT_OF_MEMORY = re.compile(
-    r"out of memory|not enough memory|insufficient memory|failed to map segment|bad_?alloc|cannot allocate", re.I
+    r"out of memory|(not enough|insufficient) memory|failed to (map segment|allocate)|bad_?alloc|"
+    r"can(no|')t (allocate|start new thread)",
+    re.IGNORECASE,
 )
 """How libraries, and the dynamic linker, say that memory cannot be allocated."""
 
@@ -33,6 +35,7 @@ def run_main(main: Callable[[], object]) -> None:
     with GracefulShutdown().raise_signals() as shutdown:
         try:
             with report_full_disk(), _report_files(), _report_missing_package(), _report_memory():
+                _check_current_folder()
                 try:
                     main()
                 except SystemExit:
@@ -75,6 +78,14 @@ def _exit_with_error(error: HgfastError) -> NoReturn:
         except HgfastError as bare_error:
             get_error_handler().record_exception(bare_error)
     raise SystemExit(2)
+
+
+def _check_current_folder() -> None:
+    """Raise `HgfastError` if the current folder was removed: libraries then end the process with messages that mislead."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise HgfastError(f"the current folder cannot be used ({error.strerror}): change to another one") from error
 
 
 @contextmanager

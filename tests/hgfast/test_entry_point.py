@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hgfast.errors import HgfastError, printable
-from tests.conftest import TIMEOUT
+from tests.conftest import ROOT, TIMEOUT
 
 FULL_DISK = "cannot write the output (No space left on device): free some space and try again"
 WRITE_FOREVER = """
@@ -172,3 +172,13 @@ def test_a_signal_that_a_library_ends_on_is_not_forgotten() -> None:
     except SystemExit:
         pass"""
     assert run(body).returncode == 143
+
+
+def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    result = run(
+        "    print('x')", cwd=tmp_path / "gone", preexec_fn=(tmp_path / "gone").rmdir, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: the current folder cannot be used (No such file or directory): change to another one\n"
