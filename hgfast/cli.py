@@ -129,6 +129,11 @@ def parse(
         parser.add_argument(variadic, type=Path, nargs="+" if required else "*", help=help_texts.get(variadic))
     parser.add_class_arguments(config_class, as_group=False, skip={*paths, *([variadic] if variadic else [])})
     words = parser.normalize_argv(sys.argv[1:] if argv is None else argv, flag_aliases)
+    for word in words:
+        if not word.isascii() and word.encode("utf-8", "replace").decode() != word:
+            encoding = sys.getfilesystemencoding()
+            advice = "rename the file or folder, reach it through a link, or set LC_ALL=C.UTF-8"
+            raise HgfastError(f"{word!r} is not text in {encoding}: {advice}")
     arrange_help(parser, config_class, flag_aliases or {})
     groups = [field.name for field in fields(config_class) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]
     upgrade = getattr(config_class, "upgrade", dict)

@@ -112,6 +112,8 @@ def make_skeleton(
     """
     if not joints or len(set(joints)) < len(joints):
         raise ValueError(f"skeleton {name}: it needs joints with distinct names")
+    if unprintable := [joint for joint in joints if not joint.isprintable()]:
+        raise ValueError(f"skeleton {name}: the joint name {unprintable[0]!r} cannot be printed")
     flip_pairs = find_pairs(joints) if flip_pairs is None else tuple(flip_pairs)
     paired = [joint for pair in flip_pairs for joint in pair]
     if len(set(paired)) < len(paired) or not set(paired) <= set(range(len(joints))):

@@ -8,6 +8,7 @@ a copy. DALI is imported on use, so that the package works without it.
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Literal
@@ -34,7 +35,9 @@ DEFAULT_HW_DECODER_LOAD = 0.65
 
 
 def import_dali() -> Any:
-    """Return the nvidia.dali package. Raises `HgfastError` that says how to install it."""
+    """Return the nvidia.dali package. Raises `HgfastError` that says how to install it, or why it cannot be imported."""
+    if sys.flags.optimize > 1:
+        raise HgfastError("NVIDIA DALI does not run with PYTHONOPTIMIZE=2 or python -OO: unset it, or use --loader opencv")
     try:
         from nvidia import dali
         from nvidia.dali import fn, types  # noqa: F401  (submodules to be reachable as attributes)

@@ -202,3 +202,8 @@ def test_another_seed_is_refused_at_resume(tmp_path: Path) -> None:
     with pytest.raises(HgfastError, match="run has the seed 3, which decides the order of its samples: leave out --seed"):
         parse_config([*words, "--seed", "4"])
     assert parse_config([*words, "--seed", "3"]).seed == parse_config(words).seed == 3
+
+
+def test_names_that_are_no_utf8_are_refused() -> None:
+    with pytest.raises(HgfastError, match=r"h\\udce4nde' is not text in utf-8: rename the file or folder"):
+        parse(Config, ["--data", os.fsdecode(b"h\xe4nde")])

@@ -108,7 +108,14 @@ def test_pairs_that_names_do_not_tell_are_left_and_right() -> None:
 
 @pytest.mark.parametrize(
     ("joints", "parts"),
-    [((), {}), (("a", "a"), {}), (("a", "b"), {"flip_pairs": ((0, 0),)}), (("a", "b"), {"flip_pairs": ((0, 2),)})],
+    [
+        ((), {}),
+        (("a", "a"), {}),
+        (("a", "b\ud800"), {}),
+        (("a", "b\x1b[31m"), {}),
+        (("a", "b"), {"flip_pairs": ((0, 0),)}),
+        (("a", "b"), {"flip_pairs": ((0, 2),)}),
+    ],
 )
 def test_parts_that_make_no_skeleton(joints: tuple[str, ...], parts: dict[str, tuple[tuple[int, int], ...]]) -> None:
     with pytest.raises(ValueError, match="skeleton x"):
