@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import sys
 import time
@@ -61,6 +62,7 @@ from hgfast.runtime.boxes import crop_squares
 from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.skeletons import HAND21, Skeleton
 from hgfast.visualization.draw import read_image, write_image
+from tests.conftest import ErrorOf
 from tests.robustness.fuzz_targets import make_samples
 from tests.robustness.resource_monitor import outcome_of, peak_megabytes, reset_peak_memory
 
@@ -697,3 +699,24 @@ def test_boxes_far_larger_than_the_image_are_refused() -> None:
     image, network = np.zeros((20, 20, 3), np.uint8), tiny_network()
     assert_refused(lambda: predict_crops(network, image, *crop_squares(image, [(0, 0, 1e9, 1e9)], 1.0)), "times as large")
     assert outcome_of(lambda: predict_crops(network, image, *crop_squares(image, [(0, 0, 20, 20)], 1.0))) == "answered"
+
+
+def test_image_of_600_million_pixels_is_refused(tmp_path: Path, tiny_checkpoint: Path, error_of: ErrorOf) -> None:
+    """A valid PNG of 30 000 x 20 000 black pixels, which takes 75 kB."""
+    row = bytes(1 + 30_000 // 8)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 30_000, 20_000, 1, 0, 0, 0, 0)
+    path = tmp_path / "huge.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 20_000)) + chunk(b"IEND", b"")
+    )
+    sentence = f"{path} has 30000 x 20000 pixels, more than the {MAX_PIXELS} that are decoded: replace it or leave it out"
+    with pytest.raises(HgfastError, match=re.escape(sentence)):
+        read_image(path)
+    assert find_undecodable([str(path)], torch.device("cpu")) == {str(path): sentence}
+    for loader in ("dali", "opencv"):
+        assert [reason for _, reason in decode([str(path)], loader, 1)] == [sentence.removeprefix(f"{path} ")]
+    error_of(predict.main, tiny_checkpoint, path, "--out", tmp_path / "out")

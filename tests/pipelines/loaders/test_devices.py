@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from hgfast.pipelines.loaders.base import PlannedLoader
 from hgfast.pipelines.loaders.dali import DaliLoader
 from hgfast.pipelines.loaders.opencv import OpenCVLoader
 from hgfast.pipelines.loaders.self_test import write_jpegs
+from hgfast.pipelines.readers.coco import CocoOptions, read_coco
 from hgfast.pipelines.readers.freihand import read_freihand
 from hgfast.pipelines.readers.mpii_h5 import read_mpii
 from hgfast.pipelines.samples import Samples
@@ -234,3 +236,28 @@ def test_copies_to_a_gpu_are_pinned_and_asynchronous(hands: Path, monkeypatch: p
     crops = loader._to_device(np.zeros((len(planned.index), 64, 64, 3), np.uint8))
     loader._make_batch(crops, planned)
     assert copies == [(True, (torch.device("cuda", 0),), {"non_blocking": True})] * 4  # crops, colors, keypoints, labeled
+
+
+@pytest.mark.parametrize("name", ["dali", "opencv"])
+def test_500_people_in_one_image(tmp_path: Path, name: str) -> None:
+    """Each sample shows its own part of the image: squares of one gray level each."""
+    columns, rows = np.divmod(np.arange(500), 25)
+    levels = (np.arange(500) * 7 % 200 + 30).astype(np.uint8)
+    Image.fromarray(np.kron(levels.reshape(20, 25).T, np.ones((40, 40), np.uint8))).save(tmp_path / "crowd.png")
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": 1, "bbox": [40 * x, 40 * y, 40, 40], "keypoints": [40 * x + 20, 40 * y + 20, 2]}
+        for n, (x, y) in enumerate(zip(columns.tolist(), rows.tolist()))
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "crowd.png", "width": 800, "height": 1000}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person", "keypoints": ["center"]}],
+    }
+    (tmp_path / "crowd.json").write_text(json.dumps(content))
+    samples = read_coco(tmp_path / "crowd.json", tmp_path, CocoOptions(padding=0.5, pixel_offset=0))
+    batches = list(make_loader(name, BatchPlan(samples, 16, 64), CPU).epoch(0))
+    assert sorted(int(row) for batch in batches for row in batch.index) == list(range(500))
+    for batch in batches:
+        wanted = torch.from_numpy(levels[batch.index.astype(int)].astype(np.float32))
+        assert (batch.images - wanted[:, None, None, None]).abs().max() <= 1
+        assert torch.allclose(batch.keypoints, torch.full_like(batch.keypoints, 8), atol=1e-3)
