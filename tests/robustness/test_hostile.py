@@ -62,7 +62,7 @@ from hgfast.runtime.boxes import crop_squares
 from hgfast.runtime.torch_predictor import predict_crops
 from hgfast.skeletons import HAND21, Skeleton
 from hgfast.visualization.draw import read_image, write_image
-from tests.conftest import ErrorOf
+from tests.conftest import Command
 from tests.robustness.fuzz_targets import make_samples
 from tests.robustness.resource_monitor import outcome_of, peak_megabytes, reset_peak_memory
 
@@ -701,7 +701,7 @@ def test_boxes_far_larger_than_the_image_are_refused() -> None:
     assert outcome_of(lambda: predict_crops(network, image, *crop_squares(image, [(0, 0, 20, 20)], 1.0))) == "answered"
 
 
-def test_image_of_600_million_pixels_is_refused(tmp_path: Path, tiny_checkpoint: Path, error_of: ErrorOf) -> None:
+def test_image_of_600_million_pixels_is_refused(tmp_path: Path, tiny_checkpoint: Path, in_process: Command) -> None:
     """A valid PNG of 30 000 x 20 000 black pixels, which takes 75 kB."""
     row = bytes(1 + 30_000 // 8)
 
@@ -719,4 +719,5 @@ def test_image_of_600_million_pixels_is_refused(tmp_path: Path, tiny_checkpoint:
     assert find_undecodable([str(path)], torch.device("cpu")) == {str(path): sentence}
     for loader in ("dali", "opencv"):
         assert [reason for _, reason in decode([str(path)], loader, 1)] == [sentence.removeprefix(f"{path} ")]
-    error_of(predict.main, tiny_checkpoint, path, "--out", tmp_path / "out")
+    result = in_process(predict.main, tiny_checkpoint, path, "--out", tmp_path / "out")
+    assert result.returncode == 2 and sentence in result.stderr
