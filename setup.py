@@ -58,7 +58,7 @@ DEV = [
 ]
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "hgfast/__init__.py").read_text(), re.MULTILINE)
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "hgfast/__init__.py").read_text("utf-8"), re.MULTILINE)
 assert VERSION is not None
 
 setup(

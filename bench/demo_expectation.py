@@ -59,9 +59,9 @@ def expectation() -> str:
 def comparison(folder: Path) -> str:
     """Compare a finished run with the recorded runs. Raises `HgfastError` if a file of the run is missing or broken."""
     try:
-        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-        batch_size = int(yaml.safe_load((folder / "config.yaml").read_text())["batch_size"])
-        row = json.loads((folder / "result.json").read_text())["rows"][0]
+        last = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
+        batch_size = int(yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["batch_size"])
+        row = json.loads((folder / "result.json").read_text("utf-8"))["rows"][0]
         images, reached = int(last["step"]) * batch_size, float(row["pck@0.2"])
     except (OSError, ValueError, KeyError, IndexError, TypeError, yaml.YAMLError) as error:
         raise HgfastError(f"{folder} is not a finished run of the demo ({error!r}): run make demo") from error

@@ -247,7 +247,7 @@ def make_row(result: StepResult) -> Row:
 def training_rows(step: Step) -> list[Row]:
     """Return a row for each epoch in the metrics.jsonl of a training run."""
     assert step.produces is not None
-    lines = (ROOT / step.produces.with_name(METRICS_FILE)).read_text().splitlines()
+    lines = (ROOT / step.produces.with_name(METRICS_FILE)).read_text("utf-8").splitlines()
     keys = ("epoch", "step", "loss", "images_per_s", "data_wait")
     return [{"step": step.name, **{f"train_{key}": record.get(key) for key in keys}} for record in map(json.loads, lines)]
 

@@ -194,7 +194,7 @@ def constraints(environment: Path) -> Path:
         with contextlib.suppress(PackageNotFoundError):
             lines.append(f"{name}=={version(name)}\n")
     path = environment / "pinned.txt"
-    path.write_text("".join(lines))
+    path.write_text("".join(lines), "utf-8")
     print(f"pinned: {' '.join(lines).replace(chr(10), '')}", flush=True)
     return path
 
@@ -225,11 +225,11 @@ def create_environment(path: Path, wheels: Path | None = None) -> Path:
         print(f"== creating {path}, which inherits the packages of {sys.executable}", flush=True)
         with_pip = has_module("ensurepip")  # a separate package on Debian; without it the inherited pip serves
         venv.EnvBuilder(system_site_packages=True, with_pip=with_pip, symlinks=True).create(path)
-        (path / ".gitignore").write_text("*\n")
+        (path / ".gitignore").write_text("*\n", "utf-8")
         if sys.prefix != sys.base_prefix:  # an environment of an environment inherits only the base Python's packages
             packages = path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
             lines = [f"import site; site.addsitedir({folder!r})\n" for folder in site.getsitepackages()]
-            (packages / "outer.pth").write_text("".join(lines))
+            (packages / "outer.pth").write_text("".join(lines), "utf-8")
     if subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
         wheel = next(iter(sorted(wheels.glob("pip-*.whl"))), None) if wheels is not None else None
         if wheel is not None:  # a wheel is a zip archive, from which Python can run pip

@@ -94,7 +94,7 @@ class GpuKitConfig:
 def pinned_versions(python: str) -> dict[str, str]:
     """Return the versions in constraints.txt for a version of Python, by normalized package name."""
     versions = {}
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
         found = re.fullmatch(r"([\w.-]+)==([\w.]+)(?:; python_version (<|>=) '(.+)')?", line)
         if found is None:
             continue
@@ -181,7 +181,7 @@ def make_pieces(out: Path, groups: Sequence[str], python: str, pinned: bool) -> 
             pieces[group].append(path)
         manifest["groups"][group] = {path.name: digest(path) for path in pieces[group]}
         manifest["wheels"][group] = {wheel.name: digest(wheel) for wheel in wheels}
-    (pieces_folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    (pieces_folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return pieces
 
 
@@ -257,7 +257,7 @@ def rehearse(commands: Sequence[str], python: Path) -> int:
     those that failed."""
     with temporary_folder() as folder:
         script = folder / "python3"  # not a link, from which Python would not find its environment
-        script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(python.absolute()))} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(python.absolute()))} "$@"\n', "utf-8")
         script.chmod(0o755)
         variables = {"PATH": f"{folder}:{os.environ['PATH']}", "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
         seconds, failures = list[float](), 0

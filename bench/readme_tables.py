@@ -294,7 +294,7 @@ def main() -> None:
     has_stale = False
     for page in config.pages:
         try:
-            text = page.read_text()
+            text = page.read_text("utf-8")
         except OSError as error:
             raise HgfastError(f"cannot read {page} ({error.strerror}): give the pages with --pages") from error
         rendered, names, stale = update_page(text, page)

@@ -175,5 +175,7 @@ def _yolo_boxes(name: str, out: Path, width: int, height: int) -> list[list[floa
     """Return the boxes of an image's label file as x, y, width, height in pixels: sleap-io leaves them out."""
     image = out.parent / name
     file = Path(str(image.parent).replace("/images", "/labels")) / f"{image.stem}.txt"
-    rows = [[float(value) for value in line.split()[1:5]] for line in file.read_text().splitlines() if len(line.split()) > 5]
+    rows = [
+        [float(value) for value in line.split()[1:5]] for line in file.read_text("utf-8").splitlines() if len(line.split()) > 5
+    ]
     return [[(x - w / 2) * width, (y - h / 2) * height, w * width, h * height] for x, y, w, h in rows]

@@ -364,7 +364,7 @@ class Config(DataConfig):
     def write_yaml(self, path: Path) -> None:
         """Write a YAML file atomically for `--config`. Raises `OSError`."""
         with atomic_write(path) as temp_path:
-            temp_path.write_text(yaml.safe_dump({"format": CONFIG_FORMAT, **self.to_dict()}, sort_keys=False))
+            temp_path.write_text(yaml.safe_dump({"format": CONFIG_FORMAT, **self.to_dict()}, sort_keys=False), "utf-8")
 
 
 def _to_plain(value: Any) -> Any:

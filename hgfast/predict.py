@@ -297,7 +297,7 @@ def predict_video(
     with (
         writing(config.out, "choose another folder with --out"),
         atomic_write(config.out / entry["keypoints"]) as temp_path,
-        temp_path.open("w") as lines,
+        temp_path.open("w", encoding="utf-8") as lines,
         VideoWriter(overlay_path, video.writing_rate() if config.draw else video.fps) as out,
     ):
         for index, image in enumerate(bar):

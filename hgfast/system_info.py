@@ -131,7 +131,7 @@ def cpu_name() -> str:
 def _cpuinfo(key: str) -> list[str]:
     """Return the values of a key in /proc/cpuinfo, one per core; an empty list if the file or key does not exist."""
     try:
-        lines = CPUINFO.read_text().splitlines()
+        lines = CPUINFO.read_text("utf-8", "replace").splitlines()
     except OSError:
         return []
     return [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip().lower() == key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,22 @@ def test_no_module_hides_the_standard_library(folder: str) -> None:
 def test_folders_are_parts_of_the_package_by_a_link(folder: str) -> None:
     link = ROOT / "hgfast" / folder
     assert link.is_symlink() and link.readlink() == Path("..", folder)
+
+
+@pytest.mark.parametrize("folder", SCRIPT_FOLDERS)
+def test_text_files_have_an_encoding(folder: str) -> None:
+    """Files do not depend on LANG: text is read and written with a named encoding."""
+    without = []
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func).rpartition(".")[2] if isinstance(node.func, ast.Attribute) else ""
+            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            positional = {"read_text": 1, "write_text": 2}.get(name, 100)
+            is_text = name in ("read_text", "write_text") or (
+                name == "open" and bool({"r", "w", "a", "x", "r+", "w+"} & {*modes})
+            )
+            if is_text and len(node.args) < positional and "encoding" not in {keyword.arg for keyword in node.keywords}:
+                without.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not without

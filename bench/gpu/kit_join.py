@@ -22,7 +22,7 @@ def join(kit: Path, group: str, wheels: Path) -> list[str]:
     Raises:
         ValueError: a piece is missing or damaged.
     """
-    manifest = json.loads(next(iter(sorted(kit.rglob("manifest.json")))).read_text())
+    manifest = json.loads(next(iter(sorted(kit.rglob("manifest.json")))).read_text("utf-8"))
     content = bytearray()
     for name, digest in manifest["groups"][group].items():
         piece = next(iter(kit.rglob(name)), None)

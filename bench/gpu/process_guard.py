@@ -33,7 +33,7 @@ def descendants() -> list[int]:
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            state, parent = (folder / "stat").read_text("utf-8").rpartition(")")[2].split()[:2]
         except OSError:  # the process has ended
             continue
         if state != "Z":

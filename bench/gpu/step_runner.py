@@ -232,7 +232,7 @@ def verification_rows(step: Step) -> list[Row]:
     """Return the verification rows in the sidecar of the artifact that a step wrote, with the accuracy in each row."""
     if step.produces is None or not sidecar_path(ROOT / step.produces).is_file():
         return []
-    sidecar: dict[str, Any] = json.loads(sidecar_path(ROOT / step.produces).read_text())
+    sidecar: dict[str, Any] = json.loads(sidecar_path(ROOT / step.produces).read_text("utf-8"))
     builder, verification = sidecar["builder"] or {}, sidecar["verification"] or {}
     common = {"step": step.name, "artefact": sidecar["artefact"], "kind": sidecar["kind"], "precision": sidecar["precision"]}
     common |= {"built_by": " ".join(str(builder[key]) for key in ("backend", "version") if key in builder) or None}

@@ -349,14 +349,14 @@ def cpu_seconds() -> float:
     """CPU time of all threads of this process and of its running children; the latter in clock ticks (10 ms)."""
     total = time.process_time()
     for child in multiprocessing.active_children():
-        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{child.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
         total += (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S  # utime and stime, fields 14 and 15 of proc(5)
     return total
 
 
 def rss_mb() -> float:
     """Resident memory of this process in 10^6 bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

@@ -129,7 +129,7 @@ def gpu_info() -> Row:
 def read_record(path: Path) -> Record:
     """Read a record. Raises `HgfastError` if the file is unreadable or not a record."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise HgfastError(f"{path} cannot be read ({error.strerror}): give a record that bench/ wrote") from error
     except ValueError as error:

@@ -60,7 +60,7 @@ def main() -> None:
     prepare_file(args.out, "--out")
 
     num_unreadable, images, bar = 0, prefetch(paths), tqdm(total=len(paths), unit="image", disable=None)
-    with Session(args.model) as session, atomic_write(args.out) as temp_path, temp_path.open("w") as lines, bar:
+    with Session(args.model) as session, atomic_write(args.out) as temp_path, temp_path.open("w", encoding="utf-8") as lines, bar:
         while batch := list(itertools.islice(images, BATCH_SIZE)):
             bar.update(len(batch))
             for error in [error for _, error in batch if isinstance(error, HgfastError)]:

@@ -150,7 +150,7 @@ def read_sidecar(artifact: Path) -> Sidecar:
     if not path.is_file():
         raise HgfastError(f"{artifact} has no sidecar {path.name} in its folder, which is required: copy both")
     try:
-        content = json.loads(path.read_text(), parse_constant=_reject_constant)
+        content = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise HgfastError(f"the sidecar {path} cannot be read ({str(error)[:120]}): export again") from error
     if isinstance(content, dict) and content.get("format", FORMAT_VERSION) != FORMAT_VERSION:
@@ -227,7 +227,7 @@ def _validator() -> Any:
 
     # JSON Schema accepts 64.0 and 1e308 as integers, Python does not
     strict_integer = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    return validators.extend(Draft202012Validator, type_checker=strict_integer)(json.loads(SCHEMA_PATH.read_text()))  # type: ignore[no-untyped-call]
+    return validators.extend(Draft202012Validator, type_checker=strict_integer)(json.loads(SCHEMA_PATH.read_text("utf-8")))  # type: ignore[no-untyped-call]
 
 
 def _schema_error(content: Any) -> str | None:

@@ -121,6 +121,9 @@ def train(config: Config, ranks: Ranks) -> Path:
         )
         same_split = config.train.split == config.train.valid_split  # on purpose, to see a network overfit
         shared = [] if same_split else shared_images(train_samples, valid_samples, MAX_IMAGES)
+        changes = changed_flags(config, content.get("config", {})) if content is not None else []
+        if changes:
+            print(f"continues with {', '.join(changes)}", flush=True)
         for note in dict.fromkeys([*train_samples.notes, *valid_samples.notes, *shared]):
             print_warning(note)
         if warning := slow_precision(trainer.amp, ranks.device):
@@ -235,6 +238,21 @@ def _fill_defaults(content: dict[str, Any]) -> dict[str, Any]:
     defaults = Config().to_dict()
     groups = {key: {**value, **content.get(key, {})} for key, value in defaults.items() if isinstance(value, dict)}
     return {**defaults, **content, **groups}
+
+
+def changed_flags(config: Config, stored: dict[str, Any]) -> list[str]:
+    """Return the flags whose values differ from a stored configuration's, each as `--train.lr 0.1 (was 0.2)`."""
+    own = ("exp", "out", "overwrite", "resume")  # where the run is and how it is started
+    new, old = _flatten(config.to_dict()), _flatten(stored)
+    changed = [name for name in new if name not in own and name in old and new[name] != old[name]]
+    return [f"--{name.replace('_', '-')} {printable(new[name])} (was {printable(old[name])})" for name in changed]
+
+
+def _flatten(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the values of groups under names such as train.lr."""
+    groups = {key: value for key, value in content.items() if isinstance(value, dict)}
+    values = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
+    return {key: value for key, value in content.items() if key not in groups} | values
 
 
 def stored_config(config: Config) -> Config:

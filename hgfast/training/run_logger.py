@@ -51,10 +51,12 @@ class RunLogger:
         if not self.is_main or not path.exists():
             return
         with writing(path, WRITE_HINT):
-            complete_lines = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
+            complete_lines = [
+                line for line in path.read_text("utf-8", "replace").splitlines(keepends=True) if line.endswith("\n")
+            ]
             lines = [line for number, line in enumerate(complete_lines, 1) if _parse_step(line, f"{path}, line {number}") <= step]
             with atomic_write(path) as temp_path:
-                temp_path.write_text("".join(lines))
+                temp_path.write_text("".join(lines), "utf-8")
 
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write points of TensorBoard's curves by name, such as train/loss."""

@@ -186,7 +186,7 @@ def run_self_test(
     import_dali()
     load = hw_decoder_load(device, loading)
     code = CHILD.format(path=sys.path, task=task, device=str(device), load=load)
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         child = subprocess.Popen([sys.executable, "-c", code], stdout=output, start_new_session=True)
         try:
             problem = _describe_exit(child.wait(timeout))
@@ -228,7 +228,7 @@ def ensure_tested(device: torch.device, loading: LoadingConfig, *, again: bool =
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "self-test.lock").open("w")
+        lock = (folder / "self-test.lock").open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         print_warning(f"the self-test of DALI cannot be remembered ({one_line(error)})")
@@ -240,14 +240,14 @@ def ensure_tested(device: torch.device, loading: LoadingConfig, *, again: bool =
             print(f"testing DALI on {device_name(device)}, once for these versions", file=sys.stderr, flush=True)
             passed.unlink(missing_ok=True)
             run_self_test(device, loading)
-            passed.write_text(json.dumps(properties, indent=1) + "\n")
+            passed.write_text(json.dumps(properties, indent=1) + "\n", "utf-8")
 
 
 def identity(device: torch.device, loading: LoadingConfig) -> dict[str, str]:
     """Return everything that the outcome of the test depends on."""
     major, minor = torch.cuda.get_device_capability(device)
     try:
-        driver = DRIVER_VERSION.read_text().strip()
+        driver = DRIVER_VERSION.read_text("utf-8").strip()
     except OSError:
         driver = "unknown"
     return {

@@ -46,7 +46,7 @@ def data_set_folder(
                 raise HgfastError(f"{out} already holds a data set; choose another --out, or replace it with --overwrite")
             for file in old:
                 file.unlink()
-            (out / MARKER_FILE).write_text("Rendered by hgfast synthetic, which may replace it.\n")
+            (out / MARKER_FILE).write_text("Rendered by hgfast synthetic, which may replace it.\n", "utf-8")
             for folder in folders:
                 (out / folder).mkdir(parents=True, exist_ok=True)
             yield

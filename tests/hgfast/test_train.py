@@ -391,6 +391,18 @@ def test_resume_without_ema_starts_one(hands: Path, tmp_path: Path, monkeypatch:
     assert found[1].ema is None
 
 
+def test_resume_prints_changed_flags(
+    small_run: Path, hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Trainer, "fit", lambda self: None)
+    words = ["train.py", "-c", "small", "--out", str(tmp_path), "--train.epochs", "2"]
+    monkeypatch.setattr(sys, "argv", [*words, "--augment.rotation", "7"])
+    main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("continues with")]
+    rotation = Config().augment.rotation
+    assert lines == [f"continues with --augment.rotation 7.0 (was {rotation}), --train.epochs 2 (was 1)"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_agree(hands: Path, tmp_path: Path, command: Command, ranks: int) -> None:

@@ -79,7 +79,7 @@ def generate_freihand(
         for split, part in (("evaluation", hands[count:]), ("training", hands[:count])):
             for name in ANNOTATION_FILES:
                 with atomic_write(out / f"{split}_{name}.json") as file:
-                    file.write_text(json.dumps([getattr(hand, name) for hand in part]))
+                    file.write_text(json.dumps([getattr(hand, name) for hand in part]), "utf-8")
     return f"{4 * count} training and {num_evaluation} evaluation images in {out}"
 
 

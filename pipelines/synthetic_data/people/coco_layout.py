@@ -52,7 +52,7 @@ def write_json(file: Path, jobs: Sequence[Job], rows_per_image: Sequence[list[Mp
         {"id": number, "image_id": image, "category_id": 1, **person} for number, (image, person) in enumerate(people, 1)
     ]
     with atomic_write(file) as partial:
-        partial.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [category]}))
+        partial.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [category]}), "utf-8")
     return len(people)
 
 
