@@ -132,8 +132,10 @@ def parse(
     for word in words:
         if not word.isascii() and word.encode("utf-8", "replace").decode() != word:
             encoding = sys.getfilesystemencoding()
-            advice = "rename the file or folder, reach it through a link, or set LC_ALL=C.UTF-8"
-            raise HgfastError(f"{word!r} is not text in {encoding}: {advice}")
+            advice = "" if encoding == "utf-8" else ", or set LC_ALL=C.UTF-8"
+            raise HgfastError(
+                f"{word!r} is not text in {encoding}: rename the file or folder, or reach it through a link{advice}"
+            )
     arrange_help(parser, config_class, flag_aliases or {})
     groups = [field.name for field in fields(config_class) if is_dataclass(field.default_factory)]  # type: ignore[arg-type]
     upgrade = getattr(config_class, "upgrade", dict)

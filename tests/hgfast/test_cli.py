@@ -205,5 +205,7 @@ def test_another_seed_is_refused_at_resume(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_utf8_are_refused() -> None:
-    with pytest.raises(HgfastError, match=r"h\\udce4nde' is not text in utf-8: rename the file or folder"):
+    with pytest.raises(
+        HgfastError, match=r"h\\udce4nde' is not text in utf-8: rename the file or folder, or reach it through a link$"
+    ):
         parse(Config, ["--data", os.fsdecode(b"h\xe4nde")])
