@@ -41,7 +41,7 @@ from hgfast.visualization.overlays import log_validation
 def run(config: Config) -> None:
     """Join the ranks and train, or resume a run whose ranks torchrun restarted. No other process can train in the same folder."""
     ranks = distributed.init_distributed(config.device, config.train.dist_timeout)
-    lock = lock_folder(config.out / config.exp, "--exp") if ranks.is_main else nullcontext()
+    lock = lock_folder(config.out / config.exp, "--exp or --out") if ranks.is_main else nullcontext()
     try:
         with ignore_closed_output(), distributed.report_lost_peers(ranks.rank), lock:
             train(resume_after_restart(config, ranks), ranks)

@@ -106,7 +106,7 @@ def test_run_folder_becomes_read_only(hands: Path, tmp_path: Path, read_only_fol
     step = saved_step(out)
     assert f"step {step} is saved: resume with -c run" in run.err
     error = error_of(train.main, "-c", "run", "--out", out)
-    assert "cannot write" in error and "choose another folder with --out" in error
+    assert "cannot write" in error and "choose another folder with --exp or --out" in error
     run_or_skip("chattr", "-i", read_only_folder)
     resume(out, step + 4)
 
@@ -122,7 +122,7 @@ def test_output_on_a_full_disk(hands: Path, tmp_path: Path) -> None:
 
 def test_out_is_a_file(hands: Path, tmp_path: Path, error_of: ErrorOf) -> None:
     (tmp_path / "out").touch()
-    assert "choose another folder with --out" in error_of(train.main, *train_flags(hands, tmp_path / "out"))
+    assert "choose another with --exp or --out" in error_of(train.main, *train_flags(hands, tmp_path / "out"))
 
 
 def test_failed_copies_of_older_checkpoints_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
