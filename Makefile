@@ -79,9 +79,9 @@ test: $(VENV)/installed $(WITNESSES)
 test-slow: $(VENV)/installed $(WITNESSES)
 	$(PYTEST) -m slow --ignore tests/robustness
 
-# Broken, malicious and random files, full disks, dead ranks, a long run.
+# Broken, malicious and random files, full disks, dead ranks, a long run; file permissions apply to root, too.
 test-robustness: $(VENV)/installed
-	$(PYTEST) tests/robustness
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.unprivileged $(BIN)/pytest -n 2 --dist loadfile tests/robustness
 
 # LOWEST_TORCH=torch==2.13.0+cpu takes another torch; UV_FIND_LINKS names the folder of a wheel that no index has.
 $(LOWEST)/lowest: setup.py constraints.txt

@@ -16,7 +16,7 @@ CAPABILITIES = (1, 2, 3)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER (l
 
 
 def drop_file_capabilities() -> None:
-    """Remove the capabilities from those that the next program may have; for `preexec_fn` too."""
+    """Remove the capabilities from those that the next program may have."""
     if os.geteuid() == 0:
         for number in CAPABILITIES:
             ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
