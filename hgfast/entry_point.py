@@ -56,9 +56,8 @@ def run_main(main: Callable[[], object]) -> None:
         except Exception:
             if not shutdown.signal_received:
                 raise
-            _exit_by_signal(
-                shutdown.signal_received, "interrupted"
-            )  # compiled code turned the signal's exception into another one
+            # compiled code has turned the signal's exception into another one
+            _exit_by_signal(shutdown.signal_received, "interrupted")
 
 
 def _exit_by_signal(signum: int, message: str) -> NoReturn:

@@ -59,7 +59,7 @@ def read_coco_file(path: Path) -> CocoFile:
     collects = gc.isenabled()
     gc.disable()  # the collector would visit millions of new objects again and again, for a third of the time
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(_read_text(path), object_hook=_without_outlines)
     except OSError as error:
         raise HgfastError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     except (ValueError, RecursionError) as error:
@@ -81,6 +81,18 @@ def read_coco_file(path: Path) -> CocoFile:
     file.image_ids.extend(value for value in image_ids if value is not None)
     file.category_ids.extend(normalize_id(entry.get("category_id")) for entry in annotations)
     return file
+
+
+def _read_text(path: Path) -> str:
+    """Return the file's text; `json.loads` would hold its bytes, too. Raises OSError and, for bytes that are no text, ValueError."""
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content), "surrogatepass")
+
+
+def _without_outlines(entry: Entry) -> Entry:
+    """Remove the outline of an annotation, most of a file's numbers, as soon as it is parsed: it is not used."""
+    entry.pop("segmentation", None)
+    return entry
 
 
 def normalize_id(value: Any) -> Id | None:
