@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SECOND_SIGINT_DELAY = 5.0  # seconds after which a second Ctrl-C interrupts at once; torchrun delivers the first one twice
+SECOND_SIGNAL_DELAY = 5.0  # seconds after which another signal interrupts at once; torchrun delivers the first one twice
 
 
 class SignalReceived(SystemExit):
@@ -31,6 +31,9 @@ class SignalReceived(SystemExit):
 class GracefulShutdown:
     """Records signals; `signal_received` is the number of the first one, or 0."""
 
+    _raised = 0
+    """The signal that `raise_signals` of this process has raised inside its block, or 0: a library may have swallowed it."""
+
     def __init__(self) -> None:
         self.signal_received = 0
         self._received_at = 0.0
@@ -38,6 +41,7 @@ class GracefulShutdown:
     @contextmanager
     def catch_signals(self) -> Iterator[GracefulShutdown]:
         """Record signals inside the block instead of ending the process."""
+        self.signal_received = self.signal_received or GracefulShutdown._raised
         with _handle_signals(self._record):
             yield self
 
@@ -45,24 +49,28 @@ class GracefulShutdown:
     def raise_signals(self) -> Iterator[GracefulShutdown]:
         """Raise `SignalReceived`, or KeyboardInterrupt for SIGINT, inside the block, so that open resources are cleaned up.
 
-        Only the first SIGTERM or SIGHUP raises: another one must not interrupt the cleanup.
+        Further SIGTERM and SIGHUP within `SECOND_SIGNAL_DELAY` do not raise: they must not interrupt the cleanup.
         """
-        with _handle_signals(self._raise):
-            yield self
+        try:
+            with _handle_signals(self._raise):
+                yield self
+        finally:
+            GracefulShutdown._raised = 0
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.signal_received and number == signal.SIGINT and now - self._received_at > SECOND_SIGINT_DELAY:
+        is_late = time.monotonic() - self._received_at > SECOND_SIGNAL_DELAY
+        if self.signal_received and number == signal.SIGINT and is_late:
             raise KeyboardInterrupt
         if not self.signal_received:
-            self.signal_received, self._received_at = number, now
+            self.signal_received, self._received_at = number, time.monotonic()
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        is_first, self.signal_received = not self.signal_received, self.signal_received or number
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if is_first:
-            raise SignalReceived(number)
+        is_late = time.monotonic() - self._received_at > SECOND_SIGNAL_DELAY
+        raises = number == signal.SIGINT or not self.signal_received or is_late
+        self.signal_received, self._received_at = self.signal_received or number, time.monotonic()
+        GracefulShutdown._raised = self.signal_received
+        if raises:
+            raise KeyboardInterrupt if number == signal.SIGINT else SignalReceived(number)
 
 
 def ignore_sigterm() -> None:

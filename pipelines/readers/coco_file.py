@@ -84,7 +84,7 @@ def read_coco_file(path: Path) -> CocoFile:
 
 
 def _read_text(path: Path) -> str:
-    """Return the file's text; `json.loads` would hold its bytes, too. Raises OSError and, for bytes that are no text, ValueError."""
+    """Return the file's text; `json.loads` would hold its bytes, too. Raises OSError, or ValueError if it is no text."""
     content = path.read_bytes()
     return content.decode(json.detect_encoding(content), "surrogatepass")
 

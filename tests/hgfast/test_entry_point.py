@@ -182,3 +182,25 @@ def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
     )
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: the current folder cannot be used (No such file or directory): change to another one\n"
+
+
+SWALLOWED = """
+    import signal
+    from hgfast import shutdown
+    shutdown.SECOND_SIGNAL_DELAY = float(sys.argv[1])
+    class Swallowing:
+        def __del__(self): os.kill(os.getpid(), signal.SIGTERM)
+    Swallowing()
+    print("alive", flush=True)
+"""
+
+
+def test_a_signal_that_python_has_swallowed_still_ends_training() -> None:
+    """Python ignores the exceptions of finalizers and of some callbacks."""
+    result = run(f"{SWALLOWED}    with shutdown.GracefulShutdown().catch_signals() as state: print(state.signal_received)", 1000)
+    assert (result.returncode, result.stdout) == (143, "alive\n15\n")
+
+
+def test_a_later_signal_raises_again() -> None:
+    result = run(f"{SWALLOWED}    time.sleep(0.01); os.kill(os.getpid(), signal.SIGTERM); print('not reached')", 0)
+    assert (result.returncode, result.stdout) == (143, "alive\n")

@@ -107,7 +107,7 @@ class Lane:
     def start(self, words: Sequence[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         return subprocess.Popen(
             words, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.folder / "tmp")},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "TMPDIR": str(self.folder / "tmp")},
         )  # fmt: skip
 
     def end(self, name: str, process: subprocess.Popen[str], allowed: set[int]) -> str:
@@ -115,8 +115,10 @@ class Lane:
         try:
             _, stderr = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise Violation(f"{name} hangs") from None
+            process.send_signal(signal.SIGABRT)  # faulthandler prints where it hangs
+            _, stderr = process.communicate()
+            os.killpg(process.pid, signal.SIGKILL) if session_members(process.pid) else None
+            raise Violation(f"{name} hangs:\n{stderr[-5000:]}") from None
         self.codes[name, process.returncode] += 1
         self.history[-1] += f" -> {process.returncode}"
         if process.returncode not in allowed or "Traceback" in stderr:
