@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hgfast import train
+from hgfast import evaluate, report, train
 from hgfast.errors import HgfastError
 from hgfast.pipelines.processes import PREFETCH_FACTOR, WorkerPool
-from tests.conftest import ROOT, TIMEOUT, ErrorOf
+from tests.conftest import ROOT, TIMEOUT, Command, ErrorOf
 from tests.robustness.runs import TrainProcess, resume, run_until_saved, saved_step, train_flags
 from tests.robustness.usage import process_tree
 
@@ -164,6 +164,19 @@ def test_training_goes_on_when_its_output_is_closed(hands: Path, tmp_path: Path,
         code = run.finish()
     assert (code, run.errors(), run.tracebacks()) == (0, [], 0) and "BrokenPipe" not in run.err
     assert saved_step(tmp_path) == 40 and len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 7
+
+
+def test_reports_and_evaluations_while_training_writes(hands: Path, tmp_path: Path, in_process: Command) -> None:
+    run = run_until_saved(tmp_path, *train_flags(hands, tmp_path), "-m", "100")
+    for _ in range(3):
+        for main, words in (
+            (report.main, [tmp_path / "run", "--out", tmp_path / "report.html"]),
+            (evaluate.main, [tmp_path / "run/checkpoint.pt", "--data", hands, "--threads", 1, "--device", "cpu"]),
+        ):
+            result = in_process(main, *words)
+            assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish() == 128 + signal.SIGTERM
 
 
 # ---- commands with worker processes ----
