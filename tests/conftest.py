@@ -27,8 +27,10 @@ hypothesis.settings.register_profile("few", max_examples=20, deadline=None, dera
 hypothesis.settings.register_profile("many", max_examples=2000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("few")  # --hypothesis-profile many: a hundred times as many random examples
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background; commands leave an ignored signal ignored
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# commands leave signals ignored that are so at their start, as in the background (SIGINT) and under nohup (SIGHUP)
+for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(signum) is signal.SIG_IGN:
+        signal.signal(signum, handler)
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
