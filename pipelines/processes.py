@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
+import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection
@@ -34,6 +36,8 @@ PREFETCH_FACTOR = 2
 """Tasks that a worker has at a time: it works on the second while the result of the first is received."""
 JOBS_PER_PROCESS = 16
 """Fewest jobs for which `map_with_progress` starts another process."""
+MAX_SOCKET_FOLDER = 70
+"""Largest length of a folder in bytes in which multiprocessing can create a socket: a path has at most 107, and it adds 31."""
 CLOSE_SECONDS = 30.0
 """Seconds after which a worker that does not end is killed."""
 
@@ -197,8 +201,12 @@ def _worker_loop(pipe: Connection, function: Callable[[Any], Any]) -> None:
 
 
 def _process_context(preload_module: str) -> BaseContext:
-    """Return a context whose processes do not inherit this process's threads: forking while a thread works may deadlock."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """Return a context whose processes do not inherit this process's threads: forking while a thread works may deadlock.
+
+    A fork server imports the module once, but listens at a socket in the folder for temporary files, whose path must be short.
+    """
+    has_short_path = len(os.fsencode(tempfile.gettempdir())) <= MAX_SOCKET_FOLDER
+    if "forkserver" not in multiprocessing.get_all_start_methods() or not has_short_path:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload_module])

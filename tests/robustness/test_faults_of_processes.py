@@ -50,6 +50,22 @@ def test_results_are_ordered_and_iterators_may_be_closed_early(count: int) -> No
         assert [(n, int(a.sum())) for n, a in pool.answers(range(5))] == [(n, n * SIZE) for n in range(5)]
 
 
+def test_workers_start_with_a_long_path_for_temporary_files(tmp_path: Path) -> None:
+    """A fork server's socket would not fit in it."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    code = f"""if __name__ == "__main__":
+        from hgfast.pipelines.processes import WorkerPool
+        from tests.robustness.test_faults_of_processes import large_result
+        print(sum(number for number, _ in WorkerPool(large_result, 2, "{__name__}").answers(range(5))))"""
+    (tmp_path / "script.py").write_text(code)
+    variables = {"TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], env={**os.environ, **variables}, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert (done.returncode, done.stdout) == (0, "10\n"), done.stderr
+
+
 def test_simultaneous_iterators_are_refused() -> None:
     pool = WorkerPool(large_result, 1, __name__)
     first = pool.answers(range(3))
