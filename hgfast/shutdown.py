@@ -5,8 +5,10 @@ A signal that was ignored when the program started stays ignored, as under nohup
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECOND_SIGNAL_DELAY = 5.0  # seconds after which another signal interrupts at once; torchrun delivers the first one twice
+
+RESEND_DELAY = 0.05  # seconds after which a signal whose exception was ignored is sent again
 
 
 class SignalReceived(SystemExit):
@@ -41,7 +45,7 @@ class GracefulShutdown:
     @contextmanager
     def catch_signals(self) -> Iterator[GracefulShutdown]:
         """Record signals inside the block instead of ending the process."""
-        self.signal_received = self.signal_received or GracefulShutdown._raised
+        self.signal_received, self._received_at = GracefulShutdown._raised, time.monotonic()
         with _handle_signals(self._record):
             yield self
 
@@ -49,13 +53,26 @@ class GracefulShutdown:
     def raise_signals(self) -> Iterator[GracefulShutdown]:
         """Raise `SignalReceived`, or KeyboardInterrupt for SIGINT, inside the block, so that open resources are cleaned up.
 
-        Further SIGTERM and SIGHUP within `SECOND_SIGNAL_DELAY` do not raise: they must not interrupt the cleanup.
+        Further SIGTERM and SIGHUP within `SECOND_SIGNAL_DELAY` do not raise: they must not interrupt the cleanup. Python ignores
+        what is raised in a finalizer or a weak reference's callback, such as those of imports: the signal is then sent again.
         """
+        previous_hook = sys.unraisablehook
+
+        def send_again(ignored: sys.UnraisableHookArgs) -> None:
+            if not issubclass(ignored.exc_type, (SignalReceived, KeyboardInterrupt)):
+                previous_hook(ignored)
+                return
+            self._received_at = -math.inf
+            resend = threading.Timer(RESEND_DELAY, os.kill, (os.getpid(), self.signal_received))
+            resend.daemon = True
+            resend.start()
+
+        sys.unraisablehook = send_again
         try:
             with _handle_signals(self._raise):
                 yield self
         finally:
-            GracefulShutdown._raised = 0
+            sys.unraisablehook, GracefulShutdown._raised = previous_hook, 0
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         is_late = time.monotonic() - self._received_at > SECOND_SIGNAL_DELAY
