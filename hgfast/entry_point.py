@@ -174,7 +174,7 @@ class _PersistentStream:
 
 @contextmanager
 def ignore_closed_output() -> Iterator[None]:
-    """Let the block go on silently when nobody reads stdout or stderr any more, such as when `| tee` has ended."""
+    """Discard what is printed inside the block once the reader of stdout or stderr has ended, such as `| tee`."""
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_PersistentStream(stream) for stream in streams)
     try:

@@ -17,7 +17,6 @@ from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECOND_SIGNAL_DELAY = 5.0  # seconds after which another signal interrupts at once; torchrun delivers the first one twice
-
 RESEND_DELAY = 0.05  # seconds after which a signal whose exception was ignored is sent again
 
 

@@ -155,7 +155,7 @@ def test_unresponsive_or_dead_rank(hands: Path, tmp_path: Path, signum: signal.S
         resume(tmp_path, step + 4)
 
 
-# ---- two runs, and output that nobody reads ----
+# ---- two runs, and closed output ----
 
 
 def test_a_second_run_in_the_folder_is_refused_and_changes_nothing(hands: Path, tmp_path: Path, error_of: ErrorOf) -> None:
